@@ -1,0 +1,21 @@
+"""Low-rank gradient compression with error feedback for distributed JAX."""
+
+from greedylore_jax._collectives import Collective
+from greedylore_jax._collectives import collectives
+from greedylore_jax._compress import average_gradients
+from greedylore_jax._compress import compress_gradients
+from greedylore_jax._compress import CompressState
+from greedylore_jax._compress import greedylore
+from greedylore_jax._placement import collapse
+from greedylore_jax._placement import expand
+from greedylore_jax._placement import init_state
+from greedylore_jax._placement import state_partition_specs
+from greedylore_jax._plan import Plan
+from greedylore_jax._plan import plan
+from greedylore_jax._step import make_train_step
+from greedylore_jax._step import value_and_local_grad
+from greedylore_jax.compressors import Compressor
+from greedylore_jax.compressors import Dense
+from greedylore_jax.compressors import FixedSubspace
+from greedylore_jax.compressors import GreedyLore
+from greedylore_jax.compressors import RandomSubspace

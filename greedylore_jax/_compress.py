@@ -1,0 +1,283 @@
+"""Compressed averaging of gradients as an optax transformation."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from greedylore_jax import _policy
+from greedylore_jax import _rounds
+from greedylore_jax.compressors import base
+from greedylore_jax.compressors import dense
+from greedylore_jax.compressors import greedylore as _greedylore
+
+
+class CompressState(NamedTuple):
+  """State of `compress_gradients`.
+
+  Attributes:
+    count: int32 scalar, steps taken; equal on all workers.
+    error: the parameters' tree; a compressed leaf holds this worker's own
+      unsent remainder, [1, *leaf.shape] on a worker and [N, *leaf.shape] on
+      the mesh; other leaves hold `optax.MaskedNode()`.
+    memory: the parameters' tree; a compressed leaf holds what the compressor
+      remembers, for `GreedyLore` the basis [k, a, a]; equal on all workers.
+  """
+
+  count: jax.Array
+  error: Any
+  memory: Any
+
+
+def compress_gradients(
+    compressor: base.Compressor,
+    axis_name: _rounds.AxisName,
+    *,
+    start_step: int = 0,
+    error_feedback: bool = True,
+    min_compression_rate: float = 1.0,
+    weight_dimension_numbers: Any = None,
+    error_dtype: Any = None,
+    factor_dtype: Any = None,
+    seed: int = 0,
+) -> optax.GradientTransformation:
+  """Averages local gradients over the workers, sending a compressed form.
+
+  Takes each worker's own gradients and gives all of them the same update, so
+  it stands first in a chain; clipping, momentum, Adam and weight decay follow
+  and see what they would see in a dense run. All leaves travel together: one
+  all-reduce per round of the compressor and dtype.
+
+  With G_i the gradient of worker i, E_i its error and C the compressor:
+
+    H_i = G_i + E_i,   (update, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i.
+
+  mean_i G_i + mean_i E_i is conserved: it equals the update plus the new
+  mean_i E_i at every step.
+
+  If anything received is not finite, on any worker, the updates of all are NaN
+  and the state stays as it was: put `optax.apply_if_finite` around what
+  follows in the chain (not around this, which must run on every worker) to
+  skip such a step.
+
+  Args:
+    compressor: the method, such as `GreedyLore(rank=32)`.
+    axis_name: mesh axis (or tuple of axes) over which the workers lie; None
+      for one worker and no communication.
+    start_step: dense steps before compression starts. More cost bytes early
+      on and give the optimizer's moments a better start.
+    error_feedback: keep what was not sent and add it to the next gradient.
+      Off, the update is biased; only for ablations.
+    min_compression_rate: a matrix is compressed only if that sends fewer than
+      1 / min_compression_rate of its bytes in a compressed step. 0 compresses
+      whatever is a matrix.
+    weight_dimension_numbers: a tree of `optax.contrib.MuonDimensionNumbers` (a
+      matrix; axes not named are a stack of matrices) and None (stays dense)
+      that covers the parameters, a prefix of such a tree, or a function from
+      parameters to it. Default: 2-D leaves are matrices, 3-D ones stacks
+      [layers, rows, columns], 4-D ones convolutions HWIO, the rest is dense.
+    error_dtype: dtype of the stored errors; None is the parameter's. A lower
+      one saves memory and forgets the rounding.
+    factor_dtype: dtype in which compressed leaves' messages travel in
+      compressed steps; None is the gradient's. What a lower one rounds away
+      goes into the error. (XLA widens 16-bit all-reduces to float32 on CPU.)
+    seed: of the compressor's random numbers, which are equal on all workers.
+
+  Returns:
+    An `optax.GradientTransformation` whose state is a `CompressState`. The
+    update has the gradients' structure, shapes and dtypes.
+
+  Raises:
+    ValueError, TypeError: here, for settings out of range; in `init` and when
+      traced, for dimension numbers that do not fit the parameters, gradients
+      that are already averaged over the axis, and a state whose errors are not
+      this worker's own.
+    NameError: when traced where `axis_name` is not bound.
+
+  Example:
+    >>> import greedylore_jax as gl, jax.numpy as jnp, optax
+    >>> tx = gl.compress_gradients(gl.GreedyLore(rank=2), axis_name=None)
+    >>> params = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}
+    >>> state = tx.init(params)
+    >>> state.error['w'].shape, state.error['b']
+    ((1, 8, 16), MaskedNode())
+    >>> updates, state = tx.update(params, state)
+
+  References:
+    Error feedback: Seide et al. (2014); Karimireddy et al., arXiv 1901.09847.
+    The recursion: GreedyLore, arXiv 2507.08784 (2025), Algorithm 2.
+  """
+  policy = _policy.Policy(
+      compressor, start_step, error_feedback, min_compression_rate,
+      weight_dimension_numbers, error_dtype, factor_dtype,
+  )  # fmt: skip
+
+  def init_fn(params):
+    leaves = policy.leaves(params)
+    treedef = jax.tree.structure(params)
+    errors, memories = _unzip((policy.init(leaf) for leaf in leaves), 2)
+    return CompressState(
+        jnp.zeros([], jnp.int32),
+        treedef.unflatten(errors),
+        treedef.unflatten(memories),
+    )
+
+  def update_fn(updates, state, params=None):
+    del params
+    _rounds.num_workers(axis_name)
+    leaves = policy.leaves(updates)
+    treedef = jax.tree.structure(updates)
+    grads = treedef.flatten_up_to(updates)
+    errors = treedef.flatten_up_to(state.error)
+    memories = treedef.flatten_up_to(state.memory)
+    _check_local(leaves, grads, axis_name)
+    _check_errors(leaves, errors)
+    key = jax.random.fold_in(jax.random.key(seed), state.count)
+    phases = policy.phases(leaves)
+    index = policy.phase(state.count, phases)
+    branches = [_step(policy, phase, leaves, axis_name) for phase in phases]
+    updates, errors, memories, finite = jax.lax.switch(
+        index, branches, grads, errors, memories, key
+    )
+    new_state = CompressState(
+        jnp.where(finite, optax.safe_increment(state.count), state.count),
+        treedef.unflatten(errors),
+        treedef.unflatten(memories),
+    )
+    return treedef.unflatten(updates), new_state
+
+  return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _step(policy, phase, leaves, axis_name):
+  """The step of all leaves in one phase, as a branch of the switch."""
+  dtypes = [policy.wire_dtype(phase, leaf) for leaf in leaves]
+
+  def branch(grads, errors, memories, key):
+    scope = jax.named_scope(f'greedylore.{phase}')
+    with scope, jax.default_matmul_precision('highest'):
+      generators = [
+          policy.rounds(phase, leaf)(g, error, memory, leaf_key(key, i))
+          for i, (leaf, g, error, memory) in enumerate(
+              zip(leaves, grads, errors, memories, strict=True)
+          )
+      ]
+      average = _rounds.PackedMean(axis_name)
+      new = _rounds.run(generators, dtypes, average)
+      updates, new_errors, new_memories = _unzip(new, 3)
+      finite = average.finite
+      keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
+      return (
+          [jnp.where(finite, x, jnp.nan).astype(x.dtype) for x in updates],
+          jax.tree.map(keep, new_errors, errors),
+          jax.tree.map(keep, new_memories, memories),
+          finite,
+      )
+
+  return branch
+
+
+def leaf_key(key: jax.Array, index: int) -> jax.Array:
+  """The PRNG key of the leaf with this index in a step of this key."""
+  return jax.random.fold_in(key, index)
+
+
+def _unzip(rows: Any, width: int) -> tuple[list[Any], ...]:
+  """Rows of `width` entries as `width` lists, also of no rows."""
+  rows = list(rows)
+  return tuple([row[i] for row in rows] for i in range(width))
+
+
+def _check_local(leaves, grads, axis_name) -> None:
+  """Raises if JAX's types say that a gradient is the same on all workers."""
+  for leaf, g in zip(leaves, grads, strict=True):
+    axes = _rounds.missing_axes(g, axis_name)
+    if axes:
+      raise ValueError(
+          f'The gradient of {leaf.path!r} is already averaged or summed over'
+          f' {axes}, so there is nothing left to compress. Inside jax.shard_map'
+          ' jax.grad sums over the mesh for parameters that are replicated:'
+          f' use gl.value_and_local_grad(loss_fn, {axis_name!r}), or pass'
+          f" jax.lax.pcast(params, {axis_name!r}, to='varying') to jax.grad."
+      )
+
+
+def _check_errors(leaves, errors) -> None:
+  """Raises unless every error is one worker's own."""
+  for leaf, error in zip(leaves, errors, strict=True):
+    if jax.tree.leaves(error) and error.shape != (1, *leaf.shape):
+      raise ValueError(
+          f'The error of {leaf.path!r} must have shape {(1, *leaf.shape)} on'
+          f' each worker, got {error.shape}. The errors of N workers have a'
+          ' leading axis N that is sharded over them: get the specs for'
+          ' jax.shard_map from gl.state_partition_specs and the state from'
+          ' gl.init_state or gl.expand.'
+      )
+
+
+def greedylore(
+    rank: int,
+    axis_name: _rounds.AxisName,
+    *,
+    update_interval: int = 200,
+    start_step: int = 0,
+    probes: int | Literal['independent'] = 4,
+    error_feedback: bool = True,
+    min_compression_rate: float = 1.0,
+    weight_dimension_numbers: Any = None,
+    error_dtype: Any = None,
+    factor_dtype: Any = None,
+    seed: int = 0,
+) -> optax.GradientTransformation:
+  """GreedyLore as a link of an optax chain: local gradients in, their mean out.
+
+  Short for `compress_gradients(GreedyLore(rank, update_interval, probes),
+  axis_name, ...)`; see `GreedyLore` for the method and its knobs and
+  `compress_gradients` for the others, the returned state and the errors.
+
+  A matrix of a x b numbers (a <= b) sends a * probes + rank * b of them in a
+  compressed step, a * b in a refresh (every `update_interval` steps) and in
+  each of the first `start_step` steps. `plan` adds this up for a model.
+
+  Example:
+    >>> import greedylore_jax as gl, optax
+    >>> tx = optax.chain(
+    ...     gl.greedylore(rank=32, axis_name='data'),
+    ...     optax.clip_by_global_norm(1.0),
+    ...     optax.adamw(3e-4),
+    ... )
+
+  References:
+    GreedyLore, arXiv 2507.08784 (2025).
+  """
+  return compress_gradients(
+      _greedylore.GreedyLore(rank, update_interval, probes),
+      axis_name,
+      start_step=start_step,
+      error_feedback=error_feedback,
+      min_compression_rate=min_compression_rate,
+      weight_dimension_numbers=weight_dimension_numbers,
+      error_dtype=error_dtype,
+      factor_dtype=factor_dtype,
+      seed=seed,
+  )
+
+
+def average_gradients(
+    axis_name: _rounds.AxisName,
+) -> optax.GradientTransformation:
+  """The dense baseline in the same place: every gradient is sent whole.
+
+  Args:
+    axis_name: mesh axis (or tuple of axes) of the workers; None for one.
+
+  Returns:
+    An `optax.GradientTransformation`; update = mean_i G_i, by one all-reduce
+    per dtype.
+
+  Example:
+    >>> import greedylore_jax as gl, optax
+    >>> tx = optax.chain(gl.average_gradients('data'), optax.sgd(0.1))
+  """
+  return compress_gradients(dense.Dense(), axis_name)

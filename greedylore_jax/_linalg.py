@@ -1,0 +1,56 @@
+"""The linear algebra of the methods, on stacks [k, a, b] with a <= b."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Decomposition = Literal['gram', 'svd']
+
+
+def left_singular_basis(
+    h: jax.Array, decomposition: Decomposition = 'gram'
+) -> jax.Array:
+  """All left singular vectors, by falling singular value: [k, a, b] -> [k, a, a].
+
+  The columns are orthonormal whatever the rank of `h`, and each one's entry of
+  largest magnitude is positive. One matrix is decomposed at a time: on CPU a
+  batched decomposition shares a thread pool with collectives and can wait for
+  them for ever.
+  """
+  one = {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
+  return jax.lax.map(lambda x: _fix_signs(one(_unit_scale(x))), h)
+
+
+def _basis_by_gram(h: jax.Array) -> jax.Array:
+  """Eigenvectors of H H^T, [a, b] -> [a, a]."""
+  _, u = jnp.linalg.eigh(h @ h.T, symmetrize_input=False)
+  return u[:, ::-1]
+
+
+def _basis_by_svd(h: jax.Array) -> jax.Array:
+  """Left factor of the singular value decomposition, [a, b] -> [a, a]."""
+  return jnp.linalg.svd(h, full_matrices=False)[0]
+
+
+def _unit_scale(h: jax.Array) -> jax.Array:
+  """Scaled to a largest entry of 1, so that squares do not underflow."""
+  largest = jnp.max(jnp.abs(h))
+  return h / jnp.where(largest > 0, largest, 1)
+
+
+def _fix_signs(u: jax.Array) -> jax.Array:
+  """Each column's entry of largest magnitude made positive, [a, a] -> [a, a]."""
+  rows = jnp.argmax(jnp.abs(u), axis=0, keepdims=True)
+  return u * jnp.where(jnp.take_along_axis(u, rows, axis=0) < 0, -1, 1).astype(
+      u.dtype
+  )
+
+
+def top_columns(basis: jax.Array, scores: jax.Array, count: int) -> jax.Array:
+  """The columns of highest score, [k, a, a], [k, a] -> [k, a, count].
+
+  Of equal scores the lower index wins.
+  """
+  _, columns = jax.lax.top_k(scores, count)
+  return jnp.take_along_axis(basis, columns[:, None, :], axis=-1)

@@ -1,0 +1,291 @@
+"""What a configuration will send and keep, computed before anything runs."""
+
+import collections
+import dataclasses
+import re
+from typing import Any
+
+import jax
+
+from greedylore_jax import _policy
+from greedylore_jax import _rounds
+from greedylore_jax.compressors import base
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafPlan:
+  """What one leaf sends and keeps, in bytes per worker.
+
+  Attributes:
+    path: its place in the parameters, 'blocks/0/attention/query'.
+    shape: its shape.
+    how: 'k x a x b' for compressed matrices, else why it is dense.
+    compressed: whether it is.
+    dense_bytes: of the leaf itself, which a dense step would send.
+    sent: phase -> bytes in such a step.
+    error_bytes: of its error, one copy.
+    memory_bytes: of the compressor's memory.
+  """
+
+  path: str
+  shape: tuple[int, ...]
+  how: str
+  compressed: bool
+  dense_bytes: int
+  sent: dict[str, int]
+  error_bytes: int
+  memory_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What a worker sends per step and keeps, in bytes; `print` it for a table.
+
+  Bytes are payloads: what enters the all-reduces. A ring all-reduce over N
+  workers puts 2 (N - 1) / N times that onto each worker's link.
+
+  Attributes:
+    leaves: one `LeafPlan` per leaf.
+    rounds: phase -> the all-reduces of such a step, one (dtype name, numbers)
+      per round and dtype, in order.
+    num_workers: N.
+    start_step: dense steps at the start.
+    update_interval: steps from one refresh to the next, None without refresh.
+  """
+
+  leaves: list[LeafPlan]
+  rounds: dict[str, list[tuple[str, int]]]
+  num_workers: int
+  start_step: int
+  update_interval: int | None
+
+  @property
+  def dense_bytes(self) -> int:
+    """Bytes per step if nothing were compressed."""
+    return sum(leaf.dense_bytes for leaf in self.leaves)
+
+  def bytes_in(self, phase: str) -> int:
+    """Bytes of a step in this phase; see `rounds` for the phases there are."""
+    return sum(leaf.sent[phase] for leaf in self.leaves)
+
+  def bytes_after(self, steps: int) -> int:
+    """Bytes of the first `steps` steps together."""
+    return sum(n * self.bytes_in(p) for p, n in self._counts(steps).items())
+
+  def _counts(self, steps: int) -> dict[str, int]:
+    """How many of the first `steps` steps each phase has."""
+    if _policy.DENSE in self.rounds:
+      return {_policy.DENSE: steps}
+    counts = {_policy.COMPRESS: max(steps - self.start_step, 0)}
+    if self.update_interval:
+      refreshes = -(-counts[_policy.COMPRESS] // self.update_interval)
+      counts[_policy.REFRESH] = refreshes
+      counts[_policy.COMPRESS] -= refreshes
+    if self.start_step:
+      counts[_policy.WARM_UP] = min(steps, self.start_step)
+    return counts
+
+  @property
+  def bytes_per_step(self) -> float:
+    """Average bytes per step in the long run: warm-up left out."""
+    interval = self.update_interval or 1
+    first, last = self.start_step, self.start_step + interval
+    return (self.bytes_after(last) - self.bytes_after(first)) / interval
+
+  @property
+  def peak_bytes(self) -> int:
+    """Bytes of the step that sends most."""
+    return max(self.bytes_in(phase) for phase in self.rounds)
+
+  @property
+  def state_bytes(self) -> int:
+    """Memory per worker that compression adds: one error and the memory."""
+    return sum(x.error_bytes + x.memory_bytes for x in self.leaves)
+
+  def break_even_bandwidth(self, overhead_seconds: float) -> float:
+    """The link's bytes per second below which compression is the faster.
+
+    Args:
+      overhead_seconds: what compression costs a step in computing time, the
+        time of a compressed step less that of a dense one, both without a
+        network (measure it with one worker).
+    """
+    if overhead_seconds <= 0:
+      return float('inf')
+    saved = self.dense_bytes - self.bytes_per_step
+    return _ring_factor(self.num_workers) * saved / overhead_seconds
+
+  def __str__(self) -> str:
+    return '\n'.join([*_leaf_table(self), '', *_step_table(self)])
+
+
+def plan(
+    compressor: base.Compressor,
+    params: Any,
+    *,
+    num_workers: int = 1,
+    start_step: int = 0,
+    error_feedback: bool = True,
+    min_compression_rate: float = 1.0,
+    weight_dimension_numbers: Any = None,
+    error_dtype: Any = None,
+    factor_dtype: Any = None,
+) -> Plan:
+  """What `compress_gradients` with the same arguments will send and keep.
+
+  Nothing is written down per method: the generators that send are traced, so
+  the plan equals the compiled program number by number (see `collectives`).
+
+  Args:
+    compressor: the method, such as `GreedyLore(rank=32)`; `Dense()` is the
+      baseline.
+    params: the parameters, arrays or `jax.ShapeDtypeStruct`s (gradients are
+      taken to have the same dtypes).
+    num_workers: N, for predictions about the network.
+    start_step, error_feedback, min_compression_rate, weight_dimension_numbers,
+      error_dtype, factor_dtype: as for `compress_gradients`.
+
+  Returns:
+    A `Plan`.
+
+  Raises:
+    ValueError, TypeError: as `compress_gradients`.
+
+  Example:
+    >>> import greedylore_jax as gl, jax.numpy as jnp
+    >>> params = {'w': jnp.ones((64, 256)), 'b': jnp.ones(256)}
+    >>> p = gl.plan(gl.GreedyLore(rank=4, probes=1), params, num_workers=8)
+    >>> p.dense_bytes, p.bytes_in('compress')
+    (66560, 5376)
+    >>> p.rounds['compress']
+    [('float32', 320), ('float32', 1024)]
+  """
+  policy = _policy.Policy(
+      compressor, start_step, error_feedback, min_compression_rate,
+      weight_dimension_numbers, error_dtype, factor_dtype,
+  )  # fmt: skip
+  if num_workers < 1:
+    raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
+  leaves = policy.leaves(params)
+  messages = {
+      phase: [_messages(policy, phase, leaf) for leaf in leaves]
+      for phase in policy.phases(leaves)
+  }
+  sent = lambda i: {
+      phase: sum(map(_bytes, of_leaves[i]))
+      for phase, of_leaves in messages.items()
+  }
+  return Plan(
+      [_leaf_plan(policy, leaf, sent(i)) for i, leaf in enumerate(leaves)],
+      {phase: _packed(of_leaves) for phase, of_leaves in messages.items()},
+      num_workers,
+      start_step,
+      compressor.update_interval,
+  )
+
+
+def _messages(policy, phase, leaf) -> list[jax.ShapeDtypeStruct]:
+  """What one leaf sends in a phase, a message per round."""
+  g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  error, memory = jax.eval_shape(lambda: policy.init(leaf))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return _rounds.record_messages(
+      policy.rounds(phase, leaf), policy.wire_dtype(phase, leaf),
+      g, error, memory, key,
+  )  # fmt: skip
+
+
+def _packed(of_leaves) -> list[tuple[str, int]]:
+  """Messages per leaf as the packed all-reduces: one per round and dtype."""
+  packed = []
+  for i in range(max(map(len, of_leaves), default=0)):
+    sizes = collections.Counter()
+    for messages in of_leaves:
+      if i < len(messages):
+        sizes[str(messages[i].dtype)] += messages[i].size
+    packed += sorted(sizes.items())
+  return packed
+
+
+def _leaf_plan(policy, leaf, sent) -> LeafPlan:
+  error, memory = jax.eval_shape(lambda: policy.init(leaf))
+  kept = lambda tree: sum(map(_bytes, jax.tree.leaves(tree)))
+  return LeafPlan(
+      leaf.path, leaf.shape, leaf.reason, leaf.matrices is not None,
+      _bytes(leaf), sent, kept(error), kept(memory),
+  )  # fmt: skip
+
+
+def _bytes(x: Any) -> int:
+  return x.size * x.dtype.itemsize
+
+
+def _ring_factor(num_workers: int) -> float:
+  """Bytes on each worker's link per byte of payload in a ring all-reduce."""
+  return 2 * (num_workers - 1) / num_workers
+
+
+def _leaf_table(p: Plan) -> list[str]:
+  """One line per kind of leaf; the same leaf of many layers is one kind."""
+  kinds = collections.defaultdict(list)
+  for x in p.leaves:
+    kinds[re.sub(r'\d+', '*', x.path), x.shape, x.how].append(x)
+  rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
+  phase = _policy.COMPRESS if _policy.COMPRESS in p.rounds else _policy.DENSE
+  for (path, shape, how), group in kinds.items():
+    size = f'{len(group)} x ' if len(group) > 1 else ''
+    sent = sum(x.sent[phase] for x in group)
+    whole = sum(x.dense_bytes for x in group)
+    rows.append((
+        path,
+        size + ' x '.join(map(str, shape)),
+        f'matrices {how}' if group[0].compressed else f'dense: {how}',
+        _human(whole),
+        _human(sent),
+        f'{whole / max(sent, 1):.1f}x' if group[0].compressed else '',
+    ))
+  return _aligned(rows)
+
+
+def _step_table(p: Plan) -> list[str]:
+  """What steps send, what is kept, and what that saves on some links."""
+  ratio = lambda x: f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
+  name = lambda phase: f'{phase.replace("_", "-")} step sends'
+  rows = [('dense step would send', _human(p.dense_bytes), '')]
+  if _policy.DENSE not in p.rounds:
+    rows += [
+        (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
+    ]
+    rows.append((
+        'average step sends', _human(p.bytes_per_step), ratio(p.bytes_per_step)
+    ))  # fmt: skip
+    rows.append(('state added per worker', _human(p.state_bytes), ''))
+  saved = _ring_factor(p.num_workers) * (p.dense_bytes - p.bytes_per_step)
+  if saved > 0:
+    for gbits in (0.1, 1, 10, 100):
+      rows.append((
+          f'saved per step at {gbits:g} Gbit/s',
+          f'{8e-6 * saved / gbits:.3g} ms',
+          f'on the wire, ring of {p.num_workers}' if gbits == 0.1 else '',
+      ))
+  return _aligned(rows)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+  """Rows of cells as lines of columns."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+      '  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+      for row in rows
+  ]
+
+
+def _human(count: float) -> str:
+  """Bytes in decimal units, three digits."""
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if count < 1000:
+      break
+    count /= 1000
+  else:
+    unit = 'TB'
+  return f'{count:.3g} {unit}'

@@ -1,0 +1,11 @@
+"""Compression methods, one a file, each written like its paper."""
+
+from greedylore_jax.compressors.base import Compressor
+from greedylore_jax.compressors.dense import Dense
+from greedylore_jax.compressors.greedylore import GreedyLore
+from greedylore_jax.compressors.subspaces import FixedSubspace
+from greedylore_jax.compressors.subspaces import RandomSubspace
+
+__all__ = [
+    'Compressor', 'Dense', 'FixedSubspace', 'GreedyLore', 'RandomSubspace',
+]

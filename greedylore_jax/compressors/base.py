@@ -1,0 +1,96 @@
+"""What a compression method is, and the parts that several methods share."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from greedylore_jax import _linalg
+from greedylore_jax._rounds import Rounds
+
+
+class Compressor(Protocol):
+  """A method: how a stack of matrices h, [k, a, b] with a <= b, is averaged.
+
+  `refresh` and `compress` are generators. `mean, sent = yield message` is one
+  communication round: `mean` is the message's mean over the workers (equal on
+  all of them), `sent` is what this worker really put on the wire (the message
+  rounded to the dtype that travels). They return
+
+    output: [k, a, b], equal on all workers; stands for mean_i h_i.
+    sent: [k, a, b], one per worker: this worker's share of the output, such
+      that mean_i sent_i == output. The error kept for later is h - sent.
+    memory: what the next step needs, equal on all workers.
+
+  `key` is a PRNG key that is equal on all workers and new at every step.
+
+  Attributes:
+    update_interval: steps from one refresh to the next, the first compressed
+      step being one; None for methods without refresh.
+  """
+
+  @property
+  def update_interval(self) -> int | None: ...
+
+  def init(self, k: int, a: int, b: int, dtype: Any) -> Any:
+    """The memory before the first step."""
+
+  def refresh(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+    """A step in which the memory is rebuilt."""
+
+  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+    """Any other step."""
+
+
+def dense(h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+  """Everything is sent: output = mean_i H_i."""
+  del key
+  h_mean, h_sent = yield h
+  return h_mean, h_sent, memory
+
+
+def project(h: jax.Array, p: jax.Array) -> Rounds:
+  """R_i = P^T H_i is sent, [k, a, b], [k, a, r] -> output = P R, sent = P R_i.
+
+  P is the same on all workers and its columns are orthonormal.
+  """
+  r, r_local = yield p.mT @ h
+  return p @ r, p @ r_local
+
+
+class LazyBasis:
+  """Shared by the methods that choose directions from a basis of old gradients.
+
+  The memory is U, [k, a, a]: all left singular vectors of the mean matrix at
+  the last refresh, by falling singular value.
+  """
+
+  decomposition: _linalg.Decomposition
+
+  def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
+    del b
+    return jnp.broadcast_to(jnp.eye(a, dtype=dtype), (k, a, a))
+
+  def refresh(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    h_mean, h_sent, _ = yield from dense(h, basis, key)
+    basis = _linalg.left_singular_basis(h_mean, self.decomposition)
+    return h_mean, h_sent, basis
+
+
+def check_integer(name: str, value: Any, at_least: int = 1) -> None:
+  """Raises unless `value` is an int that is large enough."""
+  if not isinstance(value, int) or isinstance(value, bool):
+    raise TypeError(f'{name} must be an int, got {name}={value!r}.')
+  if value < at_least:
+    raise ValueError(f'{name} must be at least {at_least}, got {name}={value!r}.')
+
+
+def check_lazy_basis(compressor: Any) -> None:
+  """Checks the settings that every method with a lazy basis has."""
+  check_integer('rank', compressor.rank)
+  check_integer('update_interval', compressor.update_interval)
+  if compressor.decomposition not in ('gram', 'svd'):
+    raise ValueError(
+        "decomposition must be 'gram' or 'svd', got"
+        f' decomposition={compressor.decomposition!r}.'
+    )

@@ -1,0 +1,78 @@
+"""Controls for GreedyLore: the same basis, but directions not chosen greedily."""
+
+import dataclasses
+
+import jax
+
+from greedylore_jax import _linalg
+from greedylore_jax._rounds import Rounds
+from greedylore_jax.compressors import base
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSubspace(base.LazyBasis):
+  """The r leading directions of the last refresh ('lazy SVD', as in GaLore).
+
+  P = U[:, :r] until the next refresh, so nothing outside its span is ever sent
+  in between and the errors grow linearly (Proposition 1 of the reference).
+
+  Args:
+    rank: r, directions sent per matrix and step (at most a is used).
+    update_interval: tau, steps from one refresh to the next.
+    decomposition: 'gram' or 'svd', as for `GreedyLore`.
+
+  Raises:
+    ValueError, TypeError: for settings out of range.
+
+  Example:
+    >>> import greedylore_jax as gl
+    >>> tx = gl.compress_gradients(gl.FixedSubspace(rank=32), 'data')
+
+  References:
+    GreedyLore, arXiv 2507.08784 (2025), section on lazy SVD.
+  """
+
+  rank: int
+  update_interval: int = 200
+  decomposition: _linalg.Decomposition = 'gram'
+
+  __post_init__ = base.check_lazy_basis
+
+  def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    del key
+    p = basis[:, :, : self.rank]
+    output, sent = yield from base.project(h, p)
+    return output, sent, basis
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSubspace(base.LazyBasis):
+  """r directions of the basis drawn anew at every step, all equally likely.
+
+  Args:
+    rank: r, directions sent per matrix and step (at most a is used).
+    update_interval: tau, steps from one refresh to the next.
+    decomposition: 'gram' or 'svd', as for `GreedyLore`.
+
+  Raises:
+    ValueError, TypeError: for settings out of range.
+
+  Example:
+    >>> import greedylore_jax as gl
+    >>> tx = gl.compress_gradients(gl.RandomSubspace(rank=32), 'data')
+
+  References:
+    GreedyLore, arXiv 2507.08784 (2025), the ablation of the greedy choice.
+  """
+
+  rank: int
+  update_interval: int = 200
+  decomposition: _linalg.Decomposition = 'gram'
+
+  __post_init__ = base.check_lazy_basis
+
+  def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    lots = jax.random.uniform(key, h.shape[:2])
+    p = _linalg.top_columns(basis, lots, min(self.rank, h.shape[1]))
+    output, sent = yield from base.project(h, p)
+    return output, sent, basis

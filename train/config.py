@@ -1,0 +1,284 @@
+"""Every knob of a run, its type, default and meaning; and how files give them.
+
+A configuration is a tree of frozen dataclasses. Each section checks its own
+values when it is built, so a `Config` that exists is a valid one. This module
+imports nothing heavy: a typing error in a command costs no JAX start-up.
+"""
+
+import dataclasses
+from typing import Literal
+
+Method = Literal['dense', 'greedylore', 'fixed_subspace', 'random_subspace']
+DType = Literal['float32', 'bfloat16', 'float16']
+
+
+def _require(condition: bool, message: str) -> None:
+  if not condition:
+    raise ValueError(message)
+
+
+def _at_least(section: str, bound: float, **values: float) -> None:
+  for name, value in values.items():
+    _require(
+        value >= bound,
+        f'{section}.{name} must be at least {bound}, got {value!r}.',
+    )
+
+
+def _fraction(section: str, **values: float) -> None:
+  for name, value in values.items():
+    _require(
+        0.0 <= value <= 1.0,
+        f'{section}.{name} is a fraction between 0 and 1, got {value!r}.',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Where the text comes from and how it becomes tokens."""
+
+  source: Literal['python-stdlib', 'files'] = 'python-stdlib'
+  """The standard library's own .py sources, or the text files of data.files."""
+  files: tuple[str, ...] = ()
+  """Paths or glob patterns of UTF-8 text files (.xz is read too), for source
+  'files'."""
+  tokenizer: str = 'bytes'
+  """'bytes', or the path of a SentencePiece .model or a Hugging Face
+  tokenizer.json."""
+  sequence_length: int = 256
+  """Tokens of context per sequence."""
+  eval_fraction: float = 0.05
+  """Share of the files (by size, whole files) that is held out."""
+  seed: int = 0
+  """Order of the training sequences; the held-out split does not depend on
+  it."""
+
+  def __post_init__(self):
+    _at_least('data', 1, sequence_length=self.sequence_length)
+    _fraction('data', eval_fraction=self.eval_fraction)
+    _require(
+        bool(self.files) == (self.source == 'files'),
+        "data.files is needed with data.source 'files' and only there, got"
+        f' source={self.source!r} and files={self.files!r}.',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A LLaMA: RMSNorm, rotary positions, SwiGLU, no biases."""
+
+  width: int = 128
+  """Size of the residual stream (hidden size)."""
+  layers: int = 4
+  """Number of transformer blocks."""
+  heads: int = 4
+  """Attention heads; they divide the width into even parts."""
+  feed_forward: int = 344
+  """Inner size of the SwiGLU block."""
+  dtype: DType = 'float32'
+  """Type of activations and matrix products; parameters stay float32."""
+  remat: bool = False
+  """Recompute each block in the backward pass: less memory, more time."""
+
+  def __post_init__(self):
+    _at_least(
+        'model', 1, width=self.width, layers=self.layers, heads=self.heads,
+        feed_forward=self.feed_forward,
+    )
+    _require(
+        self.width % (2 * self.heads) == 0,
+        'model.width must be a multiple of 2 * model.heads (rotary positions'
+        f' pair up channels), got width={self.width} and heads={self.heads}.',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """The optimizer behind the compression: anything optax has by name."""
+
+  name: str = 'adamw'
+  """A factory of optax: adamw, sgd, lion, adafactor, ..."""
+  learning_rate: float = 3e-3
+  """Peak of the schedule."""
+  warmup_fraction: float = 0.1
+  """Share of the steps in which the rate rises linearly from 0."""
+  final_fraction: float = 0.1
+  """Where the cosine ends, as a share of the peak."""
+  clip_norm: float = 1.0
+  """Global norm to which the averaged gradient is clipped; 0 is off."""
+  weight_decay: float | None = None
+  """Decoupled decay of matrices (norm gains are exempt). Here and below: None
+  leaves optax's own default."""
+  momentum: float | None = None
+  """For sgd and its like."""
+  nesterov: bool | None = None
+  """For sgd and its like."""
+  b1: float | None = None
+  """First-moment decay, for the Adam family."""
+  b2: float | None = None
+  """Second-moment decay, for the Adam family."""
+  eps: float | None = None
+  """Denominator's floor, for the Adam family."""
+
+  def __post_init__(self):
+    _require(
+        self.learning_rate > 0,
+        'optimizer.learning_rate must be positive, got'
+        f' {self.learning_rate!r}.',
+    )
+    _fraction(
+        'optimizer', warmup_fraction=self.warmup_fraction,
+        final_fraction=self.final_fraction,
+    )
+    _at_least('optimizer', 0, clip_norm=self.clip_norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compression:
+  """How gradients are averaged over the workers."""
+
+  method: Method = 'greedylore'
+  """'dense' sends everything; the others send a low-rank part of every
+  matrix."""
+  rank: int = 16
+  """Directions sent per matrix and step: lower sends less and errs more."""
+  update_interval: int = 200
+  """Steps from one dense refresh of the basis to the next: lower follows the
+  gradient more closely and sends more."""
+  start_step: int = 0
+  """Dense steps before compression begins."""
+  probes: int = 4
+  """Shared random probes that score the directions; 0 is the paper's
+  independent probe per direction (slower, no better)."""
+  error_feedback: bool = True
+  """Send later what was not sent now. Off only for ablations."""
+  min_compression_rate: float = 1.0
+  """A matrix is left dense unless it shrinks by more than this factor."""
+  embeddings: bool = False
+  """Compress the token embedding and the output head too."""
+  error_dtype: DType | None = None
+  """Type in which the errors are kept; None is the parameters' own."""
+  factor_dtype: DType | None = None
+  """Type in which compressed messages travel; None is the gradients' own."""
+  seed: int = 0
+  """Of the probes."""
+
+  def __post_init__(self):
+    _at_least(
+        'compression', 1, rank=self.rank, update_interval=self.update_interval
+    )
+    _at_least(
+        'compression', 0, start_step=self.start_step, probes=self.probes,
+        min_compression_rate=self.min_compression_rate,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """The workers among whom the batch is divided."""
+
+  replica: int = 0
+  """Data-parallel workers. 0 takes every device there is; on a CPU a larger
+  number than there are devices makes virtual ones."""
+
+  def __post_init__(self):
+    _at_least('mesh', 0, replica=self.replica)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distributed:
+  """Several processes; leave empty where JAX finds its cluster by itself."""
+
+  coordinator: str | None = None
+  """HOST:PORT of process 0."""
+  num_processes: int | None = None
+  """How many processes there are."""
+  process_id: int | None = None
+  """Which of them this is, from 0."""
+
+  def __post_init__(self):
+    given = (self.coordinator, self.num_processes, self.process_id)
+    _require(
+        all(x is None for x in given) or all(x is not None for x in given),
+        'distributed.coordinator, .num_processes and .process_id go together,'
+        f' got {given}.',
+    )
+    if self.num_processes is not None and self.process_id is not None:
+      _require(
+          0 <= self.process_id < self.num_processes,
+          'distributed.process_id must lie in'
+          f' 0..{self.num_processes - 1}, got {self.process_id}.',
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Loss on the held-out files."""
+
+  every: int = 100
+  """Steps between evaluations (one always follows the last step); 0 is only
+  at the end."""
+  sequences: int = 512
+  """Held-out sequences per evaluation, always the same ones."""
+
+  def __post_init__(self):
+    _at_least('evaluation', 0, every=self.every)
+    _at_least('evaluation', 1, sequences=self.sequences)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """What a run continues from when it is started again."""
+
+  every: int = 100
+  """Steps between checkpoints (one always follows the last step); 0 is only
+  at the end."""
+  keep: int = 2
+  """How many of them stay on disk."""
+
+  def __post_init__(self):
+    _at_least('checkpoint', 0, every=self.every)
+    _at_least('checkpoint', 1, keep=self.keep)
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """What is written while the run goes on."""
+
+  every: int = 10
+  """Steps between lines of metrics.jsonl."""
+  tensorboard: bool = True
+  """Also write TensorBoard event files."""
+
+  def __post_init__(self):
+    _at_least('log', 1, every=self.every)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One run."""
+
+  steps: int = 300
+  """Optimizer steps."""
+  batch_size: int = 16
+  """Sequences per step, over all workers."""
+  accumulate_steps: int = 1
+  """Micro-batches that a worker adds up before it sends anything."""
+  seed: int = 0
+  """Of the initial parameters."""
+  workdir: str = ''
+  """Folder for everything the run writes; '' is runs/NAME-OF-CONFIG."""
+  data: Data = Data()
+  model: Model = Model()
+  optimizer: Optimizer = Optimizer()
+  compression: Compression = Compression()
+  mesh: Mesh = Mesh()
+  distributed: Distributed = Distributed()
+  evaluation: Evaluation = Evaluation()
+  checkpoint: Checkpoint = Checkpoint()
+  log: Log = Log()
+
+  def __post_init__(self):
+    for name in ('steps', 'batch_size', 'accumulate_steps'):
+      value = getattr(self, name)
+      _require(value >= 1, f'{name} must be at least 1, got {value!r}.')

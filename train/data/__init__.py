@@ -1,0 +1,5 @@
+"""Text for language models: `load(config.data)` is all the trainer needs."""
+
+from train.data.text import TextData, load
+
+__all__ = ['TextData', 'load']

@@ -1,0 +1,181 @@
+"""Documents to token windows, and windows to batches of any worker count."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import grain
+import numpy as np
+
+from train import config
+from train.data import corpus as corpus_lib
+from train.data import tokenizers
+
+# The tokens are in memory: a thread that prefetches would only add waiting.
+_IN_MEMORY = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextData:
+  """Training and held-out text as windows of `sequence_length` + 1 tokens.
+
+  A window holds the inputs `window[:-1]` and the targets `window[1:]`. Windows
+  do not overlap, run across document borders, and are the same on every
+  process.
+  """
+
+  description: dict[str, str | int]
+  """What the data are, fit for JSON: corpus, bytes, sha256, tokenizer,
+  vocab_size, sequence_length, train_tokens, held_out_tokens. Losses compare
+  only between runs where all of these are equal."""
+  vocab_size: int
+  """Token ids are below this."""
+  bytes_per_token: float
+  """Of the held-out text: nats per token / (ln 2 * bytes_per_token) are bits
+  per byte. The mark between documents counts as one byte."""
+  training_windows: np.ndarray
+  """[windows, length + 1], in the smallest sufficient unsigned type."""
+  held_out_windows: np.ndarray
+  """The same of the held-out part."""
+  seed: int
+  """Of the order of the training windows."""
+
+  def train(
+      self, batch_size: int, process_index: int = 0, process_count: int = 1
+  ) -> grain.DatasetIterator:
+    """Endless batches, int32 [batch_size / process_count, length + 1].
+
+    The windows come in an order given by data.seed, another one in each epoch;
+    a batch may span two epochs. Step t's windows are the same for every number
+    of processes: process p holds the p-th of process_count equal runs of them,
+    so that their concatenation is the batch of a single process.
+
+    The iterator's `get_state()` is a small dict fit for JSON, equal on all
+    processes and the same for any number of them; `set_state` continues from
+    it.
+
+    Args:
+      batch_size: windows per step over all processes; process_count divides
+        it.
+      process_index: this process, from 0.
+      process_count: how many there are.
+
+    Raises:
+      ValueError: process_count does not divide batch_size, or there are fewer
+        training windows than one batch needs.
+
+    Example:
+      >>> batches = load(config.Data(sequence_length=8)).train(batch_size=4)
+      >>> next(batches).shape, batches.get_state()
+      ((4, 9), {'next_index': 1})
+    """
+    if batch_size % process_count:
+      raise ValueError(
+          'batch_size must be a multiple of the number of processes, got'
+          f' batch_size={batch_size} and {process_count} processes.'
+      )
+    windows = self.training_windows
+    _require_windows(windows, batch_size, 'training', 'one batch')
+    local_size = batch_size // process_count
+    local = slice(process_index * local_size, (process_index + 1) * local_size)
+    # Only indices are shuffled and batched; the windows are gathered at once.
+    order = grain.MapDataset.range(len(windows)).seed(self.seed).shuffle()
+    # There is no remainder to drop, but without it the length of a batched
+    # endless dataset is rounded up as a float, beyond what len() can return.
+    batches = order.repeat().batch(batch_size, drop_remainder=True).map(
+        lambda indices: windows[indices[local]].astype(np.int32)
+    )
+    return iter(batches.to_iter_dataset(_IN_MEMORY))
+
+  def evaluation(self, sequences: int) -> np.ndarray:
+    """Held-out windows, int32 [sequences, length + 1].
+
+    They are spread evenly over the held-out text: always the same ones,
+    whatever data.seed and the number of processes.
+
+    Raises:
+      ValueError: there are fewer than `sequences` held-out windows.
+    """
+    _require_windows(
+        self.held_out_windows, sequences, 'held-out', 'evaluation.sequences'
+    )
+    spread = np.arange(sequences) * len(self.held_out_windows) // sequences
+    return self.held_out_windows[spread].astype(np.int32)
+
+
+def load(data: config.Data) -> TextData:
+  """Reads, splits and tokenizes the text that a configuration asks for.
+
+  Args:
+    data: section `data` of the configuration.
+
+  Raises:
+    ValueError: the corpus or the tokenizer cannot be read, or the training or
+      the held-out part is shorter than one window.
+    ImportError: the tokenizer's library is not installed.
+
+  Example:
+    >>> text = load(config.Data(sequence_length=8))
+    >>> text.vocab_size, text.bytes_per_token, text.evaluation(2).shape
+    (256, 1.0, (2, 9))
+  """
+  tokenizer = tokenizers.load(data.tokenizer)
+  corpus = corpus_lib.read(data.source, data.files)
+  train, held_out = corpus_lib.split(corpus, data.eval_fraction)
+  train_tokens = _tokens(train, tokenizer)
+  held_out_tokens = _tokens(held_out, tokenizer)
+  train_windows = _windows(train_tokens, data.sequence_length)
+  held_out_windows = _windows(held_out_tokens, data.sequence_length)
+  _require_windows(train_windows, 1, 'training', 'a run')
+  _require_windows(held_out_windows, 1, 'held-out', 'a run')
+  held_out_bytes = sum(len(document.text) for document in held_out)
+  if tokenizer.end_of_text is not None:
+    held_out_bytes += len(held_out)
+  return TextData(
+      description={
+          'corpus': corpus.name,
+          'bytes': corpus.num_bytes,
+          'sha256': corpus.sha256,
+          'tokenizer': tokenizer.name,
+          'vocab_size': tokenizer.vocab_size,
+          'sequence_length': data.sequence_length,
+          'train_tokens': train_tokens.size,
+          'held_out_tokens': held_out_tokens.size,
+      },
+      vocab_size=tokenizer.vocab_size,
+      bytes_per_token=held_out_bytes / held_out_tokens.size,
+      training_windows=train_windows,
+      held_out_windows=held_out_windows,
+      seed=data.seed,
+  )
+
+
+def _tokens(
+    documents: Iterable[corpus_lib.Document], tokenizer: tokenizers.Tokenizer
+) -> np.ndarray:
+  """Ids of all documents, each followed by the end of text -> [tokens]."""
+  dtype = tokenizers.id_type(tokenizer.vocab_size)
+  end = tokenizer.end_of_text
+  mark = np.array([] if end is None else [end], dtype)
+  # The empty array is there for no documents at all.
+  parts = [np.array([], dtype)]
+  for document in documents:
+    parts += [tokenizer.encode(document.text), mark]
+  return np.concatenate(parts)
+
+
+def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
+  """[tokens] -> view [windows, length + 1]; an incomplete last one is cut."""
+  count = tokens.size // (length + 1)
+  return tokens[: count * (length + 1)].reshape(count, length + 1)
+
+
+def _require_windows(
+    windows: np.ndarray, needed: int, part: str, reason: str
+) -> None:
+  count, size = windows.shape
+  if count < needed:
+    raise ValueError(
+        f'The {part} text has {count} windows of data.sequence_length + 1 ='
+        f' {size} tokens, {reason} needs {needed}: use more text, shorter'
+        ' sequences or fewer of them, or another data.eval_fraction.'
+    )

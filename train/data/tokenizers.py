@@ -1,0 +1,175 @@
+"""From text to token ids: bytes, SentencePiece or Hugging Face tokenizers."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+# Below this the libraries' memory, some 100 bytes per byte of text, is small.
+_CHUNK_BYTES = 1 << 18
+
+# What tokenizer.json files call the end of a text; they do not mark which of
+# their tokens it is.
+_END_OF_TEXT = ('<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>', '[SEP]')
+
+
+class Tokenizer(Protocol):
+  """What the pipeline asks of a tokenizer."""
+
+  name: str
+  """Tells different tokenizers apart; the same on every machine."""
+  vocab_size: int
+  """Token ids are below this."""
+  end_of_text: int | None
+  """The id that follows each document; None if the tokenizer has none."""
+
+  def encode(self, text: bytes) -> np.ndarray:
+    """Returns the ids, [tokens], in the smallest sufficient unsigned type."""
+    ...
+
+
+def load(tokenizer: str) -> Tokenizer:
+  """Loads the tokenizer that `data.tokenizer` names.
+
+  Args:
+    tokenizer: 'bytes', or the path of a SentencePiece .model or a Hugging Face
+      tokenizer.json. Nothing is downloaded and no code that comes with a
+      tokenizer is run.
+
+  Raises:
+    ValueError: it is none of these, or the file is absent or damaged.
+    ImportError: the library that reads the file is not installed.
+
+  Example:
+    >>> load('bytes').encode(b'abc')
+    array([97, 98, 99], dtype=uint8)
+  """
+  if tokenizer == 'bytes':
+    return Bytes()
+  if not tokenizer.endswith(('.model', '.json')):
+    raise ValueError(
+        "data.tokenizer must be 'bytes' or the path of a SentencePiece .model"
+        f' or a Hugging Face tokenizer.json, got {tokenizer!r}.'
+    )
+  if not os.path.isfile(tokenizer):
+    raise ValueError(
+        f'data.tokenizer must name a file, but there is no {tokenizer!r} in'
+        f' {os.getcwd()!r}: check the path.'
+    )
+  is_model = tokenizer.endswith('.model')
+  return SentencePiece(tokenizer) if is_model else HuggingFace(tokenizer)
+
+
+class Bytes:
+  """Every byte is a token; byte 0, which text does not hold, ends a text."""
+
+  name = 'bytes'
+  vocab_size = 256
+  end_of_text: int | None = 0
+
+  def encode(self, text: bytes) -> np.ndarray:
+    return np.frombuffer(text, np.uint8)
+
+
+class SentencePiece:
+  """A SentencePiece model: unigram or BPE, as LLaMA, Mistral and T5 use.
+
+  The model's own normalization applies; many models turn line breaks into
+  spaces.
+  """
+
+  def __init__(self, path: str):
+    try:
+      import sentencepiece
+    except ImportError as error:
+      raise _missing('sentencepiece', path) from error
+    try:
+      self._model = sentencepiece.SentencePieceProcessor(model_file=path)
+    except (OSError, RuntimeError) as error:
+      raise _damaged('SentencePiece model', path, error) from error
+    self.name = _fingerprint(path)
+    self.vocab_size = self._model.vocab_size()
+    end = self._model.eos_id()
+    self.end_of_text = end if end >= 0 else None
+
+  def encode(self, text: bytes) -> np.ndarray:
+    chunks = (self._model.encode(chunk) for chunk in _chunks(text))
+    return _concatenate(chunks, self.vocab_size)
+
+
+class HuggingFace:
+  """A tokenizer.json of the Hugging Face tokenizers library.
+
+  Truncation and padding that the file asks for are switched off, and no
+  special tokens are added around a text.
+  """
+
+  def __init__(self, path: str):
+    try:
+      import tokenizers
+    except ImportError as error:
+      raise _missing('tokenizers', path) from error
+    try:
+      self._model = tokenizers.Tokenizer.from_file(path)
+    except Exception as error:  # The library raises plain Exception.
+      raise _damaged('Hugging Face tokenizer', path, error) from error
+    self._model.no_truncation()
+    self._model.no_padding()
+    self.name = _fingerprint(path)
+    ids = self._model.get_vocab()
+    # Ids may have holes, so the number of tokens is not enough.
+    self.vocab_size = 1 + max(ids.values())
+    self.end_of_text = next((ids[t] for t in _END_OF_TEXT if t in ids), None)
+
+  def encode(self, text: bytes) -> np.ndarray:
+    chunks = (
+        self._model.encode(chunk, add_special_tokens=False).ids
+        for chunk in _chunks(text)
+    )
+    return _concatenate(chunks, self.vocab_size)
+
+
+def id_type(vocab_size: int) -> np.dtype:
+  """The smallest unsigned type that holds ids below `vocab_size`."""
+  return np.min_scalar_type(vocab_size - 1)
+
+
+def _chunks(text: bytes) -> Iterator[str]:
+  """Cuts a text at line breaks into strings of about _CHUNK_BYTES bytes."""
+  start = 0
+  while start < len(text):
+    line_end = text.find(b'\n', start + _CHUNK_BYTES) + 1
+    stop = line_end or len(text)
+    yield text[start:stop].decode('utf-8')
+    start = stop
+
+
+def _concatenate(chunks: Iterator[list[int]], vocab_size: int) -> np.ndarray:
+  dtype = id_type(vocab_size)
+  # The empty array is there for a text without any chunk.
+  parts = [np.array([], dtype)]
+  parts.extend(np.array(chunk, dtype) for chunk in chunks)
+  return np.concatenate(parts)
+
+
+def _fingerprint(path: str) -> str:
+  """The file's own name and 16 digits of the hash of its content."""
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  return f'{os.path.basename(path)} {digest[:16]}'
+
+
+def _missing(library: str, path: str) -> ImportError:
+  return ImportError(
+      f'data.tokenizer {path!r} needs the package {library}: pip install'
+      " 'greedylore-jax[train]'."
+  )
+
+
+def _damaged(kind: str, path: str, error: Exception) -> ValueError:
+  return ValueError(
+      f'data.tokenizer must be a {kind}, but {path!r} is not read as one'
+      f' ({error}): check the file.'
+  )
