@@ -68,29 +68,28 @@ class Plan:
     """Bytes of a step in this phase; see `rounds` for the phases there are."""
     return sum(leaf.sent[phase] for leaf in self.leaves)
 
+  def phase_at(self, step: int) -> str:
+    """The phase of a step, counted from 0."""
+    since = step - self.start_step
+    if _policy.DENSE in self.rounds:
+      return _policy.DENSE
+    if since < 0:
+      return _policy.WARM_UP
+    if self.update_interval and since % self.update_interval == 0:
+      return _policy.REFRESH
+    return _policy.COMPRESS
+
   def bytes_after(self, steps: int) -> int:
     """Bytes of the first `steps` steps together."""
-    return sum(n * self.bytes_in(p) for p, n in self._counts(steps).items())
-
-  def _counts(self, steps: int) -> dict[str, int]:
-    """How many of the first `steps` steps each phase has."""
-    if _policy.DENSE in self.rounds:
-      return {_policy.DENSE: steps}
-    counts = {_policy.COMPRESS: max(steps - self.start_step, 0)}
-    if self.update_interval:
-      refreshes = -(-counts[_policy.COMPRESS] // self.update_interval)
-      counts[_policy.REFRESH] = refreshes
-      counts[_policy.COMPRESS] -= refreshes
-    if self.start_step:
-      counts[_policy.WARM_UP] = min(steps, self.start_step)
-    return counts
+    phases = collections.Counter(map(self.phase_at, range(steps)))
+    return sum(n * self.bytes_in(phase) for phase, n in phases.items())
 
   @property
   def bytes_per_step(self) -> float:
     """Average bytes per step in the long run: warm-up left out."""
     interval = self.update_interval or 1
-    first, last = self.start_step, self.start_step + interval
-    return (self.bytes_after(last) - self.bytes_after(first)) / interval
+    steps = range(self.start_step, self.start_step + interval)
+    return sum(self.bytes_in(self.phase_at(s)) for s in steps) / interval
 
   @property
   def peak_bytes(self) -> int:

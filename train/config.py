@@ -6,35 +6,83 @@ imports nothing heavy: a typing error in a command costs no JAX start-up.
 """
 
 import dataclasses
-from typing import Literal
+import types
+import typing
+from typing import Any, Literal
 
 Method = Literal['dense', 'greedylore', 'fixed_subspace', 'random_subspace']
 DType = Literal['float32', 'bfloat16', 'float16']
 
 
-def _require(condition: bool, message: str) -> None:
-  if not condition:
-    raise ValueError(message)
+class Section:
+  """A part of the configuration that checks itself when it is built."""
+
+  def __post_init__(self):
+    hints = typing.get_type_hints(type(self))
+    for name, hint in hints.items():
+      value = getattr(self, name)
+      if not _is_of(value, hint):
+        raise ValueError(
+            f'{self._key(name)} must be {_words(hint)}, got {value!r}.'
+        )
+    self._check()
+
+  def _check(self) -> None:
+    """Raises a ValueError for values that are of the right type but no good."""
+
+  def _key(self, name: str) -> str:
+    """A field as it is written on the command line: section.name."""
+    section = type(self).__name__.lower()
+    return name if section == 'config' else f'{section}.{name}'
+
+  def _at_least(self, bound: float, *names: str) -> None:
+    for name in names:
+      if getattr(self, name) < bound:
+        raise ValueError(
+            f'{self._key(name)} must be at least {bound}, got'
+            f' {getattr(self, name)!r}.'
+        )
+
+  def _fraction(self, *names: str) -> None:
+    for name in names:
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(
+            f'{self._key(name)} is a fraction between 0 and 1, got'
+            f' {getattr(self, name)!r}.'
+        )
 
 
-def _at_least(section: str, bound: float, **values: float) -> None:
-  for name, value in values.items():
-    _require(
-        value >= bound,
-        f'{section}.{name} must be at least {bound}, got {value!r}.',
-    )
+def _is_of(value: Any, hint: Any) -> bool:
+  """Whether a value is of a type as it is written in a section."""
+  match typing.get_origin(hint):
+    case typing.Literal:
+      return value in typing.get_args(hint)
+    case types.UnionType | typing.Union:
+      return any(_is_of(value, h) for h in typing.get_args(hint))
+    case origin if origin is tuple:
+      item = typing.get_args(hint)[0]
+      return isinstance(value, tuple) and all(_is_of(v, item) for v in value)
+  if isinstance(value, bool):
+    return hint is bool
+  return isinstance(value, (int, float) if hint is float else hint)
 
 
-def _fraction(section: str, **values: float) -> None:
-  for name, value in values.items():
-    _require(
-        0.0 <= value <= 1.0,
-        f'{section}.{name} is a fraction between 0 and 1, got {value!r}.',
-    )
+def _words(hint: Any) -> str:
+  """A type as a person would say it."""
+  match typing.get_origin(hint):
+    case typing.Literal:
+      return 'one of ' + ', '.join(map(repr, typing.get_args(hint)))
+    case types.UnionType | typing.Union:
+      return ' or '.join(map(_words, typing.get_args(hint)))
+    case origin if origin is tuple:
+      return 'a tuple of strings'
+  names = {int: 'an integer', float: 'a number', str: 'a string'}
+  names |= {bool: 'True or False', types.NoneType: 'None'}
+  return names.get(hint, f'a {hint.__name__}')
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Data(Section):
   """Where the text comes from and how it becomes tokens."""
 
   source: Literal['python-stdlib', 'files'] = 'python-stdlib'
@@ -53,18 +101,19 @@ class Data:
   """Order of the training sequences; the held-out split does not depend on
   it."""
 
-  def __post_init__(self):
-    _at_least('data', 1, sequence_length=self.sequence_length)
-    _fraction('data', eval_fraction=self.eval_fraction)
-    _require(
-        bool(self.files) == (self.source == 'files'),
-        "data.files is needed with data.source 'files' and only there, got"
-        f' source={self.source!r} and files={self.files!r}.',
-    )
+  def _check(self):
+    self._at_least(1, 'sequence_length')
+    self._at_least(0, 'seed')
+    self._fraction('eval_fraction')
+    if bool(self.files) != (self.source == 'files'):
+      raise ValueError(
+          "data.files is needed with data.source 'files' and only there, got"
+          f' source={self.source!r} and files={self.files!r}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Section):
   """A LLaMA: RMSNorm, rotary positions, SwiGLU, no biases."""
 
   width: int = 128
@@ -80,20 +129,17 @@ class Model:
   remat: bool = False
   """Recompute each block in the backward pass: less memory, more time."""
 
-  def __post_init__(self):
-    _at_least(
-        'model', 1, width=self.width, layers=self.layers, heads=self.heads,
-        feed_forward=self.feed_forward,
-    )
-    _require(
-        self.width % (2 * self.heads) == 0,
-        'model.width must be a multiple of 2 * model.heads (rotary positions'
-        f' pair up channels), got width={self.width} and heads={self.heads}.',
-    )
+  def _check(self):
+    self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
+    if self.width % (2 * self.heads):
+      raise ValueError(
+          'model.width must be a multiple of 2 * model.heads (rotary positions'
+          f' pair up channels), got width={self.width}, heads={self.heads}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Section):
   """The optimizer behind the compression: anything optax has by name."""
 
   name: str = 'adamw'
@@ -120,21 +166,13 @@ class Optimizer:
   eps: float | None = None
   """Denominator's floor, for the Adam family."""
 
-  def __post_init__(self):
-    _require(
-        self.learning_rate > 0,
-        'optimizer.learning_rate must be positive, got'
-        f' {self.learning_rate!r}.',
-    )
-    _fraction(
-        'optimizer', warmup_fraction=self.warmup_fraction,
-        final_fraction=self.final_fraction,
-    )
-    _at_least('optimizer', 0, clip_norm=self.clip_norm)
+  def _check(self):
+    self._at_least(0, 'learning_rate', 'clip_norm')
+    self._fraction('warmup_fraction', 'final_fraction')
 
 
 @dataclasses.dataclass(frozen=True)
-class Compression:
+class Compression(Section):
   """How gradients are averaged over the workers."""
 
   method: Method = 'greedylore'
@@ -163,30 +201,25 @@ class Compression:
   seed: int = 0
   """Of the probes."""
 
-  def __post_init__(self):
-    _at_least(
-        'compression', 1, rank=self.rank, update_interval=self.update_interval
-    )
-    _at_least(
-        'compression', 0, start_step=self.start_step, probes=self.probes,
-        min_compression_rate=self.min_compression_rate,
-    )
+  def _check(self):
+    self._at_least(1, 'rank', 'update_interval')
+    self._at_least(0, 'start_step', 'probes', 'min_compression_rate')
 
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class Mesh(Section):
   """The workers among whom the batch is divided."""
 
   replica: int = 0
   """Data-parallel workers. 0 takes every device there is; on a CPU a larger
   number than there are devices makes virtual ones."""
 
-  def __post_init__(self):
-    _at_least('mesh', 0, replica=self.replica)
+  def _check(self):
+    self._at_least(0, 'replica')
 
 
 @dataclasses.dataclass(frozen=True)
-class Distributed:
+class Distributed(Section):
   """Several processes; leave empty where JAX finds its cluster by itself."""
 
   coordinator: str | None = None
@@ -196,23 +229,24 @@ class Distributed:
   process_id: int | None = None
   """Which of them this is, from 0."""
 
-  def __post_init__(self):
+  def _check(self):
     given = (self.coordinator, self.num_processes, self.process_id)
-    _require(
-        all(x is None for x in given) or all(x is not None for x in given),
-        'distributed.coordinator, .num_processes and .process_id go together,'
-        f' got {given}.',
-    )
-    if self.num_processes is not None and self.process_id is not None:
-      _require(
-          0 <= self.process_id < self.num_processes,
-          'distributed.process_id must lie in'
-          f' 0..{self.num_processes - 1}, got {self.process_id}.',
+    if len({x is None for x in given}) > 1:
+      raise ValueError(
+          'distributed.coordinator, .num_processes and .process_id go together,'
+          f' got {given}.'
       )
+    if self.num_processes is not None and self.process_id is not None:
+      self._at_least(0, 'process_id')
+      if self.process_id >= self.num_processes:
+        raise ValueError(
+            'distributed.process_id must be below num_processes ='
+            f' {self.num_processes}, got {self.process_id}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Section):
   """Loss on the held-out files."""
 
   every: int = 100
@@ -221,13 +255,13 @@ class Evaluation:
   sequences: int = 512
   """Held-out sequences per evaluation, always the same ones."""
 
-  def __post_init__(self):
-    _at_least('evaluation', 0, every=self.every)
-    _at_least('evaluation', 1, sequences=self.sequences)
+  def _check(self):
+    self._at_least(0, 'every')
+    self._at_least(1, 'sequences')
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Section):
   """What a run continues from when it is started again."""
 
   every: int = 100
@@ -236,13 +270,13 @@ class Checkpoint:
   keep: int = 2
   """How many of them stay on disk."""
 
-  def __post_init__(self):
-    _at_least('checkpoint', 0, every=self.every)
-    _at_least('checkpoint', 1, keep=self.keep)
+  def _check(self):
+    self._at_least(0, 'every')
+    self._at_least(1, 'keep')
 
 
 @dataclasses.dataclass(frozen=True)
-class Log:
+class Log(Section):
   """What is written while the run goes on."""
 
   every: int = 10
@@ -250,12 +284,12 @@ class Log:
   tensorboard: bool = True
   """Also write TensorBoard event files."""
 
-  def __post_init__(self):
-    _at_least('log', 1, every=self.every)
+  def _check(self):
+    self._at_least(1, 'every')
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Section):
   """One run."""
 
   steps: int = 300
@@ -278,7 +312,11 @@ class Config:
   checkpoint: Checkpoint = Checkpoint()
   log: Log = Log()
 
-  def __post_init__(self):
-    for name in ('steps', 'batch_size', 'accumulate_steps'):
-      value = getattr(self, name)
-      _require(value >= 1, f'{name} must be at least 1, got {value!r}.')
+  def _check(self):
+    self._at_least(1, 'steps', 'batch_size', 'accumulate_steps')
+    self._at_least(0, 'seed')
+    if self.evaluation.sequences % self.batch_size:
+      raise ValueError(
+          'evaluation.sequences must be a multiple of batch_size, got'
+          f' {self.evaluation.sequences} and {self.batch_size}.'
+      )

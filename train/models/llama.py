@@ -252,7 +252,7 @@ def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
   highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - highest)
   # Divided after the product with the values: the division is then of a smaller
-  # array, and the divided weights need no memory until the backward pass.
+  # array, and no divided weights are kept for the backward pass.
   total = jnp.sum(weights, axis=-1, keepdims=True)
   mixed = weights.astype(value.dtype) @ value
   return (mixed / total).astype(value.dtype)
@@ -268,8 +268,7 @@ def _rms_norm(x: jax.Array, gain: nnx.Param) -> jax.Array:
 
 def _project(x: jax.Array, matrix: nnx.Param) -> jax.Array:
   """[batch, time, a] by [a, b] -> [batch, time, b], in the type of x."""
-  # A product of two matrices: with batch axes the gradient of a step is a fifth
-  # slower on a CPU.
+  # Flat, as with batch axes a gradient takes a fifth longer on a CPU.
   flat = x.reshape(-1, x.shape[-1]) @ matrix[...].astype(x.dtype)
   return flat.reshape(*x.shape[:-1], -1)
 

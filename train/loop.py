@@ -1,0 +1,246 @@
+"""One run, from configuration to summary."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import greedylore_jax as gl
+from train import checkpoint
+from train import cluster
+from train import config
+from train import data
+from train import evaluation
+from train import metrics
+from train import models
+from train import optimizer
+from train import progress
+from train import report
+from train import traffic
+
+_P = jax.sharding.PartitionSpec
+_AXIS = cluster.WORKER_AXIS
+
+
+def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
+  """Trains, or continues what was begun in `workdir`.
+
+  Returns:
+    What summary.json holds.
+
+  Raises:
+    ValueError: if the configuration, the data, the devices and what lies in
+      `workdir` do not fit together.
+    FloatingPointError: if gradients are not finite for many steps in a row.
+  """
+  mesh = cluster.start(settings)
+  text = data.load(settings.data)
+  job = _prepare(settings, mesh, text)
+  checkpoints = checkpoint.Checkpoints(
+      workdir / 'checkpoints', settings, text.description, mesh, _AXIS
+  )
+  now = checkpoints.latest(job.fresh)
+  _write_config(settings, workdir)
+  batches = text.train(
+      settings.batch_size, jax.process_index(), jax.process_count()
+  )
+  if now.progress['data']:
+    batches.set_state(now.progress['data'])
+  journal = metrics.Metrics(
+      workdir, now.step, settings.log.tensorboard, cluster.is_main()
+  )
+  bar = progress.Bar(settings.steps, now.step, cluster.is_main())
+  bar.say(_introduction(settings, job, text, now))
+  with bar:
+    now = _loop(settings, job, now, batches, checkpoints, journal, bar)
+  checkpoints.close()
+  journal.close()
+  summary = _summary(settings, job, now, journal)
+  if cluster.is_main():
+    report.write_summary(workdir, summary)
+    report.draw_loss(workdir, journal.lines)
+  bar.say(report.paragraph(summary, journal.lines, workdir))
+  return summary
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """The compiled parts of a run."""
+
+  fresh: checkpoint.Snapshot
+  step: Callable[..., Any]
+  evaluate: Callable[[Any], float]
+  place: Callable[[np.ndarray], jax.Array]
+  schedule: optax.Schedule
+  plan: gl.Plan
+  traffic: traffic.Traffic
+  bytes_per_token: float
+  workers: int
+
+
+def _prepare(
+    settings: config.Config, mesh: jax.sharding.Mesh, text: data.TextData
+) -> _Job:
+  """Builds and compiles everything before the first step."""
+  workers = mesh.shape[_AXIS]
+  replicated = jax.sharding.NamedSharding(mesh, _P())
+  matrices = lambda params: models.matrix_dimension_numbers(
+      params, settings.compression.embeddings
+  )
+  tx, schedule = optimizer.build(settings, _AXIS, matrices)
+  params = jax.jit(
+      lambda: models.init(settings.model, text.vocab_size, settings.seed),
+      out_shardings=replicated,
+  )()
+  opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
+  loss_fn = models.make_loss(settings.model, text.vocab_size)
+  step = gl.make_train_step(
+      loss_fn, tx, mesh, axis_name=_AXIS,
+      accumulate_steps=settings.accumulate_steps,
+  )  # fmt: skip
+  shape = (settings.batch_size, settings.data.sequence_length + 1)
+  compiled = step.lower(
+      params, opt_state, jax.ShapeDtypeStruct(shape, np.int32)
+  ).compile()
+  plan = gl.plan(
+      optimizer.compressor(settings.compression), params, num_workers=workers,
+      **optimizer.policy(settings.compression, matrices),
+  )  # fmt: skip
+  start = {'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0}
+  return _Job(
+      fresh=checkpoint.Snapshot(0, params, opt_state, start),
+      step=compiled,
+      place=lambda rows: cluster.divide(mesh, rows),
+      evaluate=evaluation.build(settings, mesh, text, loss_fn),
+      schedule=schedule,
+      plan=plan,
+      traffic=traffic.Traffic(plan, compiled, workers),
+      bytes_per_token=text.bytes_per_token,
+      workers=workers,
+  )
+
+
+def _loop(settings, job, now, batches, checkpoints, journal, bar):
+  """The remaining steps; returns where they led."""
+  due = lambda every, step: step == settings.steps or (
+      every and step % every == 0
+  )
+  clock = progress.Clock(now.progress['seconds'], now.step)
+  while now.step < settings.steps:
+    now, loss = _advance(job, now, batches)
+    bar.advance(now.step)
+    if due(settings.log.every, now.step):
+      line = _measure(settings, job, now, float(loss), clock)
+      journal.write(now.step, **line)
+      bar.show(journal.lines[-1])
+      _stop_if_broken(now)
+    if due(settings.evaluation.every, now.step):
+      with clock.stopped_after(loss):
+        journal.write(now.step, **_evaluate(job, now))
+      bar.show(journal.lines[-1])
+    if due(settings.checkpoint.every, now.step):
+      with clock.stopped_after(loss):
+        now.progress['seconds'] = clock.seconds
+        now.progress['bytes_sent'] += job.traffic.save_bytes
+        now = checkpoints.save(now)
+  return now
+
+
+def _advance(job, now, batches):
+  """One optimizer step; the loss stays on the device."""
+  params, opt_state, loss = job.step(
+      now.params, now.opt_state, job.place(next(batches))
+  )
+  # A skipped step does not count for the phases.
+  counted = now.step - now.progress['skipped']
+  sent = now.progress['bytes_sent'] + job.traffic.step_bytes(counted)
+  told = now.progress | {'data': batches.get_state(), 'bytes_sent': sent}
+  return checkpoint.Snapshot(now.step + 1, params, opt_state, told), loss
+
+
+def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
+  """A line of metrics for the step that was just taken."""
+  tokens = settings.batch_size * settings.data.sequence_length
+  rate = clock.lap(now.step)
+  skipped = int(optax.tree.get(now.opt_state, 'total_notfinite'))
+  now.progress['skipped'] = skipped
+  return {
+      'loss': loss,
+      'learning_rate': float(job.schedule(now.step - 1 - skipped)),
+      'seconds': clock.seconds,
+      'tokens_per_second': rate * tokens,
+      'bytes_sent': now.progress['bytes_sent'],
+      'dense_bytes': now.step * job.traffic.dense_bytes,
+      'skipped_steps': skipped,
+  }
+
+
+def _evaluate(job, now) -> dict[str, Any]:
+  """A line of metrics with the loss on held-out text."""
+  loss = job.evaluate(now.params)
+  return {
+      'eval_loss': loss,
+      'eval_bits_per_byte': loss / math.log(2) / job.bytes_per_token,
+      'bytes_sent': now.progress['bytes_sent'],
+      'dense_bytes': now.step * job.traffic.dense_bytes,
+  }
+
+
+def _stop_if_broken(now) -> None:
+  row = int(optax.tree.get(now.opt_state, 'notfinite_count'))
+  if row >= optimizer.MAX_SKIPPED_IN_A_ROW:
+    raise FloatingPointError(
+        f'The gradients of the last {row} steps before step {now.step} were not'
+        ' finite: lower optimizer.learning_rate, or look at the data.'
+    )
+
+
+def _summary(settings, job, now, journal) -> dict[str, Any]:
+  steps, sent = now.step, now.progress['bytes_sent']
+  dense = steps * job.traffic.dense_bytes
+  return {
+      'steps': steps,
+      'final_loss': journal.last('loss'),
+      'final_eval_loss': journal.last('eval_loss'),
+      'final_eval_bits_per_byte': journal.last('eval_bits_per_byte'),
+      'compressor': settings.compression.method,
+      'num_workers': job.workers,
+      'bytes_sent': sent,
+      'dense_bytes': dense,
+      'bytes_per_step': sent / steps,
+      'dense_bytes_per_step': dense / steps,
+      'compression': dense / sent if sent else 1.0,
+      'seconds': journal.last('seconds'),
+  }
+
+
+def _introduction(settings, job, text, now) -> str:
+  """What will be trained, on what, and what each step will send."""
+  of = text.description
+  lines = [
+      f'{of["corpus"]}: {of["train_tokens"]:,} tokens to learn from,'
+      f' {of["held_out_tokens"]:,} held out (sha256 {of["sha256"]})',
+      f'{sum(x.size for x in jax.tree.leaves(now.params)):,} parameters,'
+      f' {job.workers} workers on {jax.devices()[0].device_kind},'
+      f' {settings.compression.method} before {settings.optimizer.name}',
+      '',
+      str(job.plan),
+      '',
+      job.traffic.describe(),
+  ]
+  if now.step:
+    lines.append(f'Continuing after step {now.step}.')
+  return '\n'.join(lines)
+
+
+def _write_config(settings: config.Config, workdir: pathlib.Path) -> None:
+  if cluster.is_main():
+    workdir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(settings), indent=2) + '\n'
+    (workdir / 'config.json').write_text(text, encoding='utf-8')

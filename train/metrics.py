@@ -1,0 +1,68 @@
+"""What a run writes down while it goes on: metrics.jsonl and TensorBoard."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import tensorboardX
+
+
+class Metrics:
+  """A line of JSON per logged step, also after the run was interrupted."""
+
+  def __init__(
+      self, workdir: pathlib.Path, step: int, tensorboard: bool, writes: bool
+  ):
+    """Opens the files for a run that stands after `step` steps.
+
+    Lines of steps that will be run again are dropped. Only one process
+    `writes`; the others just remember.
+    """
+    path = workdir / 'metrics.jsonl'
+    self.lines = [x for x in read(path) if x['step'] <= step]
+    self._file = self._board = None
+    if not writes:
+      return
+    partial = path.with_suffix('.partial')
+    partial.write_text(''.join(map(_line, self.lines)), encoding='utf-8')
+    os.replace(partial, path)
+    self._file = path.open('a', encoding='utf-8')
+    if tensorboard:
+      self._board = tensorboardX.SummaryWriter(
+          str(workdir / 'tensorboard'), purge_step=step + 1
+      )
+
+  def write(self, step: int, **values: Any) -> None:
+    """Adds a line."""
+    self.lines.append({'step': step, **values})
+    if self._file:
+      self._file.write(_line(self.lines[-1]))
+      self._file.flush()
+    if self._board:
+      for name, value in values.items():
+        self._board.add_scalar(name, value, step)
+
+  def last(self, name: str, default: Any = None) -> Any:
+    """The newest value of that name."""
+    values = (x[name] for x in reversed(self.lines) if name in x)
+    return next(values, default)
+
+  def close(self) -> None:
+    """Closes the files."""
+    if self._file:
+      self._file.close()
+    if self._board:
+      self._board.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl; a last one cut off in the middle is left out."""
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding='utf-8').split('\n')[:-1]
+  return [json.loads(line) for line in lines]
+
+
+def _line(values: dict[str, Any]) -> str:
+  return json.dumps(values) + '\n'

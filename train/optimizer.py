@@ -1,0 +1,130 @@
+"""The optax chain of a run: compression first, then any optimizer."""
+
+from collections.abc import Callable
+import difflib
+import inspect
+from typing import Any
+
+import jax
+import optax
+
+import greedylore_jax as gl
+from train import config
+
+# After so many non-finite steps in a row something is broken for good.
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+def build(
+    run: config.Config, axis_name: str, matrices: Callable[[Any], Any]
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The chain and its learning-rate schedule.
+
+  Clipping, decay and the optimizer act on the averaged gradient and are skipped
+  together for a step in which any worker's gradient was not finite.
+
+  Args:
+    run: the configuration.
+    axis_name: mesh axis of the workers.
+    matrices: from parameters to dimension numbers, for the compression.
+
+  Raises:
+    ValueError: if optax has no such optimizer or it takes no such option.
+  """
+  settings = run.optimizer
+  schedule = optax.warmup_cosine_decay_schedule(
+      init_value=0.0,
+      peak_value=settings.learning_rate,
+      warmup_steps=round(settings.warmup_fraction * run.steps),
+      decay_steps=run.steps,
+      end_value=settings.final_fraction * settings.learning_rate,
+  )
+  clip = optax.clip_by_global_norm(settings.clip_norm)
+  behind = optax.chain(
+      clip if settings.clip_norm else optax.identity(),
+      _by_name(settings, schedule),
+  )
+  return optax.chain(
+      gl.compress_gradients(
+          compressor(run.compression), axis_name,
+          seed=run.compression.seed, **policy(run.compression, matrices),
+      ),
+      optax.apply_if_finite(behind, MAX_SKIPPED_IN_A_ROW),
+  ), schedule  # fmt: skip
+
+
+def compressor(settings: config.Compression) -> gl.Compressor:
+  """The compressor that the configuration names."""
+  basis = {
+      'rank': settings.rank, 'update_interval': settings.update_interval
+  }  # fmt: skip
+  match settings.method:
+    case 'dense':
+      return gl.Dense()
+    case 'greedylore':
+      return gl.GreedyLore(**basis, probes=settings.probes or 'independent')
+    case 'fixed_subspace':
+      return gl.FixedSubspace(**basis)
+    case 'random_subspace':
+      return gl.RandomSubspace(**basis)
+
+
+def policy(
+    settings: config.Compression, matrices: Callable[[Any], Any]
+) -> dict[str, Any]:
+  """The arguments that `gl.compress_gradients` and `gl.plan` share."""
+  return {
+      'start_step': settings.start_step,
+      'error_feedback': settings.error_feedback,
+      'min_compression_rate': settings.min_compression_rate,
+      'weight_dimension_numbers': matrices,
+      'error_dtype': settings.error_dtype,
+      'factor_dtype': settings.factor_dtype,
+  }
+
+
+def _by_name(
+    settings: config.Optimizer, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """`optax.NAME(schedule, ...)` with the options that were set."""
+  factory = getattr(optax, settings.name, None)
+  parameters = inspect.signature(factory).parameters if callable(factory) else {}
+  if 'learning_rate' not in parameters:
+    raise ValueError(
+        f'optimizer.name must be an optimizer of optax, got {settings.name!r}'
+        f'{_nearest_optimizer(settings.name)}.'
+    )
+  options = {
+      name: getattr(settings, name)
+      for name in ('weight_decay', 'momentum', 'nesterov', 'b1', 'b2', 'eps')
+      if getattr(settings, name) is not None
+  }
+  decay = None
+  if 'weight_decay' not in parameters:
+    decay = options.pop('weight_decay', None)
+  elif 'mask' in parameters:
+    options['mask'] = _is_matrix
+  for name in options.keys() - parameters.keys():
+    raise ValueError(
+        f'optimizer.{name} does not apply to optax.{settings.name}, which takes'
+        f' {", ".join(parameters)}.'
+    )
+  optimizer = factory(schedule, **options)
+  if decay is None:
+    return optimizer
+  return optax.chain(optax.add_decayed_weights(decay, _is_matrix), optimizer)
+
+
+def _is_matrix(params: Any) -> Any:
+  """What decays: everything but gains."""
+  return jax.tree.map(lambda x: x.ndim >= 2, params)
+
+
+def _nearest_optimizer(name: str) -> str:
+  known = [
+      x for x in dir(optax)
+      if inspect.isfunction(getattr(optax, x))
+      and 'learning_rate' in inspect.signature(getattr(optax, x)).parameters
+  ]  # fmt: skip
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+  return f'; the nearest is {close[0]!r}' if close else ''
