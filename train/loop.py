@@ -132,8 +132,12 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar):
       every and step % every == 0
   )
   clock = progress.Clock(now.progress['seconds'], now.step)
+  loss = None
   while now.step < settings.steps:
-    now, loss = _advance(job, now, batches)
+    # One step is computed while the next is prepared, never more: XLA's CPU
+    # client stops for ever when virtual devices get too many steps ahead.
+    previous, (now, loss) = loss, _advance(job, now, batches)
+    jax.block_until_ready(previous)
     bar.advance(now.step)
     if due(settings.log.every, now.step):
       line = _measure(settings, job, now, float(loss), clock)

@@ -1,0 +1,139 @@
+"""Are the bytes that are promised the bytes that the program sends?"""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import workers
+
+import greedylore_jax as gl
+
+SHAPES = {'w': (16, 24), 'u': (24, 16), 'layers': (2, 8, 40), 'bias': (24,)}
+COMPRESSORS = {
+    'shared': gl.GreedyLore(3, update_interval=5, probes=2),
+    'independent': gl.GreedyLore(3, 5, probes='independent'),
+    'fixed': gl.FixedSubspace(3, update_interval=5),
+    'random': gl.RandomSubspace(3, update_interval=5),
+    'dense': gl.Dense(),
+}
+
+
+def compiled_update(tx, params, n=4):
+  """The program of a bare update, without loss and model around it."""
+  mesh = workers.mesh_of(n)
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  specs = gl.state_partition_specs(state, workers.AXIS)
+  p = jax.sharding.PartitionSpec
+
+  def update(grads, state):
+    return tx.update(jax.tree.map(lambda g: g[0], grads), state)
+
+  sharded = jax.shard_map(
+      update, mesh=mesh, in_specs=(p(workers.AXIS), specs), out_specs=(p(), specs)
+  )
+  grads = jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), params)
+  return jax.jit(sharded).lower(grads, state).compile()
+
+
+@pytest.mark.parametrize('start_step', [0, 2])
+@pytest.mark.parametrize('name', COMPRESSORS)
+def test_compiled_all_reduces_are_the_plan_number_by_number(name, start_step):
+  options = {'start_step': start_step, 'min_compression_rate': 0}
+  if name == 'dense':
+    options.pop('min_compression_rate')
+  params = workers.zeros(SHAPES)
+  plan = gl.plan(COMPRESSORS[name], params, num_workers=4, **options)
+  tx = gl.compress_gradients(COMPRESSORS[name], workers.AXIS, **options)
+  sent = {}
+  for c in gl.collectives(compiled_update(tx, params)):
+    assert c.kind == 'all-reduce'
+    sent.setdefault(c.phase, []).append((c.dtype, c.size))
+  if name == 'dense':  # One phase only, so nothing to tell apart.
+    sent = {'dense': sent['dense']}
+  assert sent == plan.rounds
+  if name != 'dense':
+    # One all-reduce per round, and no dense one hides in a compressed step.
+    fixed = name in ('fixed', 'random')
+    assert len(sent['compress']) == (1 if fixed else 2)
+    assert len(sent['refresh']) == 1
+    assert plan.bytes_in('compress') < plan.dense_bytes / 2
+
+
+def test_the_numbers_are_those_of_the_formulas():
+  """a * m + r * b per matrix, a * b at a refresh, dense leaves whole."""
+  plan = gl.plan(
+      COMPRESSORS['shared'], workers.zeros(SHAPES), min_compression_rate=0
+  )
+  scores = 2 * (16 + 16 + 2 * 8) + 24
+  factors = 3 * (24 + 24 + 2 * 40)
+  assert plan.rounds['compress'] == [('float32', scores), ('float32', factors)]
+  whole = 2 * 16 * 24 + 2 * 8 * 40 + 24
+  assert plan.dense_bytes == plan.bytes_in('refresh') == 4 * whole
+  average = (whole + 4 * (scores + factors)) / 5
+  assert plan.bytes_per_step == pytest.approx(4 * average)
+  # One error of each matrix and one basis.
+  assert plan.state_bytes == 4 * (whole - 24 + 2 * 16 * 16 + 2 * 8 * 8)
+
+
+def test_bytes_of_a_run_add_up_over_the_phases():
+  plan = gl.plan(
+      COMPRESSORS['shared'], workers.zeros(SHAPES), start_step=3,
+      min_compression_rate=0,
+  )  # fmt: skip
+  phases = [plan.phase_at(step) for step in range(10)]
+  assert phases == (
+      ['warm_up'] * 3 + ['refresh'] + ['compress'] * 4 + ['refresh', 'compress']
+  )
+  assert plan.bytes_after(10) == sum(map(plan.bytes_in, phases))
+  assert plan.peak_bytes == plan.dense_bytes
+
+
+def test_lower_precision_on_the_wire_is_planned():
+  params = workers.zeros(SHAPES)
+  plan = gl.plan(COMPRESSORS['shared'], params, factor_dtype=jnp.bfloat16)
+  full = gl.plan(COMPRESSORS['shared'], params)
+  bias = 4 * 24
+  assert plan.bytes_in('compress') - bias == (
+      (full.bytes_in('compress') - bias) // 2
+  )
+  assert plan.bytes_in('refresh') == full.bytes_in('refresh')
+
+
+def test_a_matrix_that_would_not_shrink_stays_dense():
+  params = {'w': jnp.zeros((4, 40)), 'big': jnp.zeros((64, 64))}
+  plan = gl.plan(gl.GreedyLore(3), params, min_compression_rate=2.0)
+  decided = {leaf.path: leaf for leaf in plan.leaves}
+  assert not decided['w'].compressed
+  assert decided['w'].how == 'would shrink only 1.18x'
+  assert decided['big'].compressed
+
+
+def test_the_table_names_every_leaf_and_its_bytes():
+  plan = gl.plan(COMPRESSORS['shared'], workers.zeros(SHAPES), num_workers=8)
+  text = str(plan)
+  for word in ('layers', 'bias', '1-D, not a matrix', 'refresh step sends'):
+    assert word in text
+
+
+def test_break_even_is_where_time_saved_is_time_spent():
+  plan = gl.plan(
+      COMPRESSORS['shared'], workers.zeros(SHAPES), num_workers=4,
+      min_compression_rate=0,
+  )  # fmt: skip
+  bandwidth = plan.break_even_bandwidth(0.5)
+  on_the_wire = lambda payload: 2 * 3 / 4 * payload / bandwidth  # noqa: E731
+  dense = on_the_wire(plan.dense_bytes)
+  assert dense == pytest.approx(on_the_wire(plan.bytes_per_step) + 0.5)
+
+
+def test_a_train_step_sends_the_plan_and_its_loss():
+  params = workers.zeros(SHAPES)
+  tx = optax.chain(gl.greedylore(3, workers.AXIS), optax.adam(0.1))
+  mesh = workers.mesh_of(4)
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  loss_fn = lambda p, x: sum(jnp.mean(v**2) for v in p.values()) + x.mean()  # noqa: E731
+  step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
+  compiled = step.lower(params, state, jnp.zeros(4)).compile()
+  sent = sum(c.bytes for c in gl.collectives(compiled))
+  plan = gl.plan(gl.GreedyLore(3), params, num_workers=4)
+  assert sent == 4 + sum(map(plan.bytes_in, plan.rounds))
