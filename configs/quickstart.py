@@ -1,6 +1,8 @@
 """A small LLaMA learns Python from the standard library's own sources."""
 
-from train.config import Compression, Config, Model
+from train.config import Compression
+from train.config import Config
+from train.config import Model
 
 config = Config(
     steps=300,

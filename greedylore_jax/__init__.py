@@ -2,9 +2,9 @@
 
 from greedylore_jax._collectives import Collective
 from greedylore_jax._collectives import collectives
+from greedylore_jax._compress import CompressState
 from greedylore_jax._compress import average_gradients
 from greedylore_jax._compress import compress_gradients
-from greedylore_jax._compress import CompressState
 from greedylore_jax._compress import greedylore
 from greedylore_jax._placement import collapse
 from greedylore_jax._placement import expand
@@ -12,6 +12,7 @@ from greedylore_jax._placement import init_state
 from greedylore_jax._placement import state_partition_specs
 from greedylore_jax._plan import Plan
 from greedylore_jax._plan import plan
+from greedylore_jax._step import TrainStep
 from greedylore_jax._step import make_train_step
 from greedylore_jax._step import value_and_local_grad
 from greedylore_jax.compressors import Compressor
@@ -19,3 +20,26 @@ from greedylore_jax.compressors import Dense
 from greedylore_jax.compressors import FixedSubspace
 from greedylore_jax.compressors import GreedyLore
 from greedylore_jax.compressors import RandomSubspace
+
+__all__ = [
+    'Collective',
+    'CompressState',
+    'Compressor',
+    'Dense',
+    'FixedSubspace',
+    'GreedyLore',
+    'Plan',
+    'RandomSubspace',
+    'TrainStep',
+    'average_gradients',
+    'collapse',
+    'collectives',
+    'compress_gradients',
+    'expand',
+    'greedylore',
+    'init_state',
+    'make_train_step',
+    'plan',
+    'state_partition_specs',
+    'value_and_local_grad',
+]

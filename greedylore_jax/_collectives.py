@@ -77,7 +77,7 @@ def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
     )
   return [
       collective
-      for line in compiled.as_text().splitlines()
+      for line in (compiled.as_text() or '').splitlines()
       for collective in _parse(line)
   ]
 

@@ -1,6 +1,8 @@
 """Compressed averaging of gradients as an optax transformation."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ class CompressState(NamedTuple):
       remembers, for `GreedyLore` the basis [k, a, a]; equal on all workers.
   """
 
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]
   error: Any
   memory: Any
 
@@ -115,7 +117,7 @@ def compress_gradients(
 
   def init_fn(params):
     leaves = policy.leaves(params)
-    treedef = jax.tree.structure(params)
+    treedef: Any = jax.tree.structure(params)
     errors, memories = _unzip((policy.init(leaf) for leaf in leaves), 2)
     return CompressState(
         jnp.zeros([], jnp.int32),
@@ -127,7 +129,7 @@ def compress_gradients(
     del params
     _rounds.num_workers(axis_name)
     leaves = policy.leaves(updates)
-    treedef = jax.tree.structure(updates)
+    treedef: Any = jax.tree.structure(updates)
     grads = treedef.flatten_up_to(updates)
     errors = treedef.flatten_up_to(state.error)
     memories = treedef.flatten_up_to(state.memory)

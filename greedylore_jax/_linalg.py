@@ -11,7 +11,7 @@ Decomposition = Literal['gram', 'svd']
 def left_singular_basis(
     h: jax.Array, decomposition: Decomposition = 'gram'
 ) -> jax.Array:
-  """All left singular vectors, by falling singular value: [k, a, b] -> [k, a, a].
+  """All left singular vectors, by falling value: [k, a, b] -> [k, a, a].
 
   The columns are orthonormal whatever the rank of `h`, and each one's entry of
   largest magnitude is positive. One matrix is decomposed at a time: on CPU a
@@ -40,7 +40,7 @@ def _unit_scale(h: jax.Array) -> jax.Array:
 
 
 def _fix_signs(u: jax.Array) -> jax.Array:
-  """Each column's entry of largest magnitude made positive, [a, a] -> [a, a]."""
+  """Makes each column's entry of largest magnitude positive, [a, a]."""
   rows = jnp.argmax(jnp.abs(u), axis=0, keepdims=True)
   return u * jnp.where(jnp.take_along_axis(u, rows, axis=0) < 0, -1, 1).astype(
       u.dtype

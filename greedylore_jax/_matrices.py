@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-DimensionNumbers = optax.contrib.MuonDimensionNumbers
+DimensionNumbers: Any = optax.contrib.MuonDimensionNumbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,9 @@ def _axes(shape: tuple[int, ...], axes: Any) -> tuple[int, ...]:
   return tuple(axis % len(shape) for axis in axes)
 
 
-def default_dimension_numbers(shape: tuple[int, ...]) -> DimensionNumbers | None:
+def default_dimension_numbers(
+    shape: tuple[int, ...],
+) -> DimensionNumbers | None:
   """What a leaf is taken for when nobody said: None is 'not a matrix'."""
   match len(shape):
     case 2:

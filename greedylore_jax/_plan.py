@@ -11,6 +11,8 @@ from greedylore_jax import _policy
 from greedylore_jax import _rounds
 from greedylore_jax.compressors import base
 
+_Rows = list[tuple[str, ...]]
+
 
 @dataclasses.dataclass(frozen=True)
 class LeafPlan:
@@ -141,8 +143,12 @@ def plan(
     params: the parameters, arrays or `jax.ShapeDtypeStruct`s (gradients are
       taken to have the same dtypes).
     num_workers: N, for predictions about the network.
-    start_step, error_feedback, min_compression_rate, weight_dimension_numbers,
-      error_dtype, factor_dtype: as for `compress_gradients`.
+    start_step: this and the rest as for `compress_gradients`.
+    error_feedback: see there.
+    min_compression_rate: see there.
+    weight_dimension_numbers: see there.
+    error_dtype: see there.
+    factor_dtype: see there.
 
   Returns:
     A `Plan`.
@@ -198,7 +204,7 @@ def _packed(of_leaves) -> list[tuple[str, int]]:
   """Messages per leaf as the packed all-reduces: one per round and dtype."""
   packed = []
   for i in range(max(map(len, of_leaves), default=0)):
-    sizes = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
     for messages in of_leaves:
       if i < len(messages):
         sizes[str(messages[i].dtype)] += messages[i].size
@@ -229,7 +235,7 @@ def _leaf_table(p: Plan) -> list[str]:
   kinds = collections.defaultdict(list)
   for x in p.leaves:
     kinds[re.sub(r'\d+', '*', x.path), x.shape, x.how].append(x)
-  rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
+  rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
   phase = _policy.COMPRESS if _policy.COMPRESS in p.rounds else _policy.DENSE
   for (path, shape, how), group in kinds.items():
     size = f'{len(group)} x ' if len(group) > 1 else ''
@@ -250,7 +256,7 @@ def _step_table(p: Plan) -> list[str]:
   """What steps send, what is kept, and what that saves on some links."""
   ratio = lambda x: f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
   name = lambda phase: f'{phase.replace("_", "-")} step sends'
-  rows = [('dense step would send', _human(p.dense_bytes), '')]
+  rows: _Rows = [('dense step would send', _human(p.dense_bytes), '')]
   if _policy.DENSE not in p.rounds:
     rows += [
         (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
@@ -270,7 +276,7 @@ def _step_table(p: Plan) -> list[str]:
   return _aligned(rows)
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+def _aligned(rows: _Rows) -> list[str]:
   """Rows of cells as lines of columns."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [
@@ -281,10 +287,8 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 def _human(count: float) -> str:
   """Bytes in decimal units, three digits."""
-  for unit in ('B', 'kB', 'MB', 'GB'):
-    if count < 1000:
-      break
+  units = ['B', 'kB', 'MB', 'GB', 'TB']
+  while count >= 999.5 and len(units) > 1:
     count /= 1000
-  else:
-    unit = 'TB'
-  return f'{count:.3g} {unit}'
+    units.pop(0)
+  return f'{count:.3g} {units[0]}'

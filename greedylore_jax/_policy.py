@@ -81,8 +81,9 @@ class Policy:
     """The index into `phases` of step `count`, counted from 0."""
     since = count - self.start_step
     index = jnp.full_like(count, len(phases) - 1)
-    if REFRESH in phases:
-      lands = since % self.compressor.update_interval == 0
+    interval = self.compressor.update_interval
+    if interval and REFRESH in phases:
+      lands = since % interval == 0
       index = jnp.where(lands, phases.index(REFRESH), index)
     if WARM_UP in phases:
       index = jnp.where(since < 0, phases.index(WARM_UP), index)
@@ -128,7 +129,8 @@ class Policy:
 
   def _example(self, h: Any) -> tuple[Any, Any, Any]:
     """Abstract (h, memory, key) to trace a generator with."""
-    memory = jax.eval_shape(lambda: self.compressor.init(*h.shape, h.dtype))
+    k, a, b = h.shape
+    memory = jax.eval_shape(lambda: self.compressor.init(k, a, b, h.dtype))
     return h, memory, jax.eval_shape(lambda: jax.random.key(0))
 
   def init(self, leaf: Leaf) -> tuple[Any, Any]:
@@ -146,11 +148,12 @@ class Policy:
     """One leaf's step as a generator function of (g, error, memory, key).
 
     It returns (update, error, memory). Error feedback is here and nowhere
-    else, so every method has the same: H = G + E, and what was not sent is kept.
+    else, the same for every method: H = G + E, and what is not sent is kept.
     """
-    if leaf.matrices is None:
+    matrices = leaf.matrices
+    if matrices is None:
       return _dense_leaf
-    method = {
+    method: Any = {
         WARM_UP: base.dense,
         REFRESH: getattr(self.compressor, 'refresh', None),
         COMPRESS: self.compressor.compress,
@@ -160,13 +163,11 @@ class Policy:
       h = g.astype(_compute_dtype(g.dtype))
       if self.error_feedback:
         h += error[0].astype(h.dtype)
-      output, sent, memory = yield from method(
-          leaf.matrices.split(h), memory, key
-      )
-      output = leaf.matrices.join(output)
+      output, sent, memory = yield from method(matrices.split(h), memory, key)
+      output = matrices.join(output)
       update = output.astype(g.dtype)
       if self.error_feedback:
-        kept = h - leaf.matrices.join(sent)
+        kept = h - matrices.join(sent)
         if update.dtype != output.dtype:
           kept += output - update.astype(output.dtype)  # The update's rounding.
         error = kept[None].astype(error.dtype)

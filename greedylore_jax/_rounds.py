@@ -6,7 +6,9 @@ averaged over the workers by one all-reduce, and every generator goes on with
 its part. This is the only module that communicates.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,7 +32,7 @@ def run(
     dtypes: what each generator's messages are rounded to on the wire.
     average: the mean over the workers of a list of messages.
   """
-  returned = [None] * len(generators)
+  returned: list[Any] = [None] * len(generators)
   waiting = {}
 
   def resume(i, reply):
@@ -62,7 +64,7 @@ class PackedMean:
     self.finite = jnp.array(True)
 
   def __call__(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    means = [None] * len(arrays)
+    means: list[Any] = [None] * len(arrays)
     for dtype in sorted({x.dtype for x in arrays}, key=str):
       members = [i for i, x in enumerate(arrays) if x.dtype == dtype]
       buffer = jnp.concatenate([arrays[i].ravel() for i in members])
@@ -85,7 +87,7 @@ def record_messages(
     dtype: the dtype of its messages on the wire.
     *args: its arguments, arrays or `jax.ShapeDtypeStruct`s.
   """
-  messages = []
+  messages: list[jax.ShapeDtypeStruct] = []
 
   def average(arrays):
     messages.extend(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays)

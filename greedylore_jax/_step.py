@@ -23,9 +23,9 @@ def value_and_local_grad(
   """`jax.value_and_grad`, but each worker gets the gradient of its own loss.
 
   Inside `jax.shard_map`, `jax.grad` sums the gradient of replicated parameters
-  over the mesh by itself: a dense all-reduce that nobody sees, after which there
-  is nothing left to compress. This one does not. Under `jax.pmap`, `jax.vmap`
-  and with `axis_name=None` the two are the same.
+  over the mesh by itself: a dense all-reduce that nobody sees, and then nothing
+  is left to compress. This one does not. Under `jax.pmap`, `jax.vmap` and with
+  `axis_name=None` the two are the same.
 
   Args:
     loss_fn: `loss_fn(params, *args)` -> scalar loss (the mean over this
@@ -52,6 +52,34 @@ def value_and_local_grad(
   return local_grad_fn
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+  """A jitted step that first puts parameters and batch onto the mesh.
+
+  Arrays that are there already are passed on. Without it, parameters fresh
+  from their initialisation would compile a program of their own.
+  """
+
+  jitted: Any
+  replicated: jax.sharding.NamedSharding
+  divided: jax.sharding.NamedSharding
+
+  def __call__(self, params: Any, opt_state: Any, batch: Any) -> Any:
+    params = jax.device_put(params, self.replicated)
+    batch = jax.device_put(batch, self.divided)
+    return self.jitted(params, opt_state, batch)
+
+  def lower(self, params: Any, opt_state: Any, batch: Any) -> Any:
+    """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s."""
+    place = lambda tree, sharding: jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+    )
+    return self.jitted.lower(
+        place(params, self.replicated), opt_state, place(batch, self.divided)
+    )
+
+
 def make_train_step(
     loss_fn: Callable[..., Any],
     tx: optax.GradientTransformation,
@@ -60,7 +88,7 @@ def make_train_step(
     axis_name: _rounds.AxisName,
     has_aux: bool = False,
     accumulate_steps: int = 1,
-) -> Callable[..., Any]:
+) -> TrainStep:
   """A whole data-parallel training step, jitted, its arguments donated.
 
   Args:
@@ -113,7 +141,8 @@ def make_train_step(
     updates, opt_state = tx.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     leaves, treedef = jax.tree.flatten(value)
-    value = treedef.unflatten(_rounds.PackedMean(axis_name)(leaves))
+    means = _rounds.PackedMean(axis_name)(leaves)
+    value = jax.tree.unflatten(treedef, means)
     return params, opt_state, value
 
   def step(params, opt_state, batch):
@@ -129,35 +158,7 @@ def make_train_step(
 
   place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
   jitted = jax.jit(step, donate_argnums=(0, 1))
-  return _PlacedStep(jitted, place(_P()), place(_P(axis_name)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _PlacedStep:
-  """A jitted step that first puts parameters and batch onto the mesh.
-
-  Arrays that are there already are passed on. Without it, parameters fresh
-  from their initialisation would compile a program of their own.
-  """
-
-  jitted: Callable[..., Any]
-  replicated: jax.sharding.NamedSharding
-  divided: jax.sharding.NamedSharding
-
-  def __call__(self, params: Any, opt_state: Any, batch: Any) -> Any:
-    params = jax.device_put(params, self.replicated)
-    batch = jax.device_put(batch, self.divided)
-    return self.jitted(params, opt_state, batch)
-
-  def lower(self, params: Any, opt_state: Any, batch: Any) -> Any:
-    """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s."""
-    place = lambda tree, sharding: jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        tree,
-    )
-    return self.jitted.lower(
-        place(params, self.replicated), opt_state, place(batch, self.divided)
-    )
+  return TrainStep(jitted, place(_P()), place(_P(axis_name)))
 
 
 def _accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:

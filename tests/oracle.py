@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Oracle:
-  """One matrix on N workers; `step` takes the workers' gradients, [a, b] each."""
+  """One matrix on N workers; `step` takes their gradients, [a, b] each."""
 
   def __init__(self, rank, interval, start, method='greedylore'):
     self.rank, self.interval, self.start = rank, interval, start
@@ -17,7 +17,9 @@ class Oracle:
     self.count, self.errors, self.basis = 0, None, None
 
   def step(self, grads, draws):
-    """Returns the update. `draws`: probes [b, m], [a, b] (independent), or lots.
+    """Returns the update.
+
+    `draws` are the probes, [b, m] or [a, b] (independent), or lots, [a].
 
     Everything works on the short side; a tall gradient is transposed.
     """
@@ -33,7 +35,7 @@ class Oracle:
   def _step(self, grads, draws):
     if self.count < self.start:
       return sum(grads) / len(grads)
-    h = [g + e for g, e in zip(grads, self.errors)]
+    h = [g + e for g, e in zip(grads, self.errors, strict=True)]
     if (self.count - self.start) % self.interval == 0:
       mean = sum(h) / len(h)
       self.basis = np.linalg.svd(mean)[0]
@@ -42,7 +44,7 @@ class Oracle:
     chosen = self._choose(h, draws)
     p = self.basis[:, chosen]
     factors = [p.T @ x for x in h]
-    self.errors = [x - p @ r for x, r in zip(h, factors)]
+    self.errors = [x - p @ r for x, r in zip(h, factors, strict=True)]
     return p @ (sum(factors) / len(factors))
 
   def _choose(self, h, draws):

@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from train import config, data
-from train.data import corpus, tokenizers
+from train import config
+from train import data
+from train.data import corpus
+from train.data import tokenizers
 
 LINES = [f'line {i}: the value of {i * i} is not {i}é\n' for i in range(400)]
 
@@ -320,7 +322,7 @@ def test_an_unknown_source():
 def test_a_pattern_without_a_file(tmp_path):
   with pytest.raises(ValueError, match=r'nothing\*.*matches none'):
     read_files(tmp_path / 'nothing*')
-  with pytest.raises(ValueError, match='a folder needs a pattern'):
+  with pytest.raises(ValueError, match=r'a folder needs a pattern'):
     read_files(tmp_path)
 
 
@@ -334,16 +336,16 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 def test_a_file_that_is_not_utf8(tmp_path):
   (tmp_path / 'latin.txt').write_bytes('caf\xe9 au lait'.encode('latin-1'))
-  with pytest.raises(ValueError, match='UTF-8 text, got byte 0xe9 at offset 3'):
+  with pytest.raises(ValueError, match=r'UTF-8 text, got byte 0xe9 at offset 3'):
     read_files(tmp_path / 'latin.txt')
 
 
 def test_a_corpus_without_text(tmp_path, monkeypatch):
   (tmp_path / 'empty.txt').touch()
-  with pytest.raises(ValueError, match='must hold text, got 1 files'):
+  with pytest.raises(ValueError, match=r'must hold text, got 1 files'):
     read_files(tmp_path / 'empty.txt')
   monkeypatch.setattr('sysconfig.get_path', lambda name: str(tmp_path))
-  with pytest.raises(ValueError, match='must hold text, got 0 files'):
+  with pytest.raises(ValueError, match=r'must hold text, got 0 files'):
     corpus.read('python-stdlib')
 
 
@@ -370,14 +372,14 @@ def test_a_part_without_a_window(section, fraction, part):
 
 
 def test_a_batch_that_does_not_divide(section):
-  with pytest.raises(ValueError, match='batch_size=6 and 4 processes'):
+  with pytest.raises(ValueError, match=r'batch_size=6 and 4 processes'):
     data.load(section()).train(6, 0, 4)
 
 
 def test_an_unknown_tokenizer(tmp_path):
   with pytest.raises(ValueError, match="must be 'bytes' or .* got 'gpt2'"):
     tokenizers.load('gpt2')
-  with pytest.raises(ValueError, match='there is no .*absent.model'):
+  with pytest.raises(ValueError, match=r'there is no .*absent.model'):
     tokenizers.load(str(tmp_path / 'absent.model'))
 
 

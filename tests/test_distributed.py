@@ -91,7 +91,7 @@ def test_parameters_are_bitwise_equal_on_all_workers_after_50_steps():
 
 
 def test_pmap_gives_the_same_parameters():
-  stacked = lambda tree: jax.tree.map(  # noqa: E731
+  stacked = lambda tree: jax.tree.map(
       lambda x: jnp.stack([x] * N), tree
   )
   params = initial_params()
@@ -167,7 +167,9 @@ def test_two_processes_give_the_same_parameters(tmp_path):
   """Real processes over gloo, against two devices of this one."""
   port = 20_000 + os.getpid() % 20_000
   program = pathlib.Path(__file__).with_name('process.py')
-  environment = os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(program.parent)}
+  environment = os.environ | {
+      'XLA_FLAGS': '', 'PYTHONPATH': str(program.parent)
+  }  # fmt: skip
   processes = [
       subprocess.Popen(
           [sys.executable, str(program), f'127.0.0.1:{port}', str(i), tmp_path],

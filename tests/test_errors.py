@@ -47,7 +47,7 @@ def test_wrong_settings(make, kind, message):
 @pytest.mark.parametrize(
     ('numbers', 'kind', 'message'),
     [
-        ({'w': MuonDimensionNumbers(0, 1)}, ValueError, 'must cover every leaf'),
+        ({'w': MuonDimensionNumbers(0, 1)}, ValueError, 'cover every leaf'),
         ({'w': MuonDimensionNumbers(0, 2), 'b': None}, ValueError,
          r'w: dimension numbers name axis 2.*\(8, 16\)'),
         ({'w': MuonDimensionNumbers(0, (0, 1)), 'b': None}, ValueError,
@@ -73,7 +73,7 @@ def test_dimension_numbers_as_a_prefix_and_as_a_function():
 
 def test_an_axis_that_is_not_bound():
   tx = gl.greedylore(2, 'data')
-  with pytest.raises(NameError, match="axis_name='data' is not bound.*None"):
+  with pytest.raises(NameError, match=r"axis_name='data' is not bound.*None"):
     tx.update(PARAMS, tx.init(PARAMS))
 
 
@@ -89,10 +89,10 @@ def test_gradients_that_are_averaged_already():
   state = tx.init(PARAMS)
 
   def step(params, batch):
-    loss = lambda p: jnp.mean(p['w'] * batch.mean()) + jnp.sum(p['b'])  # noqa: E731
+    loss = lambda p: jnp.mean(p['w'] * batch.mean()) + jnp.sum(p['b'])
     return tx.update(jax.grad(loss)(params), state)[0]
 
-  with pytest.raises(ValueError, match='already averaged.*value_and_local_gr'):
+  with pytest.raises(ValueError, match=r'already averaged.*value_and_local_gr'):
     sharded(step, P(), P(workers.AXIS))(PARAMS, jnp.ones(4))
 
 
@@ -116,7 +116,7 @@ def test_a_batch_that_does_not_divide():
       lambda p, x: p['w'].sum() * x['rows'].mean(), tx, mesh,
       axis_name=workers.AXIS, accumulate_steps=2,
   )  # fmt: skip
-  with pytest.raises(ValueError, match="'rows'.*4 workers x 2 micro-batches"):
+  with pytest.raises(ValueError, match=r"'rows'.*4 workers x 2 micro-batches"):
     step(PARAMS, state, {'rows': jnp.ones(12)})
 
 

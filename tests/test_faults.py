@@ -1,4 +1,4 @@
-"""One worker's NaN or Inf: all agree, nothing is poisoned, the step is skipped."""
+"""One worker's NaN or Inf: all agree and skip, and nothing is poisoned."""
 
 import functools
 

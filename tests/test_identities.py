@@ -64,9 +64,9 @@ def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
   assert other.error['wide'].shape == (n, 6, 12)
   for step in range(4, 11):
     grads = workers.random_grads(SHAPES, 8, seed=step)
-    of = lambda k: {  # noqa: E731
+    of = lambda k: {
         name: g.reshape(k, 8 // k, *g.shape[1:]).mean(1)
-        for name, g in grads.items()  # noqa: B023
+        for name, g in grads.items()
     }
     updates, state = update_4(of(4), state)
     others, other = update_n(of(n), other)
@@ -117,8 +117,9 @@ def test_equal_workers_are_one_worker():
 
 
 def test_no_axis_is_one_worker():
-  alone = gl.compress_gradients(METHODS['greedylore'], None, start_step=1,
-                                min_compression_rate=0)  # fmt: skip
+  alone = gl.compress_gradients(
+      METHODS['greedylore'], None, start_step=1, min_compression_rate=0
+  )
   tx, update = compiled('greedylore', 1)
   state, other = alone.init(workers.zeros(SHAPES)), tx.init(
       workers.zeros(SHAPES)
@@ -196,7 +197,7 @@ def test_errors_can_be_kept_in_bfloat16():
   history, state = trajectory(update, state, 2, steps=6)
   assert state.error['wide'].dtype == jnp.bfloat16
   grads, before, updates, after = history[-1]
-  mean = lambda e: np.float32(e['wide']).mean(0)  # noqa: E731
+  mean = lambda e: np.float32(e['wide']).mean(0)
   came = grads['wide'].mean(0) + mean(before)
   assert workers.relative(updates['wide'] + mean(after), came) < 2**-8
 

@@ -4,16 +4,18 @@ import dataclasses
 import functools
 import re
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 import numpy as np
 import optax
 import pytest
-from flax import traverse_util
-from jax.sharding import PartitionSpec
 
-from train import config, models
-from train.models import llama, rules
+from train import config
+from train import models
+from train.models import llama
+from train.models import rules
 
 VOCAB = 31
 TINY = config.Model(width=16, layers=2, heads=2, feed_forward=24)

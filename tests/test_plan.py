@@ -29,7 +29,10 @@ def compiled_update(tx, params, n=4):
     return tx.update(jax.tree.map(lambda g: g[0], grads), state)
 
   sharded = jax.shard_map(
-      update, mesh=mesh, in_specs=(p(workers.AXIS), specs), out_specs=(p(), specs)
+      update,
+      mesh=mesh,
+      in_specs=(p(workers.AXIS), specs),
+      out_specs=(p(), specs),
   )
   grads = jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), params)
   return jax.jit(sharded).lower(grads, state).compile()
@@ -121,7 +124,7 @@ def test_break_even_is_where_time_saved_is_time_spent():
       min_compression_rate=0,
   )  # fmt: skip
   bandwidth = plan.break_even_bandwidth(0.5)
-  on_the_wire = lambda payload: 2 * 3 / 4 * payload / bandwidth  # noqa: E731
+  on_the_wire = lambda payload: 2 * 3 / 4 * payload / bandwidth
   dense = on_the_wire(plan.dense_bytes)
   assert dense == pytest.approx(on_the_wire(plan.bytes_per_step) + 0.5)
 
@@ -131,7 +134,7 @@ def test_a_train_step_sends_the_plan_and_its_loss():
   tx = optax.chain(gl.greedylore(3, workers.AXIS), optax.adam(0.1))
   mesh = workers.mesh_of(4)
   state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
-  loss_fn = lambda p, x: sum(jnp.mean(v**2) for v in p.values()) + x.mean()  # noqa: E731
+  loss_fn = lambda p, x: sum(jnp.mean(v**2) for v in p.values()) + x.mean()
   step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
   compiled = step.lower(params, state, jnp.zeros(4)).compile()
   sent = sum(c.bytes for c in gl.collectives(compiled))

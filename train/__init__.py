@@ -1,0 +1,1 @@
+"""A config-driven trainer around greedylore_jax: `python -m train`."""

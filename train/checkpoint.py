@@ -144,7 +144,7 @@ def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
   """Nested dicts as {'data.bytes': ...}; sequences as lists, as in JSON."""
   if not isinstance(tree, dict):
     return {prefix: list(tree) if isinstance(tree, tuple) else tree}
-  flat = {}
+  flat: dict[str, Any] = {}
   for key, value in tree.items():
     flat |= _flat(value, f'{prefix}.{key}'.removeprefix('.'))
   return flat

@@ -1,5 +1,7 @@
 """The processes and devices of a run, and the mesh over them."""
 
+import contextlib
+
 import jax
 import numpy as np
 
@@ -28,7 +30,7 @@ def start(run: config.Config) -> jax.sharding.Mesh:
         f' {run.mesh.replica}.'
     )
   if run.mesh.replica:
-    jax.config.update('jax_num_cpu_devices', run.mesh.replica // processes)
+    _request_cpu_devices(run.mesh.replica // processes)
   if distributed.coordinator:
     jax.distributed.initialize(
         distributed.coordinator, processes, distributed.process_id
@@ -46,6 +48,12 @@ def start(run: config.Config) -> jax.sharding.Mesh:
         f' {run.accumulate_steps} accumulate_steps, got {run.batch_size}.'
     )
   return jax.sharding.Mesh(np.array(devices[:workers]), (WORKER_AXIS,))
+
+
+def _request_cpu_devices(count: int) -> None:
+  """Makes virtual devices, unless JAX has started with what there is."""
+  with contextlib.suppress(RuntimeError):
+    jax.config.update('jax_num_cpu_devices', count)
 
 
 def is_main() -> bool:

@@ -8,6 +8,7 @@ import io
 import pathlib
 import re
 import sys
+from typing import Any
 
 import tyro
 
@@ -136,11 +137,11 @@ def _nearest(word: str | None, known: list[str]) -> str:
   return f'; the nearest is {close[0]!r}' if close else ''
 
 
-def keys(section: type = config.Config, prefix: str = '') -> list[str]:
+def keys(section: Any = config.Config, prefix: str = '') -> list[str]:
   """Every key of the configuration, 'section.key'."""
   names = []
   for field in dataclasses.fields(section):
-    if isinstance(field.default, config.Section):
+    if dataclasses.is_dataclass(field.default):
       names += keys(type(field.default), f'{prefix}{field.name}.')
     else:
       names.append(f'{prefix}{field.name}')
@@ -149,7 +150,8 @@ def keys(section: type = config.Config, prefix: str = '') -> list[str]:
 
 def _first_paragraph(box: str) -> str:
   """The message in a box that tyro drew, as one line."""
-  lines = [line.strip('│ ') for line in re.sub('\x1b.*?m', '', box).splitlines()]
+  plain = re.sub('\x1b.*?m', '', box)
+  lines = [line.strip('│ ') for line in plain.splitlines()]
   inner = [line for line in lines if line and line[0] not in '╭╰']
   ends = [i for i, line in enumerate(inner) if line.startswith('──')]
   return ' '.join(inner[: ends[0]] if ends else inner)

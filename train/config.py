@@ -8,7 +8,8 @@ imports nothing heavy: a typing error in a command costs no JAX start-up.
 import dataclasses
 import types
 import typing
-from typing import Any, Literal
+from typing import Any
+from typing import Literal
 
 Method = Literal['dense', 'greedylore', 'fixed_subspace', 'random_subspace']
 DType = Literal['float32', 'bfloat16', 'float16']

@@ -64,7 +64,8 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
   summary = _summary(settings, job, now, journal)
   if cluster.is_main():
     report.write_summary(workdir, summary)
-    report.draw_loss(workdir, journal.lines)
+    name = settings.compression.method
+    report.draw_curves(workdir / 'loss.png', {name: journal.lines})
   bar.say(report.paragraph(summary, journal.lines, workdir))
   return summary
 

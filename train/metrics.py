@@ -57,7 +57,7 @@ class Metrics:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl; a last one cut off in the middle is left out."""
+  """The lines of a metrics.jsonl; one that was cut off is left out."""
   if not path.exists():
     return []
   lines = path.read_text(encoding='utf-8').split('\n')[:-1]

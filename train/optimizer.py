@@ -55,18 +55,16 @@ def build(
 
 def compressor(settings: config.Compression) -> gl.Compressor:
   """The compressor that the configuration names."""
-  basis = {
-      'rank': settings.rank, 'update_interval': settings.update_interval
-  }  # fmt: skip
+  rank, interval = settings.rank, settings.update_interval
   match settings.method:
     case 'dense':
       return gl.Dense()
     case 'greedylore':
-      return gl.GreedyLore(**basis, probes=settings.probes or 'independent')
+      return gl.GreedyLore(rank, interval, settings.probes or 'independent')
     case 'fixed_subspace':
-      return gl.FixedSubspace(**basis)
+      return gl.FixedSubspace(rank, interval)
     case 'random_subspace':
-      return gl.RandomSubspace(**basis)
+      return gl.RandomSubspace(rank, interval)
 
 
 def policy(
@@ -87,9 +85,9 @@ def _by_name(
     settings: config.Optimizer, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
   """`optax.NAME(schedule, ...)` with the options that were set."""
-  factory = getattr(optax, settings.name, None)
-  parameters = inspect.signature(factory).parameters if callable(factory) else {}
-  if 'learning_rate' not in parameters:
+  factory: Any = getattr(optax, settings.name, None)
+  takes = inspect.signature(factory).parameters if callable(factory) else {}
+  if 'learning_rate' not in takes:
     raise ValueError(
         f'optimizer.name must be an optimizer of optax, got {settings.name!r}'
         f'{_nearest_optimizer(settings.name)}.'
@@ -100,14 +98,14 @@ def _by_name(
       if getattr(settings, name) is not None
   }
   decay = None
-  if 'weight_decay' not in parameters:
+  if 'weight_decay' not in takes:
     decay = options.pop('weight_decay', None)
-  elif 'mask' in parameters:
+  elif 'mask' in takes:
     options['mask'] = _is_matrix
-  for name in options.keys() - parameters.keys():
+  for name in options.keys() - takes.keys():
     raise ValueError(
         f'optimizer.{name} does not apply to optax.{settings.name}, which takes'
-        f' {", ".join(parameters)}.'
+        f' {", ".join(takes)}.'
     )
   optimizer = factory(schedule, **options)
   if decay is None:

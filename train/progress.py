@@ -83,7 +83,8 @@ def describe(line: dict[str, Any]) -> str:
     bits = line.get('eval_bits_per_byte')
     shown = f' ({bits:.3f} bits per byte)' if bits else ''
     return f'held-out loss {line["eval_loss"]:.4f}{shown}'
+  sent, dense = (line[x] / 1e6 for x in ('bytes_sent', 'dense_bytes'))
   return (
-      f'loss {line["loss"]:.4f}  {line["tokens_per_second"]:,.0f} tokens/s  sent'
-      f' {line["bytes_sent"] / 1e6:,.1f} MB of {line["dense_bytes"] / 1e6:,.1f}'
+      f'loss {line["loss"]:.4f}  {line["tokens_per_second"]:,.0f} tokens/s '
+      f' sent {sent:,.1f} MB of {dense:,.1f}'
   )

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
@@ -20,14 +20,13 @@ def paragraph(
     summary: dict[str, Any], lines: list[dict[str, Any]], workdir: pathlib.Path
 ) -> str:
   """What was learnt, what was saved, and where it lies."""
-  first = next((x['loss'] for x in lines if 'loss' in x), float('nan'))
-  bits = summary.get('final_eval_bits_per_byte')
-  per_byte = f', {bits:.3f} bits per byte,' if bits else ''
+  first = next(x['loss'] for x in lines if 'loss' in x)
   text = (
       f'{summary["steps"]} steps took the training loss from {first:.3f} to'
-      f' {summary["final_loss"]:.3f} nats per token; on held-out text it is'
-      f' {summary["final_eval_loss"]:.3f}{per_byte} after'
-      f' {summary["seconds"]:.0f} s of training.'
+      f' {summary["final_loss"]:.3f} nats per token in'
+      f' {summary["seconds"]:.0f} s. On held-out text it is'
+      f' {summary["final_eval_loss"]:.3f}, which is'
+      f' {summary["final_eval_bits_per_byte"]:.3f} bits per byte.'
   )
   if summary['num_workers'] > 1:
     text += (
@@ -39,29 +38,45 @@ def paragraph(
   return f'{text} Checkpoints, metrics and loss.png lie in {workdir}.'
 
 
-def draw_loss(workdir: pathlib.Path, lines: list[dict[str, Any]]) -> None:
-  """Draws loss.png: the loss against steps, and against bytes sent."""
-  train = [x for x in lines if 'loss' in x]
-  held_out = [x for x in lines if 'eval_loss' in x]
-  figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
-  for ax, key, scale, label in (
-      (axes[0], 'step', 1, 'step'),
-      (axes[1], 'bytes_sent', 1e-6, 'MB sent per worker'),
-  ):
-    at = lambda of: [x[key] * scale for x in of]  # noqa: B023
-    ax.plot(at(train), [x['loss'] for x in train], label='training', lw=1)
-    ax.plot(
-        at(held_out), [x['eval_loss'] for x in held_out], 'o-', ms=4,
-        label='held out',
-    )  # fmt: skip
-    ax.set_xlabel(label)
-    ax.grid(alpha=0.3)
-  if train and train[-1]['dense_bytes'] > train[-1]['bytes_sent']:
-    axes[1].axvline(
-        train[-1]['dense_bytes'] * 1e-6, color='gray', ls='--',
-        label='dense would have sent',
-    )  # fmt: skip
+def draw_curves(
+    path: pathlib.Path, runs: dict[str, list[dict[str, Any]]]
+) -> None:
+  """Draws the losses of runs against steps and against bytes sent.
+
+  Args:
+    path: of the PNG.
+    runs: name -> lines of metrics.jsonl. Thin lines are training losses, dots
+      held-out ones.
+  """
+  figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
+  for i, (name, lines) in enumerate(runs.items()):
+    color = f'C{i}'
+    for ax, key, scale in ((axes[0], 'step', 1), (axes[1], 'bytes_sent', 1e-6)):
+      train = [x for x in lines if 'loss' in x]
+      held_out = [x for x in lines if 'eval_loss' in x]
+      ax.plot(
+          [x[key] * scale for x in train], [x['loss'] for x in train],
+          lw=1, alpha=0.6, color=color,
+      )  # fmt: skip
+      ax.plot(
+          [x[key] * scale for x in held_out],
+          [x['eval_loss'] for x in held_out],
+          'o-', ms=4, color=color, label=f'{name}, held out',
+      )  # fmt: skip
+  if len(runs) == 1 and (end := _dense_end(lines)):
+    axes[1].axvline(end, color='gray', ls='--', label='sent by dense averaging')
+  axes[0].set_xlabel('step')
+  axes[1].set_xlabel('MB sent per worker')
   axes[0].set_ylabel('loss, nats per token')
   axes[1].legend()
-  figure.savefig(workdir / 'loss.png', dpi=120)
+  for ax in axes:
+    ax.grid(alpha=0.3)
+  figure.savefig(path, dpi=120)
   plt.close(figure)
+
+
+def _dense_end(lines: list[dict[str, Any]]) -> float | None:
+  """MB that dense averaging would have sent, if that is another number."""
+  last = lines[-1]
+  dense, sent = last['dense_bytes'], last['bytes_sent']
+  return dense * 1e-6 if dense > sent else None

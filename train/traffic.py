@@ -20,9 +20,12 @@ class Traffic:
     save_bytes: of a checkpoint, for which the errors are averaged.
   """
 
-  def __init__(self, plan: gl.Plan, compiled: jax.stages.Compiled, workers: int):
+  def __init__(
+      self, plan: gl.Plan, compiled: jax.stages.Compiled, workers: int
+  ):
+    """Reads the compiled step of a run on so many workers."""
     self._plan = plan
-    self._by_phase = collections.Counter()
+    self._by_phase: collections.Counter[str | None] = collections.Counter()
     for collective in gl.collectives(compiled):
       self._by_phase[collective.phase] += collective.bytes
     alone = workers == 1

@@ -1,6 +1,7 @@
 """What a compression method is, and the parts that several methods share."""
 
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from greedylore_jax._rounds import Rounds
 class Compressor(Protocol):
   """A method: how a stack of matrices h, [k, a, b] with a <= b, is averaged.
 
-  `refresh` and `compress` are generators. `mean, sent = yield message` is one
+  `compress` is a generator, and so is `refresh`, with the same arguments, of
+  methods that have an `update_interval`. `mean, sent = yield message` is one
   communication round: `mean` is the message's mean over the workers (equal on
   all of them), `sent` is what this worker really put on the wire (the message
   rounded to the dtype that travels). They return
@@ -30,16 +32,14 @@ class Compressor(Protocol):
   """
 
   @property
-  def update_interval(self) -> int | None: ...
+  def update_interval(self) -> int | None:
+    """Steps from one refresh to the next, or None."""
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> Any:
     """The memory before the first step."""
 
-  def refresh(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
-    """A step in which the memory is rebuilt."""
-
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
-    """Any other step."""
+    """A step that sends a compressed form."""
 
 
 def dense(h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
@@ -68,10 +68,12 @@ class LazyBasis:
   decomposition: _linalg.Decomposition
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
+    """Before the first refresh any orthonormal basis will do."""
     del b
     return jnp.broadcast_to(jnp.eye(a, dtype=dtype), (k, a, a))
 
   def refresh(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    """Everything is sent, and the basis is that of its mean."""
     h_mean, h_sent, _ = yield from dense(h, basis, key)
     basis = _linalg.left_singular_basis(h_mean, self.decomposition)
     return h_mean, h_sent, basis
@@ -82,7 +84,9 @@ def check_integer(name: str, value: Any, at_least: int = 1) -> None:
   if not isinstance(value, int) or isinstance(value, bool):
     raise TypeError(f'{name} must be an int, got {name}={value!r}.')
   if value < at_least:
-    raise ValueError(f'{name} must be at least {at_least}, got {name}={value!r}.')
+    raise ValueError(
+        f'{name} must be at least {at_least}, got {name}={value!r}.'
+    )
 
 
 def check_lazy_basis(compressor: Any) -> None:

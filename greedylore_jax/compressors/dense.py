@@ -16,8 +16,10 @@ class Dense:
   update_interval = None
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> tuple[()]:
+    """Nothing to remember."""
     del k, a, b, dtype
     return ()
 
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+    """A round with everything in it."""
     return base.dense(h, memory, key)

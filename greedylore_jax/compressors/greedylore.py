@@ -1,4 +1,4 @@
-"""GreedyLore: a basis kept for a while, its best directions chosen each step."""
+"""GreedyLore: a basis kept for a while, its best directions every step."""
 
 import dataclasses
 from typing import Literal
@@ -68,13 +68,16 @@ class GreedyLore(base.LazyBasis):
       base.check_integer('probes', self.probes)
 
   def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    """Two rounds: scores, then the factor of the directions they chose."""
     scores, _ = yield self._scores(h, basis, key)
     energies = jnp.sum(scores**2, axis=-1)
     p = _linalg.top_columns(basis, energies, min(self.rank, h.shape[1]))
     output, sent = yield from base.project(h, p)
     return output, sent, basis
 
-  def _scores(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> jax.Array:
+  def _scores(
+      self, h: jax.Array, basis: jax.Array, key: jax.Array
+  ) -> jax.Array:
     """This worker's lambda, [k, a, b], [k, a, a] -> [k, a, m]."""
     if self.probes == 'independent':
       v = jax.random.normal(key, h.shape, h.dtype)

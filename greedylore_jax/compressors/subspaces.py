@@ -1,4 +1,4 @@
-"""Controls for GreedyLore: the same basis, but directions not chosen greedily."""
+"""Controls for GreedyLore: the same basis, other choices of directions."""
 
 import dataclasses
 
@@ -36,9 +36,11 @@ class FixedSubspace(base.LazyBasis):
   update_interval: int = 200
   decomposition: _linalg.Decomposition = 'gram'
 
-  __post_init__ = base.check_lazy_basis
+  def __post_init__(self):
+    base.check_lazy_basis(self)
 
   def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    """One round: the factor of the leading directions."""
     del key
     p = basis[:, :, : self.rank]
     output, sent = yield from base.project(h, p)
@@ -69,9 +71,11 @@ class RandomSubspace(base.LazyBasis):
   update_interval: int = 200
   decomposition: _linalg.Decomposition = 'gram'
 
-  __post_init__ = base.check_lazy_basis
+  def __post_init__(self):
+    base.check_lazy_basis(self)
 
   def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    """One round: the factor of directions drawn by lot."""
     lots = jax.random.uniform(key, h.shape[:2])
     p = _linalg.top_columns(basis, lots, min(self.rank, h.shape[1]))
     output, sent = yield from base.project(h, p)

@@ -1,5 +1,7 @@
 """Text documents, and which of them are held out for evaluation."""
 
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import functools
 import glob
@@ -9,7 +11,6 @@ import os
 import pathlib
 import platform
 import sysconfig
-from collections.abc import Iterator, Sequence
 
 # Installed packages are no part of the standard library, and not every Python
 # ships its tests.

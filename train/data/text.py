@@ -1,7 +1,7 @@
 """Documents to token windows, and windows to batches of any worker count."""
 
-import dataclasses
 from collections.abc import Iterable
+import dataclasses
 
 import grain
 import numpy as np

@@ -1,8 +1,8 @@
 """From text to token ids: bytes, SentencePiece or Hugging Face tokenizers."""
 
+from collections.abc import Iterator
 import hashlib
 import os
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -70,6 +70,7 @@ class Bytes:
   end_of_text: int | None = 0
 
   def encode(self, text: bytes) -> np.ndarray:
+    """Ids of a text, [tokens]."""
     return np.frombuffer(text, np.uint8)
 
 
@@ -95,6 +96,7 @@ class SentencePiece:
     self.end_of_text = end if end >= 0 else None
 
   def encode(self, text: bytes) -> np.ndarray:
+    """Ids of a text, [tokens]."""
     chunks = (self._model.encode(chunk) for chunk in _chunks(text))
     return _concatenate(chunks, self.vocab_size)
 
@@ -124,6 +126,7 @@ class HuggingFace:
     self.end_of_text = next((ids[t] for t in _END_OF_TEXT if t in ids), None)
 
   def encode(self, text: bytes) -> np.ndarray:
+    """Ids of a text, [tokens]."""
     chunks = (
         self._model.encode(chunk, add_special_tokens=False).ids
         for chunk in _chunks(text)

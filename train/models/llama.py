@@ -24,14 +24,14 @@ References:
   arXiv:2104.09864, 2021, equation 34.
 """
 
-import math
 from collections.abc import Callable
+import math
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from train import config
 from train.models import rules

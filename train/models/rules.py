@@ -1,7 +1,7 @@
 """Values for parameters by ordered rules over their paths."""
 
-import re
 from collections.abc import Sequence
+import re
 from typing import Any
 
 import jax

@@ -1,0 +1,63 @@
+"""Does the code keep to the house's rules? Layers, sizes, public names only."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import greedylore_jax
+
+ROOT = pathlib.Path(greedylore_jax.__file__).parent.parent
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for folder in ('greedylore_jax', 'train', 'tests', 'configs')
+    for path in (ROOT / folder).rglob('*.py')
+)
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=str)
+def test_files_and_functions_are_short(path):
+  text = (ROOT / path).read_text(encoding='utf-8')
+  assert len(text.splitlines()) <= 300, f'{path} is longer than 300 lines'
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef):
+      documented = ast.get_docstring(node, clean=False) or ''
+      lines = node.end_lineno - node.lineno + 1 - documented.count('\n')
+      assert lines <= 60, f'{path}: {node.name} has {lines} lines of code'
+
+
+def test_imports_point_down():
+  """The layers stand in pyproject.toml, under tool.importlinter."""
+  lint = pathlib.Path(sys.executable).with_name('lint-imports')
+  done = subprocess.run(
+      [lint], cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_library_needs_jax_and_optax_only():
+  allowed = set(sys.stdlib_module_names) | {
+      'greedylore_jax', 'jax', 'numpy', 'optax'
+  }  # fmt: skip
+  for path in SOURCES:
+    if path.parts[0] != 'greedylore_jax':
+      continue
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding='utf-8'))):
+      names = []
+      if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        names = [node.module]
+      for name in names:
+        assert name.split('.')[0] in allowed, f'{path} imports {name}'
+        assert '._src' not in name, f'{path} imports the private {name}'
+
+
+def test_only_one_module_communicates():
+  for path in SOURCES:
+    if path.parts[0] == 'greedylore_jax' and path.name != '_rounds.py':
+      text = (ROOT / path).read_text(encoding='utf-8')
+      for call in ('lax.psum', 'lax.pmean', 'lax.all_gather', 'lax.ppermute'):
+        assert call not in text, f'{path} calls {call}; yield a message instead'
