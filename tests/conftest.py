@@ -1,6 +1,7 @@
-"""Eight virtual CPU devices, and no silent rank promotion."""
+"""Eight virtual CPU devices, no silent rank promotion, programs compiled once."""
 
 import os
+import tempfile
 
 os.environ['XLA_FLAGS'] = ' '.join((
     os.environ.get('XLA_FLAGS', ''),
@@ -11,3 +12,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# The trainer's tests start the same run again and again.
+_CACHE = tempfile.TemporaryDirectory(prefix='greedylore-tests-')
+jax.config.update('jax_compilation_cache_dir', _CACHE.name)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+assert jax.device_count() == 8

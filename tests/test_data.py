@@ -1,45 +1,26 @@
 """Is the text the same for every process, resume and split, and read right?"""
 
-import io
+import functools
 import json
 import lzma
 import sys
 
 import numpy as np
 import pytest
+import texts
 
-from train import config
 from train import data
 from train.data import corpus
-from train.data import tokenizers
-
-LINES = [f'line {i}: the value of {i * i} is not {i}é\n' for i in range(400)]
-
-
-def read_files(*patterns):
-  return corpus.read('files', [str(pattern) for pattern in patterns])
 
 
 @pytest.fixture
 def folder(tmp_path):
-  """Forty texts of different sizes, one of them below a subfolder."""
-  (tmp_path / 'sub').mkdir()
-  for i in range(39):
-    (tmp_path / f'{i:02}.txt').write_text(f'{i}\n' + ''.join(LINES[: 5 + i]))
-  (tmp_path / 'sub' / 'deep.txt').write_text('deep\n' + ''.join(LINES[:20]))
-  return tmp_path
+  return texts.write(tmp_path)
 
 
 @pytest.fixture
 def section(folder):
-  """Builds the data section of a configuration for these texts."""
-  def build(**changes):
-    values = dict(
-        source='files', files=(str(folder / '**' / '*.txt'),),
-        sequence_length=32, eval_fraction=0.1,
-    )
-    return config.Data(**(values | changes))
-  return build
+  return functools.partial(texts.section, folder)
 
 
 def take(iterator, count):
@@ -131,11 +112,11 @@ def test_evaluation_is_spread_evenly_and_independent_of_the_seed(section):
 
 
 def test_whole_files_are_held_out_to_about_the_fraction(folder):
-  texts = read_files(folder / '**' / '*.txt')
-  train, held_out = corpus.split(texts, 0.1)
-  assert sorted(train + held_out, key=lambda d: d.name) == [*texts.documents]
+  whole = texts.read(folder / '**' / '*.txt')
+  train, held_out = corpus.split(whole, 0.1)
+  assert sorted(train + held_out, key=lambda d: d.name) == [*whole.documents]
   size = sum(len(document.text) for document in held_out)
-  assert 0.05 * texts.num_bytes <= size <= 0.1 * texts.num_bytes
+  assert 0.05 * whole.num_bytes <= size <= 0.1 * whole.num_bytes
   assert not {d.text for d in train} & {d.text for d in held_out}
 
 
@@ -144,16 +125,16 @@ def test_the_split_follows_names_not_places(folder, tmp_path):
   moved.mkdir()
   for path in folder.glob('*.txt'):
     (moved / path.name).write_bytes(path.read_bytes())
-  here, there = read_files(folder / '*.txt'), read_files(moved / '*.txt')
+  here, there = texts.read(folder / '*.txt'), texts.read(moved / '*.txt')
   assert here.sha256 == there.sha256
   assert corpus.split(here, 0.1) == corpus.split(there, 0.1)
 
 
 def test_the_split_is_the_same_in_every_release():
-  texts = corpus.Corpus('letters', tuple(
+  whole = corpus.Corpus('letters', tuple(
       corpus.Document(name, name.encode()) for name in 'abcdefghij'
   ))
-  _, held_out = corpus.split(texts, 0.3)
+  _, held_out = corpus.split(whole, 0.3)
   # Runs before and after a change of this do not compare.
   assert ''.join(document.name for document in held_out) == 'dfj'
 
@@ -161,7 +142,7 @@ def test_the_split_is_the_same_in_every_release():
 def test_the_end_of_a_single_file_is_held_out(tmp_path):
   path = tmp_path / 'one.txt'
   path.write_text('é' * 101)
-  (train,), (held_out,) = corpus.split(read_files(path), 0.26)
+  (train,), (held_out,) = corpus.split(texts.read(path), 0.26)
   assert train.text + held_out.text == path.read_bytes()
   assert held_out.text.decode() == 'é' * 27  # 53 bytes would cut a letter.
 
@@ -169,7 +150,7 @@ def test_the_end_of_a_single_file_is_held_out(tmp_path):
 def test_copies_and_empty_files_are_dropped(tmp_path):
   for name, text in {'a': 'same', 'b': 'same', 'c': '', 'd': 'other'}.items():
     (tmp_path / name).write_text(text)
-  documents = read_files(tmp_path / '*').documents
+  documents = texts.read(tmp_path / '*').documents
   assert [(d.name, d.text) for d in documents] == [
       ('a', b'same'), ('d', b'other'),
   ]
@@ -178,137 +159,31 @@ def test_copies_and_empty_files_are_dropped(tmp_path):
 def test_the_hash_follows_texts_and_names(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_text('one')
-  before = read_files(path).sha256
+  before = texts.read(path).sha256
   path.write_text('two')
-  changed = read_files(path).sha256
-  renamed = read_files(path.rename(tmp_path / 'b.txt')).sha256
+  changed = texts.read(path).sha256
+  renamed = texts.read(path.rename(tmp_path / 'b.txt')).sha256
   assert len({before, changed, renamed}) == 3
 
 
 def test_xz_is_read_as_its_text(tmp_path):
   (tmp_path / 'a.txt.xz').write_bytes(lzma.compress(b'packed'))
-  assert read_files(tmp_path / 'a.txt.xz').documents[0].text == b'packed'
+  assert texts.read(tmp_path / 'a.txt.xz').documents[0].text == b'packed'
 
 
 def test_a_file_name_may_look_like_a_pattern(tmp_path):
   (tmp_path / 'a[1].txt').write_text('text')
-  assert read_files(tmp_path / 'a[1].txt').documents[0].text == b'text'
+  assert texts.read(tmp_path / 'a[1].txt').documents[0].text == b'text'
 
 
 def test_the_standard_library_comes_without_tests_and_packages():
-  texts = corpus.read('python-stdlib')
-  names = {document.name for document in texts.documents}
+  found = corpus.read('python-stdlib')
+  names = {document.name for document in found.documents}
   folders = {part for name in names for part in name.split('/')[:-1]}
   assert {'functools.py', 'json/decoder.py'} <= names
   assert not folders & {'test', 'tests', 'idle_test', 'site-packages'}
   assert not any(name.startswith('_sysconfigdata') for name in names)
-  assert sys.version.split()[0] in texts.name
-
-
-# Tokenizers.
-
-
-@pytest.fixture(scope='module')
-def sentencepiece_path(tmp_path_factory):
-  sentencepiece = pytest.importorskip('sentencepiece')
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(LINES), model_writer=model, vocab_size=400,
-      model_type='bpe', byte_fallback=True, minloglevel=2,
-      normalization_rule_name='identity', remove_extra_whitespaces=False,
-  )
-  path = tmp_path_factory.mktemp('tokenizer') / 'tiny.model'
-  path.write_bytes(model.getvalue())
-  return str(path)
-
-
-@pytest.fixture(scope='module')
-def huggingface_path(tmp_path_factory):
-  """A byte-level BPE whose file asks for truncation and padding."""
-  library = pytest.importorskip('tokenizers')
-  model = library.Tokenizer(library.models.BPE())
-  model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-  model.decoder = library.decoders.ByteLevel()
-  model.train_from_iterator(LINES, library.trainers.BpeTrainer(
-      vocab_size=400, special_tokens=['<|endoftext|>'], show_progress=False,
-      initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
-  ))
-  model.enable_truncation(8)
-  model.enable_padding(length=4096)
-  path = tmp_path_factory.mktemp('tokenizer') / 'tokenizer.json'
-  model.save(str(path))
-  return str(path)
-
-
-def test_bytes_round_trip():
-  tokenizer = tokenizers.load('bytes')
-  text = ''.join(LINES).encode()
-  tokens = tokenizer.encode(text)
-  assert tokens.dtype == np.uint8
-  assert tokens.tobytes() == text
-
-
-@pytest.mark.parametrize('chunk_bytes', [100, 1 << 20])
-def test_sentencepiece_round_trip(sentencepiece_path, chunk_bytes, monkeypatch):
-  import sentencepiece
-
-  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', chunk_bytes)
-  model = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_path)
-  tokenizer = tokenizers.load(sentencepiece_path)
-  tokens = tokenizer.encode(''.join(LINES).encode())
-  assert tokens.dtype == np.uint16
-  assert tokens.max() < tokenizer.vocab_size == 400
-  assert tokenizer.end_of_text == model.eos_id()
-  # The library puts a space before whatever it encodes: one per chunk.
-  decoded = model.decode(tokens.tolist()).replace('\n ', '\n')
-  assert decoded == ''.join(LINES)
-
-
-@pytest.mark.parametrize('chunk_bytes', [100, 1 << 20])
-def test_huggingface_round_trip(huggingface_path, chunk_bytes, monkeypatch):
-  import tokenizers as library
-
-  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', chunk_bytes)
-  model = library.Tokenizer.from_file(huggingface_path)
-  tokenizer = tokenizers.load(huggingface_path)
-  tokens = tokenizer.encode(''.join(LINES).encode())
-  assert tokens.dtype == np.uint16
-  assert tokens.max() < tokenizer.vocab_size == model.get_vocab_size()
-  assert tokenizer.end_of_text == model.token_to_id('<|endoftext|>')
-  decoded = model.decode(tokens.tolist(), skip_special_tokens=False)
-  assert decoded == ''.join(LINES)
-
-
-@pytest.mark.parametrize('name', ['bytes', 'sentencepiece', 'huggingface'])
-def test_documents_end_with_the_mark_and_count_their_bytes(
-    section, folder, request, name
-):
-  fixture = None if name == 'bytes' else f'{name}_path'
-  path = request.getfixturevalue(fixture) if fixture else name
-  text = data.load(section(tokenizer=path))
-  tokenizer = tokenizers.load(path)
-  assert text.description['tokenizer'] == tokenizer.name
-  assert text.vocab_size == tokenizer.vocab_size
-  _, held_out = corpus.split(read_files(folder / '**' / '*.txt'), 0.1)
-  tokens = np.concatenate([
-      np.append(tokenizer.encode(d.text), tokenizer.end_of_text)
-      for d in held_out
-  ])
-  whole = text.held_out_windows.ravel()
-  np.testing.assert_array_equal(whole, tokens[: whole.size])
-  size = sum(len(document.text) + 1 for document in held_out)
-  assert text.bytes_per_token == size / tokens.size
-  assert (text.bytes_per_token == 1) == (name == 'bytes')
-
-
-def test_a_tokenizer_is_told_apart_by_its_content(huggingface_path, tmp_path):
-  copy = tmp_path / 'tokenizer.json'
-  with open(huggingface_path, encoding='utf-8') as file:
-    copy.write_text(file.read())
-  name = tokenizers.load(huggingface_path).name
-  assert tokenizers.load(str(copy)).name == name
-  copy.write_text(copy.read_text().replace('<|endoftext|>', '</s>'))
-  assert tokenizers.load(str(copy)).name != name
+  assert sys.version.split()[0] in found.name
 
 
 # What goes wrong is said plainly.
@@ -321,9 +196,9 @@ def test_an_unknown_source():
 
 def test_a_pattern_without_a_file(tmp_path):
   with pytest.raises(ValueError, match=r'nothing\*.*matches none'):
-    read_files(tmp_path / 'nothing*')
+    texts.read(tmp_path / 'nothing*')
   with pytest.raises(ValueError, match=r'a folder needs a pattern'):
-    read_files(tmp_path)
+    texts.read(tmp_path)
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -331,19 +206,19 @@ def test_a_file_that_cannot_be_read(tmp_path):
   (tmp_path / 'plain.xz').write_bytes(b'text')
   for name in ('damaged.xz', 'plain.xz'):
     with pytest.raises(ValueError, match=f'Cannot read .*{name}.* mend it'):
-      read_files(tmp_path / name)
+      texts.read(tmp_path / name)
 
 
 def test_a_file_that_is_not_utf8(tmp_path):
   (tmp_path / 'latin.txt').write_bytes('caf\xe9 au lait'.encode('latin-1'))
-  with pytest.raises(ValueError, match=r'UTF-8 text, got byte 0xe9 at offset 3'):
-    read_files(tmp_path / 'latin.txt')
+  with pytest.raises(ValueError, match=r'UTF-8 .* byte 0xe9 at offset 3'):
+    texts.read(tmp_path / 'latin.txt')
 
 
 def test_a_corpus_without_text(tmp_path, monkeypatch):
   (tmp_path / 'empty.txt').touch()
   with pytest.raises(ValueError, match=r'must hold text, got 1 files'):
-    read_files(tmp_path / 'empty.txt')
+    texts.read(tmp_path / 'empty.txt')
   monkeypatch.setattr('sysconfig.get_path', lambda name: str(tmp_path))
   with pytest.raises(ValueError, match=r'must hold text, got 0 files'):
     corpus.read('python-stdlib')
@@ -374,27 +249,3 @@ def test_a_part_without_a_window(section, fraction, part):
 def test_a_batch_that_does_not_divide(section):
   with pytest.raises(ValueError, match=r'batch_size=6 and 4 processes'):
     data.load(section()).train(6, 0, 4)
-
-
-def test_an_unknown_tokenizer(tmp_path):
-  with pytest.raises(ValueError, match="must be 'bytes' or .* got 'gpt2'"):
-    tokenizers.load('gpt2')
-  with pytest.raises(ValueError, match=r'there is no .*absent.model'):
-    tokenizers.load(str(tmp_path / 'absent.model'))
-
-
-@pytest.mark.parametrize(('name', 'kind', 'library'), [
-    ('bad.model', 'SentencePiece model', 'sentencepiece'),
-    ('bad.json', 'Hugging Face tokenizer', 'tokenizers'),
-])
-def test_a_damaged_tokenizer_and_a_missing_library(
-    tmp_path, monkeypatch, name, kind, library
-):
-  pytest.importorskip(library)
-  path = tmp_path / name
-  path.write_text('{}')
-  with pytest.raises(ValueError, match=f'must be a {kind}, .*{name}'):
-    tokenizers.load(str(path))
-  monkeypatch.setitem(sys.modules, library, None)
-  with pytest.raises(ImportError, match=rf'{library}: pip .*-jax\[train\]'):
-    tokenizers.load(str(path))

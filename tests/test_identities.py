@@ -134,7 +134,7 @@ def test_no_axis_is_one_worker():
 
 
 def test_the_first_compressed_step_is_a_refresh_and_delivers_the_error():
-  """Start 1, interval 4: dense steps are 0, 1 and 5; the error is gone there."""
+  """Start 1, interval 4: dense steps are 0, 1, 5; the error is gone there."""
   tx, update = compiled('greedylore', 4)
   state = gl.expand(tx.init(workers.zeros(SHAPES)), 4)
   history, _ = trajectory(update, state, 4, steps=7)

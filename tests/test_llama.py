@@ -239,15 +239,10 @@ def test_local_gradients_inside_shard_map_are_those_of_vmap(remat):
 # Which parameters are there? (The sizes are those of GaLore, arXiv:2403.03507.)
 
 
-@pytest.mark.parametrize(
-    'width, feed_forward, heads, layers',
-    [
-        (512, 1376, 8, 8),
-        (768, 2048, 12, 12),
-        (1024, 2736, 16, 24),
-        (2048, 5461, 32, 24),
-    ],
-)
+@pytest.mark.parametrize(('width', 'feed_forward', 'heads', 'layers'), [
+    (512, 1376, 8, 8), (768, 2048, 12, 12),
+    (1024, 2736, 16, 24), (2048, 5461, 32, 24),
+])  # fmt: skip
 def test_parameter_count(width, feed_forward, heads, layers):
   model = config.Model(width, layers, heads, feed_forward)
   block = 4 * width**2 + 3 * width * feed_forward + 2 * width
@@ -282,9 +277,9 @@ def test_first_matching_rule_wins_and_matches_the_whole_path():
 # Are mistakes named?
 
 
-@pytest.mark.parametrize(
-    'shape, dtype', [((2, 1), 'int32'), ((13,), 'int32'), ((2, 13), 'float32')]
-)
+@pytest.mark.parametrize(('shape', 'dtype'), [
+    ((2, 1), 'int32'), ((13,), 'int32'), ((2, 13), 'float32'),
+])  # fmt: skip
 def test_wrong_batch_is_refused(shape, dtype):
   with pytest.raises(ValueError, match='a batch is integers'):
     models.make_loss(TINY, VOCAB)({}, jnp.zeros(shape, dtype))

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
 
   try:
     loop.run(settings, pathlib.Path(settings.workdir))
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+  except (ValueError, OSError, ImportError, FloatingPointError) as error:
     return command.fail(error)
   return 0
 

@@ -102,7 +102,10 @@ class Checkpoints:
         restored.progress,
     )
 
-  def close(self) -> None:
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
     """Waits until everything is on disk."""
     self._manager.wait_until_finished()
     self._manager.close()

@@ -1,13 +1,12 @@
 """From a command line to a configuration: CONFIG [--section.key VALUE ...]."""
 
 import ast
-import contextlib
 import dataclasses
 import difflib
-import io
 import pathlib
-import re
 import sys
+import textwrap
+import typing
 from typing import Any
 
 import tyro
@@ -39,30 +38,29 @@ def parse(argv: list[str], prog: str) -> tuple[config.Config, str]:
     UsageError: for an unknown key, a value out of range or a bad file.
     SystemExit: after printing the help that was asked for.
   """
-  path, options = (None, argv) if _is_option(argv) else (argv[0], argv[1:])
-  if path is None and not {'-h', '--help'} & set(options):
+  path = argv[0] if argv and not argv[0].startswith('-') else ''
+  options = argv[1:] if path else argv
+  asks_help = bool({'-h', '--help'} & set(options))
+  if not path and not asks_help:
     raise UsageError(f'expected {prog} CONFIG [--section.key VALUE ...]')
   start = load(path) if path else config.Config()
-  messages = io.StringIO()
-  try:
-    with contextlib.redirect_stderr(messages):
-      parsed, unknown = tyro.cli(
-          config.Config,
-          prog=f'{prog} CONFIG',
-          description='Trains what CONFIG (a file of configs/) describes.',
-          args=options,
-          default=start,
-          use_underscores=True,
-          return_unknown_args=True,
-          config=(tyro.conf.FlagConversionOff,),
-      )
-  except SystemExit as stop:
-    if not stop.code:
-      raise
-    raise UsageError(_first_paragraph(messages.getvalue())) from None
-  if unknown:
-    raise UsageError(_explain_unknown(unknown[0]))
-  return parsed, pathlib.Path(path or 'default').stem
+  if asks_help:
+    _print_help(start, prog)
+  return _override(start, options), pathlib.Path(path).stem
+
+
+def _print_help(start: config.Config, prog: str) -> typing.NoReturn:
+  """Every key with its type, meaning and value in `start`; then exits."""
+  tyro.cli(
+      config.Config,
+      prog=f'{prog} CONFIG',
+      description='Trains what CONFIG (a file of configs/) describes.',
+      args=['--help'],
+      default=start,
+      use_underscores=True,
+      config=(tyro.conf.FlagConversionOff,),
+  )
+  sys.exit()
 
 
 def load(path: str) -> config.Config:
@@ -100,61 +98,110 @@ def load(path: str) -> config.Config:
   return found
 
 
-def _value(node: ast.expr, path: str):
+def _value(node: ast.expr, path: str) -> Any:
   """A literal, or a section of the configuration with such values."""
   try:
     match node:
-      case ast.Call(ast.Name(name), [], keywords) if name in _SECTIONS:
-        known = [f.name for f in dataclasses.fields(_SECTIONS[name])]
-        for keyword in keywords:
-          if keyword.arg not in known:
-            raise ValueError(
-                f'{name} has no {keyword.arg!r}{_nearest(keyword.arg, known)}'
-            )
-        return _SECTIONS[name](
-            **{str(k.arg): _value(k.value, path) for k in keywords}
-        )
+      case ast.Call(ast.Name(name), [], keywords) if all(
+          keyword.arg for keyword in keywords
+      ):
+        values = [(str(k.arg), _value(k.value, path)) for k in keywords]
+        return _section(name, values)
       case _:
-        return ast.literal_eval(node)
-  except (ValueError, TypeError) as error:
+        return _literal(node)
+  except ValueError as error:
     raise UsageError(f'{path}, line {node.lineno}: {error}') from None
 
 
-def _is_option(argv: list[str]) -> bool:
-  return not argv or argv[0].startswith('-')
+def _section(name: str, values: list[tuple[str, Any]]) -> config.Section:
+  if name not in _SECTIONS:
+    nearest = _nearest(name, [*_SECTIONS])
+    raise ValueError(f'there is no section {name!r}{nearest}')
+  known = [field.name for field in dataclasses.fields(_SECTIONS[name])]
+  for i, (key, _) in enumerate(values):
+    if key not in known:
+      raise ValueError(f'{name} has no {key!r}{_nearest(key, known)}')
+    if key in dict(values[:i]):
+      raise ValueError(f'{name} is given {key!r} twice')
+  return _SECTIONS[name](**dict(values))
 
 
-def _explain_unknown(argument: str) -> str:
-  """What to say about an argument that no field of the configuration takes."""
-  key = argument.lstrip('-').split('=')[0]
-  if not argument.startswith('--'):
-    return f'expected --section.key VALUE, got {argument!r}'
-  return f'unknown option --{key}{_nearest(key, keys())}'
+def _literal(node: ast.expr) -> Any:
+  try:
+    return ast.literal_eval(node)
+  except (ValueError, TypeError):
+    found = textwrap.shorten(ast.unparse(node), 60, placeholder=' ...')
+    raise ValueError(
+        f'expected a literal or a section with key=value, got {found}'
+    ) from None
 
 
-def _nearest(word: str | None, known: list[str]) -> str:
-  close = difflib.get_close_matches(word or '', known, n=1, cutoff=0.0)
+def _override(start: config.Config, options: list[str]) -> config.Config:
+  """`--section.key VALUE ...` on top of a configuration."""
+  types = _types()
+  changes: dict[str, dict[str, Any]] = {}
+  for key, words in _pairs(options):
+    if key not in types:
+      raise UsageError(f'unknown option --{key}{_nearest(key, [*types])}')
+    section, _, name = key.rpartition('.')
+    changes.setdefault(section, {})[name] = _typed(key, words, types[key])
+  try:
+    values = changes.pop('', {})
+    for section, inner in changes.items():
+      values[section] = dataclasses.replace(getattr(start, section), **inner)
+    return dataclasses.replace(start, **values)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
+
+
+def _pairs(options: list[str]) -> list[tuple[str, list[str]]]:
+  """`--key VALUE ...` or `--key=VALUE`, as keys and the words after them."""
+  pairs: list[tuple[str, list[str]]] = []
+  for word in options:
+    if word.startswith('--'):
+      key, *values = word.removeprefix('--').split('=', 1)
+      pairs.append((key, values))
+    elif pairs:
+      pairs[-1][1].append(word)
+    else:
+      raise UsageError(f'expected --section.key VALUE, got {word!r}')
+  return pairs
+
+
+def _typed(key: str, words: list[str], hint: Any) -> Any:
+  """Words as a value of that type; what is not of it is left for the check."""
+  if typing.get_origin(hint) is tuple:
+    return tuple(words)
+  if len(words) != 1:
+    given = ' '.join(words) or 'none'
+    raise UsageError(f'--{key} takes one value, got {given}')
+  try:
+    value = ast.literal_eval(words[0])
+  except (ValueError, TypeError, SyntaxError):
+    return words[0]
+  of_type = not isinstance(value, str) and config.is_of(value, hint)
+  return value if of_type else words[0]
+
+
+def _nearest(word: str, known: list[str]) -> str:
+  close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
   return f'; the nearest is {close[0]!r}' if close else ''
 
 
-def keys(section: Any = config.Config, prefix: str = '') -> list[str]:
+def keys() -> list[str]:
   """Every key of the configuration, 'section.key'."""
-  names = []
-  for field in dataclasses.fields(section):
-    if dataclasses.is_dataclass(field.default):
-      names += keys(type(field.default), f'{prefix}{field.name}.')
+  return [*_types()]
+
+
+def _types(section: Any = config.Config, prefix: str = '') -> dict[str, Any]:
+  """Every key with its type."""
+  found: dict[str, Any] = {}
+  for name, hint in typing.get_type_hints(section).items():
+    if hint in _SECTIONS.values():
+      found |= _types(hint, f'{prefix}{name}.')
     else:
-      names.append(f'{prefix}{field.name}')
-  return names
-
-
-def _first_paragraph(box: str) -> str:
-  """The message in a box that tyro drew, as one line."""
-  plain = re.sub('\x1b.*?m', '', box)
-  lines = [line.strip('│ ') for line in plain.splitlines()]
-  inner = [line for line in lines if line and line[0] not in '╭╰']
-  ends = [i for i, line in enumerate(inner) if line.startswith('──')]
-  return ' '.join(inner[: ends[0]] if ends else inner)
+      found[prefix + name] = hint
+  return found
 
 
 def fail(error: Exception) -> int:

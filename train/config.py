@@ -15,6 +15,7 @@ Method = Literal['dense', 'greedylore', 'fixed_subspace', 'random_subspace']
 DType = Literal['float32', 'bfloat16', 'float16']
 
 
+@dataclasses.dataclass(frozen=True)
 class Section:
   """A part of the configuration that checks itself when it is built."""
 
@@ -22,7 +23,7 @@ class Section:
     hints = typing.get_type_hints(type(self))
     for name, hint in hints.items():
       value = getattr(self, name)
-      if not _is_of(value, hint):
+      if not is_of(value, hint):
         raise ValueError(
             f'{self._key(name)} must be {_words(hint)}, got {value!r}.'
         )
@@ -37,32 +38,34 @@ class Section:
     return name if section == 'config' else f'{section}.{name}'
 
   def _at_least(self, bound: float, *names: str) -> None:
+    """Raises for a value that is smaller, or nan; None is no value."""
     for name in names:
-      if getattr(self, name) < bound:
+      value = getattr(self, name)
+      if value is not None and not value >= bound:
         raise ValueError(
-            f'{self._key(name)} must be at least {bound}, got'
-            f' {getattr(self, name)!r}.'
+            f'{self._key(name)} must be at least {bound}, got {value!r}.'
         )
 
   def _fraction(self, *names: str) -> None:
+    """Raises for a value outside of [0, 1]; None is no value."""
     for name in names:
-      if not 0 <= getattr(self, name) <= 1:
+      value = getattr(self, name)
+      if value is not None and not 0 <= value <= 1:
         raise ValueError(
-            f'{self._key(name)} is a fraction between 0 and 1, got'
-            f' {getattr(self, name)!r}.'
+            f'{self._key(name)} is a fraction between 0 and 1, got {value!r}.'
         )
 
 
-def _is_of(value: Any, hint: Any) -> bool:
+def is_of(value: Any, hint: Any) -> bool:
   """Whether a value is of a type as it is written in a section."""
   match typing.get_origin(hint):
     case typing.Literal:
       return value in typing.get_args(hint)
     case types.UnionType | typing.Union:
-      return any(_is_of(value, h) for h in typing.get_args(hint))
+      return any(is_of(value, h) for h in typing.get_args(hint))
     case origin if origin is tuple:
       item = typing.get_args(hint)[0]
-      return isinstance(value, tuple) and all(_is_of(v, item) for v in value)
+      return isinstance(value, tuple) and all(is_of(v, item) for v in value)
   if isinstance(value, bool):
     return hint is bool
   return isinstance(value, (int, float) if hint is float else hint)
@@ -168,8 +171,8 @@ class Optimizer(Section):
   """Denominator's floor, for the Adam family."""
 
   def _check(self):
-    self._at_least(0, 'learning_rate', 'clip_norm')
-    self._fraction('warmup_fraction', 'final_fraction')
+    self._at_least(0, 'learning_rate', 'clip_norm', 'weight_decay', 'eps')
+    self._fraction('warmup_fraction', 'final_fraction', 'momentum', 'b1', 'b2')
 
 
 @dataclasses.dataclass(frozen=True)

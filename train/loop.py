@@ -42,9 +42,14 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
   mesh = cluster.start(settings)
   text = data.load(settings.data)
   job = _prepare(settings, mesh, text)
-  checkpoints = checkpoint.Checkpoints(
+  with checkpoint.Checkpoints(
       workdir / 'checkpoints', settings, text.description, mesh, _AXIS
-  )
+  ) as checkpoints:
+    return _run(settings, workdir, text, job, checkpoints)
+
+
+def _run(settings, workdir, text, job, checkpoints):
+  """Everything from where the last checkpoint stands."""
   now = checkpoints.latest(job.fresh)
   _write_config(settings, workdir)
   batches = text.train(
@@ -52,15 +57,15 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
   )
   if now.progress['data']:
     batches.set_state(now.progress['data'])
-  journal = metrics.Metrics(
-      workdir, now.step, settings.log.tensorboard, cluster.is_main()
-  )
   bar = progress.Bar(settings.steps, now.step, cluster.is_main())
   bar.say(_introduction(settings, job, text, now))
-  with bar:
+  with (
+      bar,
+      metrics.Metrics(
+          workdir, now.step, settings.log.tensorboard, cluster.is_main()
+      ) as journal,
+  ):
     now = _loop(settings, job, now, batches, checkpoints, journal, bar)
-  checkpoints.close()
-  journal.close()
   summary = _summary(settings, job, now, journal)
   if cluster.is_main():
     report.write_summary(workdir, summary)

@@ -48,8 +48,10 @@ class Metrics:
     values = (x[name] for x in reversed(self.lines) if name in x)
     return next(values, default)
 
-  def close(self) -> None:
-    """Closes the files."""
+  def __enter__(self) -> 'Metrics':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
     if self._file:
       self._file.close()
     if self._board:
