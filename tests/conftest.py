@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, no silent rank promotion, programs compiled once."""
+"""Eight virtual devices, no silent rank promotion, programs compiled once."""
 
 import os
 import tempfile

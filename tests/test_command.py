@@ -17,12 +17,24 @@ from train import config
 
 ROOT = pathlib.Path(train.__file__).parent.parent
 CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
-QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')  # Must be one of them.
+QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
 
 
 @pytest.fixture
-def refused(capsys):
+def replace_run(monkeypatch):
+  """Puts a function in the place of train.loop.run; JAX stays out of it."""
+
+  def put(run):
+    loop = types.SimpleNamespace(run=run)
+    monkeypatch.setattr(train, 'loop', loop, raising=False)
+
+  return put
+
+
+@pytest.fixture
+def refused(capsys, replace_run):
   """Gives the one line that a wrong command leaves on stderr."""
+  replace_run(lambda *_: pytest.fail('The command was accepted.'))
 
   def run(*argv):
     assert program.main([*argv]) == 2
@@ -66,8 +78,8 @@ def test_options_beat_the_file_and_the_file_beats_the_defaults(write):
   path = write(
       'config = Config(steps=5, seed=6, model=Model(width=64, layers=3))'
   )
-  options = ['--steps', '8', '--model.width=96', '--log.every', '9', '--steps=7']
-  found = parse(path, *options)
+  options = '--steps 8 --model.width=96 --log.every 9 --steps=7'
+  found = parse(path, *options.split())
   assert found == config.Config(
       steps=7, seed=6, model=config.Model(width=96, layers=3),
       log=config.Log(every=9),
@@ -82,10 +94,9 @@ def test_values_that_only_fit_together_may_come_one_by_one():
 @pytest.mark.parametrize(('key', 'words', 'value'), [
     ('steps', ['1_000'], 1000),
     ('workdir', ['7'], '7'),
-    ('workdir', ["'a b'=c"], "'a b'=c"),
+    ('workdir', ["'a'"], "'a'"),
     ('optimizer.learning_rate', ['3e-4'], 3e-4),
     ('optimizer.b1', ['None'], None),
-    ('optimizer.nesterov', ['True'], True),
     ('compression.error_feedback', ['False'], False),
     ('compression.error_dtype', ['bfloat16'], 'bfloat16'),
     ('compression.error_dtype', ['None'], None),
@@ -103,10 +114,9 @@ def test_several_files_follow_one_option():
   assert parse(QUICKSTART, *options).data.files == ('a', '*.txt')
 
 
-def test_a_run_gets_its_settings_and_a_folder(monkeypatch, write):
+def test_a_run_gets_its_settings_and_a_folder(replace_run, write):
   started = []
-  stub = types.SimpleNamespace(run=lambda *given: started.append(given))
-  monkeypatch.setattr(train, 'loop', stub, raising=False)
+  replace_run(lambda *given: started.append(given))
   path = write('config = Config()')
   assert program.main([path, '--steps', '3']) == 0
   assert program.main([path, '--workdir', 'here']) == 0
@@ -149,17 +159,14 @@ def test_help_for_a_file_shows_its_values(write, capsys):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    (['--compresion.rank', '3'],
-     "unknown option --compresion.rank; the nearest is 'compression.rank'"),
+    (['--compresion.rank', '3'], 'unknown option --compresion.rank; the nearest'
+     " is 'compression.rank'"),
     (['--step=3'], "unknown option --step; the nearest is 'steps'"),
-    (['--model.rank', '3'],
-     "unknown option --model.rank; the nearest is 'model.remat'"),
     (['extra'], "expected --section.key VALUE, got 'extra'"),
     (['--steps'], '--steps takes one value, got none'),
     (['--steps', '3', '4'], '--steps takes one value, got 3 4'),
     (['--steps', 'abc'], "steps must be an integer, got 'abc'."),
     (['--steps', '1.5'], "steps must be an integer, got '1.5'."),
-    (['--steps', ''], "steps must be an integer, got ''."),
     (['--optimizer.learning_rate', 'nan'],
      "optimizer.learning_rate must be a number, got 'nan'."),
     (['--optimizer.b1=x'], "optimizer.b1 must be a number or None, got 'x'."),
@@ -178,9 +185,6 @@ def test_help_for_a_file_shows_its_values(write, capsys):
      ' pair up channels), got width=30, heads=4.'),
     (['--batch_size', '7'],
      'evaluation.sequences must be a multiple of batch_size, got 512 and 7.'),
-    (['--data.files', 'a'],
-     "data.files is needed with data.source 'files' and only there, got"
-     " source='python-stdlib' and files=('a',)."),
     (['--distributed.num_processes', '2'],
      'distributed.coordinator, .num_processes and .process_id go together,'
      ' got (None, 2, None).'),
@@ -198,9 +202,11 @@ def test_no_file(refused, argv):
 # Wrong files.
 
 
-def test_a_file_that_is_not_there(refused, tmp_path):
+def test_a_file_that_is_not_there_or_no_text(refused, tmp_path):
   path = str(tmp_path / 'absent.py')
   assert refused(path) == f'{path}: No such file or directory'
+  pathlib.Path(path).write_bytes(b'\xff\xfe\x00')
+  assert refused(path).startswith(f'{path}: not a configuration: ')
   assert refused(str(tmp_path)) == f'{tmp_path}: Is a directory'
 
 
@@ -221,19 +227,12 @@ def test_a_file_that_is_not_there(refused, tmp_path):
     ('config = Config(workdir="\0")', ': not a configuration: source code'),
     ('', ': a configuration is a docstring, imports and one assignment'
      ' config = Config(...), which is missing'),
-    ('config = Model()', ': a configuration is a docstring, imports and one'
-     ' assignment config = Config(...), which is missing'),
     ('config = Config()\nconfig = Config()', ': a configuration is a docstring,'
      ' imports and one assignment config = Config(...), line 2 is something'),
 ])  # fmt: skip
 def test_a_wrong_file(refused, write, text, message):
   path = write(text)
   assert refused(path).startswith(path + message)
-
-
-def test_a_file_that_is_not_text(refused, tmp_path):
-  (tmp_path / 'model.bin').write_bytes(b'\xff\xfe\x00')
-  assert 'not a configuration: ' in refused(str(tmp_path / 'model.bin'))
 
 
 @pytest.mark.parametrize('text', [
@@ -293,10 +292,9 @@ def test_a_wrong_command_ends_with_2_and_never_starts_jax():
     ImportError('Reading x.json needs tokenizers: pip install tokenizers.'),
     FloatingPointError('The gradients were not finite.'),
 ], ids=lambda error: type(error).__name__)  # fmt: skip
-def test_what_a_run_cannot_do_is_one_line_too(refused, monkeypatch, error):
+def test_what_a_run_cannot_do_is_one_line_too(refused, replace_run, error):
   def run(*_):
     raise error
 
-  stub = types.SimpleNamespace(run=run)
-  monkeypatch.setattr(train, 'loop', stub, raising=False)
+  replace_run(run)
   assert refused(QUICKSTART) == str(error)

@@ -115,7 +115,7 @@ def _matrices(params):
   return models.matrix_dimension_numbers(params)
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
   """Stands for a power cut."""
 
 

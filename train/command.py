@@ -12,11 +12,13 @@ from typing import Any
 import tyro
 
 from train import config
+from train.section import Section
+from train.section import is_of
 
 _SECTIONS = {
     name: value
     for name, value in vars(config).items()
-    if isinstance(value, type) and issubclass(value, config.Section)
+    if isinstance(value, type) and issubclass(value, Section)
 }
 
 
@@ -113,11 +115,11 @@ def _value(node: ast.expr, path: str) -> Any:
     raise UsageError(f'{path}, line {node.lineno}: {error}') from None
 
 
-def _section(name: str, values: list[tuple[str, Any]]) -> config.Section:
+def _section(name: str, values: list[tuple[str, Any]]) -> Section:
   if name not in _SECTIONS:
     nearest = _nearest(name, [*_SECTIONS])
     raise ValueError(f'there is no section {name!r}{nearest}')
-  known = [field.name for field in dataclasses.fields(_SECTIONS[name])]
+  known = [*typing.get_type_hints(_SECTIONS[name])]
   for i, (key, _) in enumerate(values):
     if key not in known:
       raise ValueError(f'{name} has no {key!r}{_nearest(key, known)}')
@@ -179,7 +181,7 @@ def _typed(key: str, words: list[str], hint: Any) -> Any:
     value = ast.literal_eval(words[0])
   except (ValueError, TypeError, SyntaxError):
     return words[0]
-  of_type = not isinstance(value, str) and config.is_of(value, hint)
+  of_type = not isinstance(value, str) and is_of(value, hint)
   return value if of_type else words[0]
 
 

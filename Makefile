@@ -1,0 +1,32 @@
+# `make quickstart` and `make test` need Python 3.11+ and nothing else.
+PYTHON ?= python3
+PY := .venv/bin/python
+REPLICAS ?= 4
+
+.PHONY: quickstart test lint bench clean
+
+quickstart: .venv/train
+	$(PY) -m train configs/quickstart.py --mesh.replica $(REPLICAS)
+
+test: lint
+	$(PY) -m pytest
+
+lint: .venv/test
+	.venv/bin/ruff check
+	.venv/bin/mypy
+
+bench: .venv/train
+	$(PY) -m benchmarks.decompositions
+
+clean:
+	rm -rf .venv runs
+
+.venv/train: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --editable '.[train]'
+	touch $@
+
+.venv/test: .venv/train
+	$(PY) -m pip install --quiet --editable '.[test]'
+	touch $@
