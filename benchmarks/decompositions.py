@@ -47,7 +47,8 @@ def _decaying(a: int, b: int) -> jax.Array:
 
 @functools.cache
 def _compiled(method: str):
-  return jax.jit(functools.partial(_linalg.left_singular_basis, decomposition=method))
+  basis = _linalg.left_singular_basis
+  return jax.jit(functools.partial(basis, decomposition=method))
 
 
 def _seconds(method: str, h: jax.Array) -> float:
@@ -59,8 +60,10 @@ def _seconds(method: str, h: jax.Array) -> float:
 
 
 def _energy_lost(method: str, h: jax.Array, share: int = 4) -> float:
-  """Energy that the leading a / share directions miss, less the least possible
-  (both as shares of all energy, in float64)."""
+  """Share of the energy that the leading directions miss beyond the least.
+
+  In float64; the leading ones are a / share of all.
+  """
   matrix = np.asarray(h[0], np.float64)
   rank = matrix.shape[0] // share
   basis = np.asarray(_compiled(method)(h)[0], np.float64)[:, :rank]
