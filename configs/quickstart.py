@@ -1,11 +1,36 @@
-"""A small LLaMA learns Python from the standard library's own sources."""
+"""A small LLaMA learns Python from the standard library's own sources.
 
+What it shows: 0.86M parameters, 4 simulated workers, 1,000 steps of 1,024 bytes;
+held-out loss within 5 % of dense AdamW in the same steps, with less than a third
+of its bytes over the whole model and the whole run, dense start included.
+
+Command: make quickstart, or
+  python -m train configs/quickstart.py --mesh.replica 4
+Cost: about two minutes on two cores.
+Expected: see EXPERIMENTS.md, 'The quickstart'.
+"""
+
+from train.config import Checkpoint
 from train.config import Compression
 from train.config import Config
+from train.config import Data
+from train.config import Evaluation
 from train.config import Model
+from train.config import Optimizer
 
 config = Config(
-    steps=300,
-    model=Model(width=128),
-    compression=Compression(rank=16),
+    steps=1000,
+    batch_size=4,
+    data=Data(source='python-stdlib', tokenizer='bytes', sequence_length=256),
+    model=Model(width=128, layers=4, heads=4, feed_forward=344),
+    optimizer=Optimizer(name='adamw', learning_rate=2e-3),
+    compression=Compression(
+        method='greedylore',
+        rank=32,
+        update_interval=100,
+        start_step=60,
+        embeddings=True,
+    ),
+    evaluation=Evaluation(every=250, sequences=256),
+    checkpoint=Checkpoint(every=500),
 )
