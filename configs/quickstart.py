@@ -1,8 +1,8 @@
 """A small LLaMA learns Python from the standard library's own sources.
 
-What it shows: 0.86M parameters, 4 simulated workers, 1,000 steps of 1,024 bytes;
-held-out loss within 5 % of dense AdamW in the same steps, with less than a third
-of its bytes over the whole model and the whole run, dense start included.
+What it shows: 0.86M parameters, 4 simulated workers, 1,000 steps of 1,024
+bytes; held-out loss within 5 % of dense AdamW in the same steps, with less than
+a third of its bytes over the whole model and run, the dense start included.
 
 Command: make quickstart, or
   python -m train configs/quickstart.py --mesh.replica 4

@@ -13,14 +13,16 @@ _KINDS = (
     'collective-permute', 'collective-broadcast',
 )  # fmt: skip
 _INSTRUCTION = re.compile(
-    r'= (?P<result>.*?) (?P<kind>' + '|'.join(_KINDS) + r')(?:-start)?\('
+    r'= (?P<result>.*?) (?P<kind>' + '|'.join(_KINDS) + r')(?P<start>-start)?\('
 )
-_ARRAY = re.compile(r'\b([a-z]+\d+[a-z0-9]*)\[([\d,]*)\]')
+_ARRAY = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]')
 _PHASE = re.compile(r'greedylore\.(\w+)')
 _DTYPES = {
     'f64': 'float64', 'f32': 'float32', 'bf16': 'bfloat16', 'f16': 'float16',
     's64': 'int64', 's32': 'int32', 's16': 'int16', 's8': 'int8',
     'u64': 'uint64', 'u32': 'uint32', 'u16': 'uint16', 'u8': 'uint8',
+    's4': 'int4', 'u4': 'uint4', 'pred': 'bool',
+    'f8e4m3fn': 'float8_e4m3fn', 'f8e5m2': 'float8_e5m2',
 }  # fmt: skip
 
 
@@ -88,6 +90,11 @@ def _parse(line: str) -> list[Collective]:
   if not found:
     return []
   phase: Any = _PHASE.search(line)
+  arrays = _ARRAY.findall(found['result'])
+  if found['start'] and found['kind'] == 'all-gather':
+    arrays = arrays[len(arrays) // 2 :]  # The operands come before the results.
+  if found['start'] and found['kind'] == 'collective-permute':
+    arrays = arrays[1:2]  # Operand, result, contexts.
   return [
       Collective(
           found['kind'],
@@ -95,5 +102,5 @@ def _parse(line: str) -> list[Collective]:
           tuple(int(n) for n in dims.split(',') if n),
           phase and phase[1],
       )
-      for dtype, dims in _ARRAY.findall(found['result'])
+      for dtype, dims in arrays
   ]

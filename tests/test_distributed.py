@@ -117,6 +117,29 @@ def test_vmap_gives_the_same_parameters():
   close(params, by_shard_map()[0])
 
 
+def test_shard_map_without_type_tracking_gives_the_same_parameters():
+  mesh = workers.mesh_of(2)
+  params = initial_params()
+  state = gl.init_state(chain(), params, mesh, axis_name=workers.AXIS)
+  specs = gl.state_partition_specs(state, workers.AXIS)
+
+  def step(params, state, targets):
+    return local_step(params, state, jax.tree.map(lambda x: x[0], targets))
+
+  sharded = jax.jit(
+      jax.shard_map(
+          step,
+          mesh=mesh,
+          in_specs=(P(), specs, P(workers.AXIS)),
+          out_specs=(P(), specs),
+          check_vma=False,
+      )
+  )
+  for batch in batches(2):
+    params, state = sharded(params, state, batch)
+  close(params, by_shard_map(2)[0])
+
+
 def test_several_axes_are_one():
   devices = np.array(jax.devices()[:N]).reshape(2, N // 2)
   mesh = jax.sharding.Mesh(devices, ('host', 'chip'))

@@ -245,3 +245,17 @@ def test_other_optimizers(tmp_path, options):
       tmp_path / 'work',
   )  # fmt: skip
   assert math.isfinite(summary['final_loss'])
+
+
+def test_low_precision_and_accumulation(tmp_path, capsys):
+  """What the compiled program sends is counted, not what was planned."""
+  low = config.Compression(
+      rank=2, update_interval=3, error_dtype='bfloat16', factor_dtype='bfloat16'
+  )
+  summary = loop.run(
+      settings(tmp_path, steps=4, compression=low, accumulate_steps=2),
+      tmp_path / 'work',
+  )
+  assert math.isfinite(summary['final_eval_loss'])
+  # XLA widens 16-bit all-reduces on CPU, and the run says so.
+  assert 'Counted is what is read' in capsys.readouterr().out

@@ -1,0 +1,46 @@
+"""LLaMA 350M (368.0M parameters) on C4 with GreedyLore, rank 32.
+
+What it reproduces: the pre-training protocol of GreedyLore (arXiv 2507.08784,
+section VII): sequences of 256, 512 per step, AdamW without decay, clip 1, a
+linear warm-up over 10 % of the steps and a cosine to 10 %; 1,000 dense steps,
+then a refresh every 200; embedding and head dense. The rate is one of
+{1.5e-3, 2.5e-3, 5e-3} and has to be tuned.
+Published: the ablations of projection and error feedback.
+
+Command: python -m train configs/greedylore/llama_350m.py --data.files 'FILES'
+  --data.tokenizer T5.model
+  with C4 as text files and the SentencePiece model of t5-base; on several hosts
+  with --distributed.*. For the dense run, --compression.method dense.
+Hardware: GPUs or TPUs with bfloat16. Our number: not run at full length.
+"""
+
+from train.config import Checkpoint
+from train.config import Compression
+from train.config import Config
+from train.config import Data
+from train.config import Evaluation
+from train.config import Model
+from train.config import Optimizer
+
+config = Config(
+    steps=60_000,
+    batch_size=512,
+    data=Data(
+        source='files',
+        files=('data/c4/*.txt',),
+        tokenizer='data/t5.model',
+        sequence_length=256,
+    ),
+    model=Model(
+        width=1024,
+        layers=24,
+        heads=16,
+        feed_forward=2736,
+        dtype='bfloat16',
+        remat=True,
+    ),
+    optimizer=Optimizer(learning_rate=1.5e-3, weight_decay=0.0),
+    evaluation=Evaluation(every=1000),
+    checkpoint=Checkpoint(every=1000),
+    compression=Compression(rank=32, update_interval=200, start_step=1000),
+)

@@ -1,0 +1,44 @@
+"""LLaMA 9M (9.0M parameters) on C4 with GreedyLore, rank 16.
+
+What it reproduces: the pre-training protocol of GreedyLore (arXiv 2507.08784,
+section VII): sequences of 256, 512 per step, AdamW without decay, clip 1, a
+linear warm-up over 10 % of the steps and a cosine to 10 %; 1,000 dense steps,
+then a refresh every 200; embedding and head dense. The rate is one of
+{1.5e-3, 2.5e-3, 5e-3} and has to be tuned.
+A size to try things out with; it is in no table of the paper.
+
+Command: python -m train configs/greedylore/llama_9m.py --data.files 'FILES'
+  --data.tokenizer T5.model
+  with C4 as text files and the SentencePiece model of t5-base; on several hosts
+  with --distributed.*. For the dense run, --compression.method dense.
+Hardware: one CPU will do to try it. Our number: not run at full length.
+"""
+
+from train.config import Checkpoint
+from train.config import Compression
+from train.config import Config
+from train.config import Data
+from train.config import Evaluation
+from train.config import Model
+from train.config import Optimizer
+
+config = Config(
+    steps=10_000,
+    batch_size=512,
+    data=Data(
+        source='files',
+        files=('data/c4/*.txt',),
+        tokenizer='data/t5.model',
+        sequence_length=256,
+    ),
+    model=Model(
+        width=128,
+        layers=4,
+        heads=4,
+        feed_forward=352,
+    ),
+    optimizer=Optimizer(learning_rate=1.5e-3, weight_decay=0.0),
+    evaluation=Evaluation(every=1000),
+    checkpoint=Checkpoint(every=1000),
+    compression=Compression(rank=16, update_interval=200, start_step=1000),
+)
