@@ -6,6 +6,7 @@ and the plan reads it, so that what is predicted and what is sent cannot differ.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -58,6 +59,11 @@ class Policy:
             'compressor must be an instance such as gl.GreedyLore(rank=32), got'
             f' {self.compressor!r}.'
         )
+    if getattr(self.compressor, '__hash__', None) is None:
+      raise TypeError(
+          'compressor must be hashable: make it a frozen dataclass, got'
+          f' {self.compressor!r}.'
+      )
     base.check_integer('start_step', self.start_step, at_least=0)
     if self.min_compression_rate < 0:
       raise ValueError(
@@ -109,29 +115,15 @@ class Policy:
       matrices = _matrices.Matrices.of(x.shape, numbers)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
-    rate = self._compression_rate(matrices)
+    rate = _compression_rate(
+        self.compressor, matrices.k, matrices.a, matrices.b
+    )
     if rate <= self.min_compression_rate:
       return dense(f'would shrink only {rate:.2f}x')
     stack = f'{matrices.k} x ' if matrices.k > 1 else ''
     return Leaf(
         path, x.shape, x.dtype, matrices, f'{stack}{matrices.a} x {matrices.b}'
     )
-
-  def _compression_rate(self, matrices: _matrices.Matrices) -> float:
-    """Bytes of a dense step over those of a compressed one, from float32."""
-    h = jax.ShapeDtypeStruct((matrices.k, matrices.a, matrices.b), jnp.float32)
-    args = self._example(h)
-    bytes_of = lambda generator: sum(
-        m.size * m.dtype.itemsize
-        for m in _rounds.record_messages(generator, None, *args)
-    )
-    return bytes_of(base.dense) / max(bytes_of(self.compressor.compress), 1)
-
-  def _example(self, h: Any) -> tuple[Any, Any, Any]:
-    """Abstract (h, memory, key) to trace a generator with."""
-    k, a, b = h.shape
-    memory = jax.eval_shape(lambda: self.compressor.init(k, a, b, h.dtype))
-    return h, memory, jax.eval_shape(lambda: jax.random.key(0))
 
   def init(self, leaf: Leaf) -> tuple[Any, Any]:
     """This worker's error and the memory of one leaf, before the first step."""
@@ -179,6 +171,21 @@ class Policy:
     """The dtype in which a leaf's messages travel."""
     low = phase == COMPRESS and leaf.matrices is not None
     return self.factor_dtype if low and self.factor_dtype else leaf.dtype
+
+
+@functools.cache
+def _compression_rate(
+    compressor: base.Compressor, k: int, a: int, b: int
+) -> float:
+  """Bytes of a dense step over those of a compressed one, from float32."""
+  h = jax.ShapeDtypeStruct((k, a, b), jnp.float32)
+  memory = jax.eval_shape(lambda: compressor.init(k, a, b, h.dtype))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  bytes_of = lambda generator: sum(
+      m.size * m.dtype.itemsize
+      for m in _rounds.record_messages(generator, None, h, memory, key)
+  )
+  return bytes_of(base.dense) / max(bytes_of(compressor.compress), 1)
 
 
 def _dense_leaf(g: jax.Array, error: Any, memory: Any, key: Any):

@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -188,7 +189,9 @@ def test_aux_is_averaged_over_workers_and_micro_batches():
 @pytest.mark.timeout(240)
 def test_two_processes_give_the_same_parameters(tmp_path):
   """Real processes over gloo, against two devices of this one."""
-  port = 20_000 + os.getpid() % 20_000
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
   program = pathlib.Path(__file__).with_name('process.py')
   environment = os.environ | {
       'XLA_FLAGS': '', 'PYTHONPATH': str(program.parent)

@@ -1,5 +1,7 @@
 """Does every mistake get an answer that says what to do?"""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -132,3 +134,36 @@ def test_expanding_what_was_not_collapsed():
   state = gl.expand(gl.greedylore(2, None).init(PARAMS), 4)
   with pytest.raises(ValueError, match='of 4 workers: collapse the state'):
     gl.expand(state, 2)
+
+
+def test_a_compressor_of_ones_own_that_can_change():
+  @dataclasses.dataclass
+  class Changing:
+    init = gl.Dense.init
+    compress = gl.Dense.compress
+
+  with pytest.raises(TypeError, match='make it a frozen dataclass'):
+    gl.compress_gradients(Changing(), None)
+
+
+def test_a_compressor_of_ones_own():
+  """A method is one class with two functions: here, halves of the columns."""
+
+  @dataclasses.dataclass(frozen=True)
+  class Halves:
+    update_interval = None
+
+    def init(self, k, a, b, dtype):
+      return jnp.zeros([], jnp.int32)
+
+    def compress(self, h, turn, key):
+      side = jnp.arange(h.shape[-1])[None, None] % 2 == turn % 2
+      mean, sent = yield jnp.where(side, h, 0)
+      return mean, sent, turn + 1
+
+  tx = gl.compress_gradients(Halves(), None, min_compression_rate=0)
+  state = tx.init(PARAMS)
+  for _ in range(2):
+    updates, state = tx.update(PARAMS, state)
+  # What waited a step arrives with the gradient of the second.
+  assert set(jnp.unique(updates['w']).tolist()) == {0.0, 2.0}

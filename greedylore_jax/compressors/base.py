@@ -24,12 +24,16 @@ class Compressor(Protocol):
       that mean_i sent_i == output. The error kept for later is h - sent.
     memory: what the next step needs, equal on all workers.
 
-  `key` is a PRNG key that is equal on all workers and new at every step.
+  `key` is a PRNG key that is equal on all workers and new at every step. A
+  method is hashable and never changes: a frozen dataclass of its settings.
 
   Attributes:
     update_interval: steps from one refresh to the next, the first compressed
       step being one; None for methods without refresh.
   """
+
+  def __hash__(self) -> int:
+    """Of its settings."""
 
   @property
   def update_interval(self) -> int | None:
