@@ -57,6 +57,7 @@ def draw_curves(
       ax.plot(
           [x[key] * scale for x in train], [x['loss'] for x in train],
           lw=1, alpha=0.6, color=color,
+          label='training' if len(runs) == 1 else None,
       )  # fmt: skip
       ax.plot(
           [x[key] * scale for x in held_out],
