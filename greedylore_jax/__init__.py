@@ -19,7 +19,9 @@ from greedylore_jax.compressors import Compressor
 from greedylore_jax.compressors import Dense
 from greedylore_jax.compressors import FixedSubspace
 from greedylore_jax.compressors import GreedyLore
+from greedylore_jax.compressors import PowerSGD
 from greedylore_jax.compressors import RandomSubspace
+from greedylore_jax.compressors import RangeFinder
 
 __all__ = [
     'Collective',
@@ -29,7 +31,9 @@ __all__ = [
     'FixedSubspace',
     'GreedyLore',
     'Plan',
+    'PowerSGD',
     'RandomSubspace',
+    'RangeFinder',
     'TrainStep',
     'average_gradients',
     'collapse',

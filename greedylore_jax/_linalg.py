@@ -22,6 +22,14 @@ def left_singular_basis(
   return jax.lax.map(lambda x: _fix_signs(one(_unit_scale(x))), h)
 
 
+def orthonormal(y: jax.Array) -> jax.Array:
+  """Orthonormal columns that span those of `y`, [k, a, r] -> [k, a, r].
+
+  By Householder reflections, so they are orthonormal whatever the rank of `y`.
+  """
+  return jax.lax.map(lambda x: jnp.linalg.qr(_unit_scale(x))[0], y)
+
+
 def _basis_by_gram(h: jax.Array) -> jax.Array:
   """Eigenvectors of H H^T, [a, b] -> [a, a]."""
   _, u = jnp.linalg.eigh(h @ h.T, symmetrize_input=False)

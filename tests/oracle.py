@@ -1,8 +1,9 @@
-"""GreedyLore and its controls in NumPy float64, from the mathematics.
+"""The methods in NumPy float64, from the mathematics.
 
 Per matrix: warm-up sends G; a refresh sends H = G + E, keeps the left singular
 vectors U of its mean and forgets E; otherwise r columns P of U are chosen, the
-update is P mean_i(P^T H_i) and worker i keeps E_i = H_i - P P^T H_i.
+update is P mean_i(P^T H_i) and worker i keeps E_i = H_i - P P^T H_i. PowerSGD
+and the range finder take P from a sketch of the mean instead and never refresh.
 """
 
 import numpy as np
@@ -19,7 +20,8 @@ class Oracle:
   def step(self, grads, draws):
     """Returns the update.
 
-    `draws` are the probes, [b, m] or [a, b] (independent), or lots, [a].
+    `draws` are the probes, [b, m] or [a, b] (independent), lots, [a], or a
+    sketch's columns, [b, r].
 
     Everything works on the short side; a tall gradient is transposed.
     """
@@ -36,6 +38,8 @@ class Oracle:
     if self.count < self.start:
       return sum(grads) / len(grads)
     h = [g + e for g, e in zip(grads, self.errors, strict=True)]
+    if self.method in ('powersgd', 'range'):
+      return self._sketch(h, draws)
     if (self.count - self.start) % self.interval == 0:
       mean = sum(h) / len(h)
       self.basis = np.linalg.svd(mean)[0]
@@ -46,6 +50,17 @@ class Oracle:
     factors = [p.T @ x for x in h]
     self.errors = [x - p @ r for x, r in zip(h, factors, strict=True)]
     return p @ (sum(factors) / len(factors))
+
+  def _sketch(self, h, draws):
+    """PowerSGD (draws: the first Q) and the range finder (draws: V)."""
+    warm = self.method == 'powersgd' and self.basis is not None
+    y = [x @ (self.basis if warm else draws) for x in h]
+    p = np.linalg.qr(sum(y) / len(y))[0]
+    factors = [p.T @ x for x in h]
+    self.errors = [x - p @ r for x, r in zip(h, factors, strict=True)]
+    mean = sum(factors) / len(factors)
+    self.basis = mean.T
+    return p @ mean
 
   def _choose(self, h, draws):
     if self.method == 'fixed':

@@ -16,6 +16,8 @@ METHODS = {
     'independent': gl.GreedyLore(2, 4, probes='independent'),
     'fixed': gl.FixedSubspace(2, update_interval=4),
     'random': gl.RandomSubspace(2, update_interval=4),
+    'powersgd': gl.PowerSGD(2),
+    'range finder': gl.RangeFinder(2),
 }
 
 
@@ -53,7 +55,7 @@ def test_gradients_plus_errors_are_conserved(method):
 
 
 @pytest.mark.parametrize('n', [1, 2, 8])
-@pytest.mark.parametrize('method', ['greedylore', 'random'])
+@pytest.mark.parametrize('method', ['greedylore', 'random', 'powersgd'])
 def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
   """4 workers, then n with the same mean gradients: the same updates."""
   tx, update_4 = compiled(method, 4)

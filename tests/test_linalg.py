@@ -45,6 +45,17 @@ def test_every_basis_is_finite_and_orthonormal(decomposition):
     assert value < workers.FLOAT32_ROUNDING, f'{name}: {value:.1e}'
 
 
+def test_every_sketch_has_orthonormal_columns_that_span_it():
+  h = jnp.asarray(np.stack(list(matrices().values())), jnp.float32)
+  y = h[:, :, :4]
+  p = jax.jit(_linalg.orthonormal)(y)
+  error = jnp.abs(p.mT @ p - jnp.eye(4)[None]).max(axis=(1, 2))
+  missed = y - p @ (p.mT @ y)
+  for i, name in enumerate(matrices()):
+    assert error[i] < workers.FLOAT32_ROUNDING, f'{name}: {error[i]:.1e}'
+    assert workers.relative(y[i] - missed[i], y[i]) < workers.FLOAT32_ROUNDING
+
+
 @pytest.mark.parametrize('decomposition', ['gram', 'svd'])
 def test_bases_are_ordered_and_signs_are_fixed(decomposition):
   h = jnp.asarray(matrices()['random'], jnp.float32)[None]

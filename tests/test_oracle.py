@@ -33,6 +33,8 @@ METHODS = {
     'svd': gl.GreedyLore(RANK, INTERVAL, probes=2, decomposition='svd'),
     'fixed': gl.FixedSubspace(RANK, INTERVAL),
     'random': gl.RandomSubspace(RANK, INTERVAL),
+    'powersgd': gl.PowerSGD(RANK, seed=SEED),
+    'range': gl.RangeFinder(RANK),
 }
 
 
@@ -61,6 +63,10 @@ def draws(method, leaf_index, step, k, a, b, dtype):
   """The random numbers that the compressor draws for a leaf in a step."""
   key = jax.random.fold_in(jax.random.key(SEED), step)
   key = _compress.leaf_key(key, leaf_index)
+  if method == 'powersgd':
+    return np.asarray(METHODS[method].init(k, a, b, dtype))
+  if method == 'range':
+    return np.asarray(jax.random.normal(key, (k, b, RANK), dtype))
   if method == 'random':
     return np.asarray(jax.random.uniform(key, (k, a)))
   shape = (k, a, b) if method == 'independent' else (k, b, 2)

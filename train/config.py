@@ -10,7 +10,10 @@ from typing import Literal
 
 from train.section import Section
 
-Method = Literal['dense', 'greedylore', 'fixed_subspace', 'random_subspace']
+Method = Literal[
+    'dense', 'greedylore', 'powersgd', 'range_finder', 'fixed_subspace',
+    'random_subspace',
+]  # fmt: skip
 DType = Literal['float32', 'bfloat16', 'float16']
 
 

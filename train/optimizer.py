@@ -61,6 +61,10 @@ def compressor(settings: config.Compression) -> gl.Compressor:
       return gl.Dense()
     case 'greedylore':
       return gl.GreedyLore(rank, interval, settings.probes or 'independent')
+    case 'powersgd':
+      return gl.PowerSGD(rank)
+    case 'range_finder':
+      return gl.RangeFinder(rank)
     case 'fixed_subspace':
       return gl.FixedSubspace(rank, interval)
     case 'random_subspace':
