@@ -128,7 +128,7 @@ def test_tensorboard_gets_an_event_file(tmp_path):
 
 def test_a_training_line_in_words():
   assert progress.describe(LINES[0]) == (
-      'loss 5.5432  12,346 tokens/s  sent 2.5 MB of 10.0'
+      'loss 5.543  12,346 tokens/s  sent 2.50 of 10.00 MB'
   )
 
 
@@ -146,7 +146,7 @@ def test_without_a_terminal_the_bar_prints_lines(capsys):
     bar.show(LINES[0])
   assert capsys.readouterr().out.split('\n')[:2] == [
       '[not] markup',
-      'step   10  loss 5.5432  12,346 tokens/s  sent 2.5 MB of 10.0',
+      'step   10  loss 5.543  12,346 tokens/s  sent 2.50 of 10.00 MB',
   ]
 
 

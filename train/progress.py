@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from rich import console
 from rich import progress
+from rich import table
 
 
 class Bar:
@@ -19,8 +20,10 @@ class Bar:
     self._live = shown and sys.stdout.isatty()
     self._total = total
     self._bar = progress.Progress(
-        progress.BarColumn(24),
-        progress.MofNCompleteColumn(),
+        progress.BarColumn(8),
+        progress.MofNCompleteColumn(
+            table_column=table.Column(min_width=2 * len(str(total)) + 1)
+        ),
         progress.TextColumn('{task.fields[text]}'),
         progress.TimeRemainingColumn(elapsed_when_finished=True),
         console=self._console,
@@ -83,8 +86,9 @@ def describe(line: dict[str, Any]) -> str:
     bits = line.get('eval_bits_per_byte')
     shown = f' ({bits:.3f} bits per byte)' if bits else ''
     return f'held-out loss {line["eval_loss"]:.4f}{shown}'
-  sent, dense = (line[x] / 1e6 for x in ('bytes_sent', 'dense_bytes'))
+  sent, dense = line['bytes_sent'] / 1e6, line['dense_bytes'] / 1e6
+  digits = 0 if dense >= 100 else 2
   return (
-      f'loss {line["loss"]:.4f}  {line["tokens_per_second"]:,.0f} tokens/s '
-      f' sent {sent:,.1f} MB of {dense:,.1f}'
+      f'loss {line["loss"]:.3f}  {line["tokens_per_second"]:,.0f} tokens/s '
+      f' sent {sent:,.{digits}f} of {dense:,.{digits}f} MB'
   )
