@@ -151,6 +151,20 @@ def expand(opt_state: Any, num_workers: int) -> Any:
   return _map_errors(repeat, opt_state)
 
 
+def check_num_workers(opt_state: Any, num_workers: int) -> None:
+  """Raises unless the state holds one error for each of so many workers."""
+
+  def check(error):
+    if error.shape[0] != num_workers:
+      raise ValueError(
+          f'The state holds the errors of {error.shape[0]} workers, the mesh'
+          f' has {num_workers}: create it with gl.init_state, or pass a saved one'
+          ' through gl.collapse and gl.expand.'
+      )
+
+  _map_errors(check, opt_state)
+
+
 def _map_errors(function: Callable[[jax.Array], Any], opt_state: Any) -> Any:
   """Applies a function to the errors, wherever in the state they are."""
   return _map_states(

@@ -113,7 +113,7 @@ def make_train_step(
 
   Raises:
     ValueError: when traced, if the batch does not divide over workers and
-      micro-batches.
+      micro-batches, or the state is that of another number of workers.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp, optax
@@ -147,6 +147,7 @@ def make_train_step(
 
   def step(params, opt_state, batch):
     _check_batch(batch, workers, accumulate_steps)
+    _placement.check_num_workers(opt_state, workers)
     specs = _placement.state_partition_specs(opt_state, axis_name)
     sharded = jax.shard_map(
         local_step,

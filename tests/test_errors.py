@@ -122,6 +122,15 @@ def test_a_batch_that_does_not_divide():
     step(PARAMS, state, {'rows': jnp.ones(12)})
 
 
+def test_a_state_of_another_number_of_workers():
+  mesh = workers.mesh_of(4)
+  tx = optax.chain(gl.greedylore(2, workers.AXIS), optax.sgd(0.1))
+  loss_fn = lambda p, x: p['w'].sum() * x.mean()
+  step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
+  with pytest.raises(ValueError, match=r'of 1 workers, the mesh has 4.*init_s'):
+    step(PARAMS, tx.init(PARAMS), jnp.ones(4))
+
+
 def test_a_mesh_without_the_axis():
   with pytest.raises(ValueError, match="no axis 'replica', only"):
     gl.init_state(
