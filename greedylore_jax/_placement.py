@@ -158,8 +158,8 @@ def check_num_workers(opt_state: Any, num_workers: int) -> None:
     if error.shape[0] != num_workers:
       raise ValueError(
           f'The state holds the errors of {error.shape[0]} workers, the mesh'
-          f' has {num_workers}: create it with gl.init_state, or pass a saved one'
-          ' through gl.collapse and gl.expand.'
+          f' has {num_workers}: create it with gl.init_state, or pass a saved'
+          ' one through gl.collapse and gl.expand.'
       )
 
   _map_errors(check, opt_state)
