@@ -1,12 +1,11 @@
 # `make quickstart` and `make test` need Python 3.11+ and nothing else.
 PYTHON ?= python3
 PY := .venv/bin/python
-REPLICAS ?= 4
 
 .PHONY: quickstart test lint bench clean
 
 quickstart: .venv/train
-	$(PY) -m train configs/quickstart.py --mesh.replica $(REPLICAS)
+	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
 
 test: lint
 	$(PY) -m pytest

@@ -4,8 +4,8 @@ What it shows: 0.86M parameters, 4 simulated workers, 1,000 steps of 1,024
 bytes; held-out loss within 5 % of dense AdamW in the same steps, with less than
 a third of its bytes over the whole model and run, the dense start included.
 
-Command: make quickstart, or
-  python -m train configs/quickstart.py --mesh.replica 4
+Command: make quickstart, or python -m train configs/quickstart.py; where JAX
+  would take a GPU, with JAX_PLATFORMS=cpu in front.
 Cost: about two minutes on two cores.
 Expected: see EXPERIMENTS.md, 'The quickstart'.
 """
@@ -15,6 +15,7 @@ from train.config import Compression
 from train.config import Config
 from train.config import Data
 from train.config import Evaluation
+from train.config import Mesh
 from train.config import Model
 from train.config import Optimizer
 
@@ -31,6 +32,7 @@ config = Config(
         start_step=60,
         embeddings=True,
     ),
+    mesh=Mesh(replica=4),
     evaluation=Evaluation(every=250, sequences=256),
     checkpoint=Checkpoint(every=500),
 )

@@ -40,7 +40,8 @@ def start(run: config.Config) -> jax.sharding.Mesh:
   if workers > len(devices):
     raise ValueError(
         f'mesh.replica={workers} workers need as many devices, but JAX sees'
-        f' {len(devices)} of kind {devices[0].platform}.'
+        f' {len(devices)} of kind {devices[0].platform}. Take fewer workers, or'
+        ' JAX_PLATFORMS=cpu for virtual devices.'
     )
   if run.batch_size % (workers * run.accumulate_steps):
     raise ValueError(
