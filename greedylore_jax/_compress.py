@@ -58,10 +58,10 @@ def compress_gradients(
   mean_i G_i + mean_i E_i is conserved: it equals the update plus the new
   mean_i E_i at every step.
 
-  If anything received is not finite, on any worker, the updates of all are NaN
-  and the state stays as it was: put `optax.apply_if_finite` around what
-  follows in the chain (not around this, which must run on every worker) to
-  skip such a step.
+  If anything received or to be remembered is not finite, because of any worker,
+  the updates of all are NaN and the state stays as it was: to skip such a step,
+  put `optax.apply_if_finite` around what follows in the chain (not around this,
+  which must run on every worker).
 
   Args:
     compressor: the method, such as `GreedyLore(rank=32)`.
@@ -168,7 +168,8 @@ def _step(policy, phase, leaves, axis_name):
       average = _rounds.PackedMean(axis_name)
       new = _rounds.run(generators, dtypes, average)
       updates, new_errors, new_memories = _unzip(new, 3)
-      finite = average.finite
+      # A decomposition can fail, too; memory is equal on all, so all agree.
+      finite = average.finite & _all_finite(new_memories)
       keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
       return (
           [jnp.where(finite, x, jnp.nan).astype(x.dtype) for x in updates],
@@ -178,6 +179,12 @@ def _step(policy, phase, leaves, axis_name):
       )
 
   return branch
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  """Whether no leaf holds a NaN or an infinity."""
+  each = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+  return jnp.all(jnp.array(each, bool))
 
 
 def leaf_key(key: jax.Array, index: int) -> jax.Array:
