@@ -36,7 +36,8 @@ def test_every_public_name_is_documented():
       continue
     assert value.__doc__, f'gl.{name} has no docstring'
     if value.__module__.startswith('greedylore_jax'):
-      assert value.__doc__ != f'{name}()', name
+      # A dataclass without a docstring gets its signature for one.
+      assert not value.__doc__.startswith(f'{name}('), name
 
 
 def test_python_in_the_readme_runs():

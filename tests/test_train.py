@@ -232,7 +232,7 @@ def test_gradients_that_stay_non_finite_end_the_run(tmp_path):
 @pytest.mark.parametrize(
     'options',
     [
-        {'name': 'sgd', 'momentum': 0.9, 'weight_decay': 0.01},
+        {'name': 'sgd', 'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.1},
         {'name': 'lion', 'weight_decay': 0.1, 'clip_norm': 0.0},
     ],
 )

@@ -63,7 +63,8 @@ class Model(Section):
   dtype: DType = 'float32'
   """Type of activations and matrix products; parameters stay float32."""
   remat: bool = False
-  """Recompute each block in the backward pass: less memory, more time."""
+  """Recompute each block in the backward pass: more time and less memory, of
+  which XLA saves little on a CPU."""
 
   def _check(self):
     self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
