@@ -34,8 +34,9 @@ class Collective:
     kind: 'all-reduce', 'all-gather', ...
     dtype: of its result, as a NumPy name.
     shape: of its result.
-    phase: 'warm_up', 'refresh' or 'compress' if it runs only in such steps of
-      `compress_gradients`; None if it stands outside of them.
+    phase: 'warm_up', 'refresh' or 'compress' (or another of `Plan.rounds`) if
+      it runs only in such steps of `compress_gradients`; None if it stands
+      outside of them.
   """
 
   kind: str
@@ -52,6 +53,15 @@ class Collective:
   def bytes(self) -> int:
     """Bytes of the result: for an all-reduce, its payload per worker."""
     return self.size * jnp.dtype(self.dtype).itemsize
+
+  @property
+  def payload(self) -> int:
+    """Bytes of an all-reduce that takes as long in a ring of workers.
+
+    A ring carries a sum around twice and what it gathers once, so half of an
+    all-gather's result counts.
+    """
+    return self.bytes // 2 if self.kind == 'all-gather' else self.bytes
 
 
 def collectives(compiled: jax.stages.Compiled) -> list[Collective]:

@@ -1,18 +1,15 @@
 """Compressed averaging of gradients as an optax transformation."""
 
 from typing import Any
-from typing import Literal
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax import _axes
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
-from greedylore_jax.compressors import base
-from greedylore_jax.compressors import dense
-from greedylore_jax.compressors import greedylore as _greedylore
 
 
 class CompressState(NamedTuple):
@@ -32,12 +29,22 @@ class CompressState(NamedTuple):
   memory: Any
 
 
+class NonlinearCompressState(CompressState):
+  """A `CompressState` of which every worker's own error matters.
+
+  The state of methods whose updates are not a function of the mean error. A
+  checkpoint of it keeps the errors of all workers, for the same number of them.
+  """
+
+  __slots__ = ()
+
+
 def compress_gradients(
-    compressor: base.Compressor,
-    axis_name: _rounds.AxisName,
+    compressor: _policy.Compressors,
+    axis_name: _axes.AxisName,
     *,
     start_step: int = 0,
-    error_feedback: bool = True,
+    error_feedback: _policy.ErrorFeedback = True,
     min_compression_rate: float = 1.0,
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,
@@ -64,13 +71,19 @@ def compress_gradients(
   which must run on every worker).
 
   Args:
-    compressor: the method, such as `GreedyLore(rank=32)`.
+    compressor: the method, such as `GreedyLore(rank=32)`, or an ordered list
+      [('embed|head', GreedyLore(64, 20)), ('', PowerSGD(32))]: of the patterns
+      (regular expressions, searched for in paths such as 'blocks/0/query') the
+      first that matches a leaf holds.
     axis_name: mesh axis (or tuple of axes) over which the workers lie; None
       for one worker and no communication.
     start_step: dense steps before compression starts. More cost bytes early
       on and give the optimizer's moments a better start.
-    error_feedback: keep what was not sent and add it to the next gradient.
-      Off, the update is biased; only for ablations.
+    error_feedback: True or 'ef14' keeps what was not sent and adds it to the
+      next gradient, as above. 'ef21' sends what the gradient differs by from
+      what the workers know of it, and the update is all that they know: C acts
+      on G_i - D_i, D_i <- D_i + S_i, update = mean_i D_i; then `error` holds
+      -D_i. False forgets: the update is biased; only for ablations.
     min_compression_rate: a matrix is compressed only if that sends fewer than
       1 / min_compression_rate of its bytes in a compressed step. 0 compresses
       whatever is a matrix.
@@ -84,6 +97,9 @@ def compress_gradients(
     factor_dtype: dtype in which compressed leaves' messages travel in
       compressed steps; None is the gradient's. What a lower one rounds away
       goes into the error. (XLA widens 16-bit all-reduces to float32 on CPU.)
+      int8 and int16 scale each row or column, for which a small round goes
+      ahead of each; N workers share their range, so the steps are N / 127 of a
+      row's largest entry for int8.
     seed: of the compressor's random numbers, which are equal on all workers.
 
   Returns:
@@ -108,6 +124,8 @@ def compress_gradients(
 
   References:
     Error feedback: Seide et al. (2014); Karimireddy et al., arXiv 1901.09847.
+    EF21: Richtarik, Sokolov, Fatkhullin, arXiv 2106.05203 (2021), Algorithm 2.
+    Integers that can be added up: IntSGD, arXiv 2102.08374 (2021).
     The recursion: GreedyLore, arXiv 2507.08784 (2025), Algorithm 2.
   """
   policy = _policy.Policy(
@@ -119,7 +137,8 @@ def compress_gradients(
     leaves = policy.leaves(params)
     treedef: Any = jax.tree.structure(params)
     errors, memories = _unzip((policy.init(leaf) for leaf in leaves), 2)
-    return CompressState(
+    linear = policy.is_linear(leaves)
+    return (CompressState if linear else NonlinearCompressState)(
         jnp.zeros([], jnp.int32),
         treedef.unflatten(errors),
         treedef.unflatten(memories),
@@ -127,7 +146,7 @@ def compress_gradients(
 
   def update_fn(updates, state, params=None):
     del params
-    _rounds.num_workers(axis_name)
+    workers = _axes.num_workers(axis_name)
     leaves = policy.leaves(updates)
     treedef: Any = jax.tree.structure(updates)
     grads = treedef.flatten_up_to(updates)
@@ -136,40 +155,50 @@ def compress_gradients(
     _check_local(leaves, grads, axis_name)
     _check_errors(leaves, errors)
     key = jax.random.fold_in(jax.random.key(seed), state.count)
-    phases = policy.phases(leaves)
-    index = policy.phase(state.count, phases)
-    branches = [_step(policy, phase, leaves, axis_name) for phase in phases]
+    schedule = policy.schedule(leaves)
+    branches = [
+        _step(policy, schedule, phase, leaves, axis_name, workers)
+        for phase in schedule.phases
+    ]
+    index = schedule.index(state.count)
     updates, errors, memories, finite = jax.lax.switch(
         index, branches, grads, errors, memories, key
     )
-    new_state = CompressState(
-        jnp.where(finite, optax.safe_increment(state.count), state.count),
-        treedef.unflatten(errors),
-        treedef.unflatten(memories),
+    new_state = state._replace(
+        count=jnp.where(
+            finite, optax.safe_increment(state.count), state.count
+        ),
+        error=treedef.unflatten(errors),
+        memory=treedef.unflatten(memories),
     )
     return treedef.unflatten(updates), new_state
 
   return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _step(policy, phase, leaves, axis_name):
+def _step(policy, schedule, phase, leaves, axis_name, workers):
   """The step of all leaves in one phase, as a branch of the switch."""
-  dtypes = [policy.wire_dtype(phase, leaf) for leaf in leaves]
+  kinds = [_policy.kind(schedule, phase, leaf) for leaf in leaves]
+  dtypes = list(map(policy.wire_dtype, kinds, leaves))
+  methods = [
+      policy.rounds(kind, leaf, workers)
+      for kind, leaf in zip(kinds, leaves, strict=True)
+  ]
 
   def branch(grads, errors, memories, key):
     scope = jax.named_scope(f'greedylore.{phase}')
     with scope, jax.default_matmul_precision('highest'):
       generators = [
-          policy.rounds(phase, leaf)(g, error, memory, leaf_key(key, i))
-          for i, (leaf, g, error, memory) in enumerate(
-              zip(leaves, grads, errors, memories, strict=True)
+          method(g, error, memory, leaf_key(key, i))
+          for i, (method, g, error, memory) in enumerate(
+              zip(methods, grads, errors, memories, strict=True)
           )
       ]
-      average = _rounds.PackedMean(axis_name)
-      new = _rounds.run(generators, dtypes, average)
+      transport = _rounds.Transport(axis_name)
+      new = _rounds.run(generators, dtypes, transport)
       updates, new_errors, new_memories = _unzip(new, 3)
       # A decomposition can fail, too; memory is equal on all, so all agree.
-      finite = average.finite & _all_finite(new_memories)
+      finite = transport.finite & _all_finite(new_memories)
       keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
       return (
           [jnp.where(finite, x, jnp.nan).astype(x.dtype) for x in updates],
@@ -201,7 +230,7 @@ def _unzip(rows: Any, width: int) -> tuple[list[Any], ...]:
 def _check_local(leaves, grads, axis_name) -> None:
   """Raises if JAX's types say that a gradient is the same on all workers."""
   for leaf, g in zip(leaves, grads, strict=True):
-    axes = _rounds.missing_axes(g, axis_name)
+    axes = _axes.missing_axes(g, axis_name)
     if axes:
       raise ValueError(
           f'The gradient of {leaf.path!r} is already averaged or summed over'
@@ -223,70 +252,3 @@ def _check_errors(leaves, errors) -> None:
           ' jax.shard_map from gl.state_partition_specs and the state from'
           ' gl.init_state or gl.expand.'
       )
-
-
-def greedylore(
-    rank: int,
-    axis_name: _rounds.AxisName,
-    *,
-    update_interval: int = 200,
-    start_step: int = 0,
-    probes: int | Literal['independent'] = 4,
-    error_feedback: bool = True,
-    min_compression_rate: float = 1.0,
-    weight_dimension_numbers: Any = None,
-    error_dtype: Any = None,
-    factor_dtype: Any = None,
-    seed: int = 0,
-) -> optax.GradientTransformation:
-  """GreedyLore as a link of an optax chain: local gradients in, their mean out.
-
-  Short for `compress_gradients(GreedyLore(rank, update_interval, probes),
-  axis_name, ...)`; see `GreedyLore` for the method and its knobs and
-  `compress_gradients` for the others, the returned state and the errors.
-
-  A matrix of a x b numbers (a <= b) sends a * probes + rank * b of them in a
-  compressed step, a * b in a refresh (every `update_interval` steps) and in
-  each of the first `start_step` steps. `plan` adds this up for a model.
-
-  Example:
-    >>> import greedylore_jax as gl, optax
-    >>> tx = optax.chain(
-    ...     gl.greedylore(rank=32, axis_name='data'),
-    ...     optax.clip_by_global_norm(1.0),
-    ...     optax.adamw(3e-4),
-    ... )
-
-  References:
-    GreedyLore, arXiv 2507.08784 (2025).
-  """
-  return compress_gradients(
-      _greedylore.GreedyLore(rank, update_interval, probes),
-      axis_name,
-      start_step=start_step,
-      error_feedback=error_feedback,
-      min_compression_rate=min_compression_rate,
-      weight_dimension_numbers=weight_dimension_numbers,
-      error_dtype=error_dtype,
-      factor_dtype=factor_dtype,
-      seed=seed,
-  )
-
-
-def average_gradients(
-    axis_name: _rounds.AxisName,
-) -> optax.GradientTransformation:
-  """The dense baseline in the same place: every gradient is sent whole.
-
-  Args:
-    axis_name: mesh axis (or tuple of axes) of the workers; None for one.
-
-  Returns:
-    An `optax.GradientTransformation`; update = mean_i G_i, by one all-reduce
-    per dtype.
-
-  Example:
-    >>> import greedylore_jax as gl, optax
-    >>> tx = optax.chain(gl.average_gradients('data'), optax.sgd(0.1))
-  """
-  return compress_gradients(dense.Dense(), axis_name)

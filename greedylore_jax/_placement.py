@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax._axes import AxisName
 from greedylore_jax._compress import CompressState
-from greedylore_jax._rounds import AxisName
+from greedylore_jax._compress import NonlinearCompressState
 
 _P = jax.sharding.PartitionSpec
 
@@ -35,7 +36,9 @@ def state_partition_specs(opt_state: Any, axis_name: AxisName) -> Any:
   shared = lambda tree: jax.tree.map(lambda _: _P(), tree)
   own = lambda tree: jax.tree.map(lambda _: _P(axis_name), tree)
   return _map_states(
-      lambda s: CompressState(shared(s.count), own(s.error), shared(s.memory)),
+      lambda s: s._replace(
+          count=shared(s.count), error=own(s.error), memory=shared(s.memory)
+      ),
       lambda _: _P(),
       opt_state,
   )
@@ -74,7 +77,7 @@ def init_state(
     P('data',)
   """
   workers = num_workers(mesh, axis_name)
-  init = lambda params: expand(tx.init(params), workers)
+  init = lambda params: expand(tx.init(params), workers, exact=False)
   specs = state_partition_specs(jax.eval_shape(init, params), axis_name)
   place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
   return jax.jit(init, out_shardings=jax.tree.map(place, specs))(params)
@@ -91,16 +94,18 @@ def num_workers(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
   return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def collapse(opt_state: Any) -> Any:
+def collapse(opt_state: Any, *, exact: bool = True) -> Any:
   """The state as it goes into a checkpoint: the mean error of the workers.
 
-  All future updates depend on the errors only through their mean, for every
-  compressor here (their updates are linear in the messages, with directions
-  that all workers share). So one copy, the size of the parameters, is enough
-  to go on exactly, at any number of workers.
+  For linear methods all future updates depend on the errors only through their
+  mean. So one copy, the size of the parameters, is enough to go on exactly, at
+  any number of workers. The errors of methods that are not linear (`Sign`,
+  `Quantize`, `TopK(indices='own')`, integer factors) stay as they are, all N.
 
   Args:
     opt_state: state with errors [N, *leaf.shape] of any N.
+    exact: False takes the mean of errors that are not linear, too: what was not
+      sent is conserved, but the run goes on somewhat differently.
 
   Returns:
     The same state with errors [1, *leaf.shape], which is also what one worker
@@ -120,22 +125,28 @@ def collapse(opt_state: Any) -> Any:
     wide = jnp.promote_types(error.dtype, jnp.float32)
     return jnp.mean(error, 0, wide, keepdims=True).astype(error.dtype)
 
-  return _map_errors(mean, opt_state)
+  return _map_errors(
+      lambda state: None if exact and not _is_linear(state) else mean, opt_state
+  )
 
 
-def expand(opt_state: Any, num_workers: int) -> Any:
+def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
   """The inverse of `collapse`, for any number of workers.
 
   Args:
-    opt_state: state with errors [1, *leaf.shape].
+    opt_state: state with errors [1, *leaf.shape], or [N, *leaf.shape] of a
+      method that is not linear.
     num_workers: N, how many workers go on with it.
+    exact: False gives one error of a method that is not linear to all workers,
+      too. That is right for a fresh state, whose errors are 0.
 
   Returns:
     The state with errors [N, *leaf.shape], the same one for every worker. Place
     it with `state_partition_specs`.
 
   Raises:
-    ValueError: if the state holds the errors of several workers.
+    ValueError: if the state holds the errors of several workers, or of another
+      number of them where every worker needs its own.
   """
   if num_workers < 1:
     raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
@@ -148,7 +159,21 @@ def expand(opt_state: Any, num_workers: int) -> Any:
       )
     return jnp.broadcast_to(error, (num_workers, *error.shape[1:]))
 
-  return _map_errors(repeat, opt_state)
+  def own(error):
+    if error.shape[0] != num_workers:
+      raise ValueError(
+          f'This is the state of {error.shape[0]} workers whose errors cannot'
+          f' be handed to {num_workers} exactly, as the method is not linear in'
+          f' them. Go on with {error.shape[0]}; or accept another trajectory'
+          ' with gl.expand(gl.collapse(state, exact=False), num_workers,'
+          ' exact=False), which is also the way to expand a fresh state.'
+      )
+    return error
+
+  return _map_errors(
+      lambda state: own if exact and not _is_linear(state) else repeat,
+      opt_state,
+  )
 
 
 def check_num_workers(opt_state: Any, num_workers: int) -> None:
@@ -162,16 +187,29 @@ def check_num_workers(opt_state: Any, num_workers: int) -> None:
           ' one through gl.collapse and gl.expand.'
       )
 
-  _map_errors(check, opt_state)
+  _map_errors(lambda _: check, opt_state)
 
 
-def _map_errors(function: Callable[[jax.Array], Any], opt_state: Any) -> Any:
-  """Applies a function to the errors, wherever in the state they are."""
-  return _map_states(
-      lambda s: s._replace(error=jax.tree.map(function, s.error)),
-      lambda leaf: leaf,
-      opt_state,
-  )
+def _is_linear(state: CompressState) -> bool:
+  return not isinstance(state, NonlinearCompressState)
+
+
+def _map_errors(
+    function_of: Callable[[CompressState], Callable[[jax.Array], Any] | None],
+    opt_state: Any,
+) -> Any:
+  """Maps the errors, wherever they are, by what `function_of` their state is.
+
+  None leaves them alone.
+  """
+
+  def on_state(state):
+    function = function_of(state)
+    if function is None:
+      return state
+    return state._replace(error=jax.tree.map(function, state.error))
+
+  return _map_states(on_state, lambda leaf: leaf, opt_state)
 
 
 def _map_states(

@@ -1,6 +1,7 @@
 """What a configuration will send and keep, computed before anything runs."""
 
 import collections
+from collections.abc import Sequence
 import dataclasses
 import re
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
-from greedylore_jax.compressors import base
+from greedylore_jax import _schedule
 
 _Rows = list[tuple[str, ...]]
 
@@ -43,23 +44,22 @@ class LeafPlan:
 class Plan:
   """What a worker sends per step and keeps, in bytes; `print` it for a table.
 
-  Bytes are payloads: what enters the all-reduces. A ring all-reduce over N
-  workers puts 2 (N - 1) / N times that onto each worker's link.
+  Bytes are payloads of all-reduces: a ring of N workers puts 2 (N - 1) / N
+  times that onto each worker's link. Of an all-gather, N / 2 times what a
+  worker puts in counts, as that takes the same time.
 
   Attributes:
     leaves: one `LeafPlan` per leaf.
-    rounds: phase -> the all-reduces of such a step, one (dtype name, numbers)
-      per round and dtype, in order.
+    rounds: phase -> the collectives of such a step, one (kind, dtype name,
+      numbers per worker) per round and dtype, in order.
     num_workers: N.
-    start_step: dense steps at the start.
-    update_interval: steps from one refresh to the next, None without refresh.
+    schedule: which phase comes when.
   """
 
   leaves: list[LeafPlan]
-  rounds: dict[str, list[tuple[str, int]]]
+  rounds: dict[str, list[_rounds.Sent]]
   num_workers: int
-  start_step: int
-  update_interval: int | None
+  schedule: _schedule.Schedule
 
   @property
   def dense_bytes(self) -> int:
@@ -72,14 +72,7 @@ class Plan:
 
   def phase_at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
-    since = step - self.start_step
-    if _policy.DENSE in self.rounds:
-      return _policy.DENSE
-    if since < 0:
-      return _policy.WARM_UP
-    if self.update_interval and since % self.update_interval == 0:
-      return _policy.REFRESH
-    return _policy.COMPRESS
+    return self.schedule.at(step)
 
   def bytes_after(self, steps: int) -> int:
     """Bytes of the first `steps` steps together."""
@@ -89,9 +82,8 @@ class Plan:
   @property
   def bytes_per_step(self) -> float:
     """Average bytes per step in the long run: warm-up left out."""
-    interval = self.update_interval or 1
-    steps = range(self.start_step, self.start_step + interval)
-    return sum(self.bytes_in(self.phase_at(s)) for s in steps) / interval
+    start, period = self.schedule.start_step, self.schedule.period()
+    return (self.bytes_after(start + period) - self.bytes_after(start)) / period
 
   @property
   def peak_bytes(self) -> int:
@@ -121,12 +113,12 @@ class Plan:
 
 
 def plan(
-    compressor: base.Compressor,
+    compressor: _policy.Compressors,
     params: Any,
     *,
     num_workers: int = 1,
     start_step: int = 0,
-    error_feedback: bool = True,
+    error_feedback: _policy.ErrorFeedback = True,
     min_compression_rate: float = 1.0,
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,
@@ -138,8 +130,8 @@ def plan(
   the plan equals the compiled program number by number (see `collectives`).
 
   Args:
-    compressor: the method, such as `GreedyLore(rank=32)`; `Dense()` is the
-      baseline.
+    compressor: the method, such as `GreedyLore(rank=32)`, or a list of
+      (pattern, method); `Dense()` is the baseline.
     params: the parameters, arrays or `jax.ShapeDtypeStruct`s (gradients are
       taken to have the same dtypes).
     num_workers: N, for predictions about the network.
@@ -162,8 +154,8 @@ def plan(
     >>> p = gl.plan(gl.GreedyLore(rank=4, probes=1), params, num_workers=8)
     >>> p.dense_bytes, p.bytes_in('compress')
     (66560, 5376)
-    >>> p.rounds['compress']
-    [('float32', 320), ('float32', 1024)]
+    >>> [tuple(sent) for sent in p.rounds['compress']]
+    [('all-reduce', 'float32', 320), ('all-reduce', 'float32', 1024)]
   """
   policy = _policy.Policy(
       compressor, start_step, error_feedback, min_compression_rate,
@@ -172,43 +164,53 @@ def plan(
   if num_workers < 1:
     raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
   leaves = policy.leaves(params)
+  schedule = policy.schedule(leaves)
+  kind = lambda phase, leaf: _policy.kind(schedule, phase, leaf)
   messages = {
-      phase: [_messages(policy, phase, leaf) for leaf in leaves]
-      for phase in policy.phases(leaves)
+      phase: [_messages(policy, kind(phase, x), x, num_workers) for x in leaves]
+      for phase in schedule.phases
   }
   sent = lambda i: {
-      phase: sum(map(_bytes, of_leaves[i]))
+      phase: sum(_payload(x, num_workers) for x in of_leaves[i])
       for phase, of_leaves in messages.items()
   }
   return Plan(
       [_leaf_plan(policy, leaf, sent(i)) for i, leaf in enumerate(leaves)],
       {phase: _packed(of_leaves) for phase, of_leaves in messages.items()},
       num_workers,
-      start_step,
-      compressor.update_interval,
+      schedule,
   )
 
 
-def _messages(policy, phase, leaf) -> list[jax.ShapeDtypeStruct]:
-  """What one leaf sends in a phase, a message per round."""
+def _messages(policy, kind, leaf, num_workers) -> list[_rounds.Sent]:
+  """What one leaf sends in a kind of step, a message per round."""
   g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   error, memory = jax.eval_shape(lambda: policy.init(leaf))
   key = jax.eval_shape(lambda: jax.random.key(0))
-  return _rounds.record_messages(
-      policy.rounds(phase, leaf), policy.wire_dtype(phase, leaf),
-      g, error, memory, key,
+  return _rounds.record(
+      policy.rounds(kind, leaf, num_workers), policy.wire_dtype(kind, leaf),
+      num_workers, g, error, memory, key,
   )  # fmt: skip
 
 
-def _packed(of_leaves) -> list[tuple[str, int]]:
-  """Messages per leaf as the packed all-reduces: one per round and dtype."""
+def _payload(sent: _rounds.Sent, num_workers: int) -> int:
+  """Bytes of a message, as those of an all-reduce that takes as long."""
+  size = sent.size * jax.numpy.dtype(sent.dtype).itemsize
+  return size * max(num_workers, 2) // 2 if 'gather' in sent.kind else size
+
+
+def _packed(of_leaves: Sequence[list[_rounds.Sent]]) -> list[_rounds.Sent]:
+  """Messages per leaf as they are packed: one per round, kind and dtype."""
   packed = []
   for i in range(max(map(len, of_leaves), default=0)):
-    sizes: collections.Counter[str] = collections.Counter()
+    sizes: collections.Counter[tuple[str, str]] = collections.Counter()
     for messages in of_leaves:
       if i < len(messages):
-        sizes[str(messages[i].dtype)] += messages[i].size
-    packed += sorted(sizes.items())
+        sizes[messages[i].kind, messages[i].dtype] += messages[i].size
+    packed += [
+        _rounds.Sent(kind, dtype, size)
+        for (kind, dtype), size in sorted(sizes.items(), reverse=True)
+    ]
   return packed
 
 
@@ -236,7 +238,7 @@ def _leaf_table(p: Plan) -> list[str]:
   for x in p.leaves:
     kinds[re.sub(r'\d+', '*', x.path), x.shape, x.how].append(x)
   rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
-  phase = _policy.COMPRESS if _policy.COMPRESS in p.rounds else _policy.DENSE
+  phase = list(p.rounds)[-1]
   for (path, shape, how), group in kinds.items():
     size = f'{len(group)} x ' if len(group) > 1 else ''
     sent = sum(x.sent[phase] for x in group)
@@ -257,7 +259,7 @@ def _step_table(p: Plan) -> list[str]:
   ratio = lambda x: f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
   name = lambda phase: f'{phase.replace("_", "-")} step sends'
   rows: _Rows = [('dense step would send', _human(p.dense_bytes), '')]
-  if _policy.DENSE not in p.rounds:
+  if _schedule.DENSE not in p.rounds:
     rows += [
         (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
     ]

@@ -5,10 +5,14 @@ and the plan reads it, so that what is predicted and what is sent cannot differ.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
+from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +20,18 @@ import optax
 
 from greedylore_jax import _matrices
 from greedylore_jax import _rounds
+from greedylore_jax import _schedule
 from greedylore_jax.compressors import base
 
-WARM_UP, REFRESH, COMPRESS = 'warm_up', 'refresh', 'compress'
-DENSE = 'dense'  # The only phase where no leaf is compressed.
+Compressors = base.Compressor | Sequence[tuple[str, base.Compressor]]
+ErrorFeedback = bool | Literal['ef14', 'ef21']
+
+
+class Tracked(NamedTuple):
+  """Memory under EF21: the compressor's, and what all workers follow."""
+
+  memory: Any
+  mean: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +41,9 @@ class Leaf:
   path: str
   shape: tuple[int, ...]
   dtype: Any
-  matrices: _matrices.Matrices | None
   reason: str
+  matrices: _matrices.Matrices | None = None
+  compressor: base.Compressor | None = None
 
   @property
   def size(self) -> int:
@@ -42,135 +55,191 @@ class Leaf:
 class Policy:
   """The settings of `compress_gradients`, checked; see there for each."""
 
-  compressor: base.Compressor
+  compressor: Compressors
   start_step: int = 0
-  error_feedback: bool = True
+  error_feedback: ErrorFeedback = True
   min_compression_rate: float = 1.0
   weight_dimension_numbers: Any = None
   error_dtype: Any = None
   factor_dtype: Any = None
 
   def __post_init__(self):
-    for method in ('init', 'compress'):
-      if isinstance(self.compressor, type) or not callable(
-          getattr(self.compressor, method, None)
-      ):
-        raise TypeError(
-            'compressor must be an instance such as gl.GreedyLore(rank=32), got'
-            f' {self.compressor!r}.'
-        )
-    if getattr(self.compressor, '__hash__', None) is None:
-      raise TypeError(
-          'compressor must be hashable: make it a frozen dataclass, got'
-          f' {self.compressor!r}.'
-      )
+    for _, compressor in self.rules:
+      base.check_compressor(compressor)
     base.check_integer('start_step', self.start_step, at_least=0)
     if self.min_compression_rate < 0:
       raise ValueError(
           'min_compression_rate must not be negative, got'
           f' min_compression_rate={self.min_compression_rate!r}.'
       )
-    for name in ('error_dtype', 'factor_dtype'):
-      dtype = getattr(self, name)
-      if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f'{name} must be a floating dtype, got {dtype!r}.')
+    if self.error_feedback not in (True, False, 'ef14', 'ef21'):
+      raise ValueError(
+          "error_feedback must be True (which is 'ef14'), False or 'ef21', got"
+          f' error_feedback={self.error_feedback!r}.'
+      )
+    if self.error_dtype is not None:
+      if not jnp.issubdtype(self.error_dtype, jnp.floating):
+        raise TypeError(
+            f'error_dtype must be a floating dtype, got {self.error_dtype!r}.'
+        )
+      if self.error_feedback == 'ef21':
+        raise ValueError(
+            "error_feedback='ef21' follows the gradients by differences, whose"
+            ' rounding would add up: leave error_dtype at None.'
+        )
+    if self.factor_dtype is not None and not any(
+        jnp.issubdtype(self.factor_dtype, kind)
+        for kind in (jnp.floating, jnp.signedinteger)
+    ):
+      raise TypeError(
+          'factor_dtype must be a floating or signed integer dtype, got'
+          f' {self.factor_dtype!r}.'
+      )
 
-  def phases(self, leaves: list[Leaf]) -> list[str]:
-    """The kinds of step that can occur, in order."""
-    if not any(leaf.matrices for leaf in leaves):
-      return [DENSE]
-    warm_up = [WARM_UP] if self.start_step else []
-    refresh = [REFRESH] if self.compressor.update_interval else []
-    return warm_up + refresh + [COMPRESS]
+  @property
+  def rules(self) -> list[tuple[str, base.Compressor]]:
+    """Ordered (pattern of paths, compressor); the first match holds."""
+    if isinstance(self.compressor, Sequence):
+      return [(pattern, compressor) for pattern, compressor in self.compressor]
+    return [('', self.compressor)]
 
-  def phase(self, count: jax.Array, phases: list[str]) -> jax.Array:
-    """The index into `phases` of step `count`, counted from 0."""
-    since = count - self.start_step
-    index = jnp.full_like(count, len(phases) - 1)
-    interval = self.compressor.update_interval
-    if interval and REFRESH in phases:
-      lands = since % interval == 0
-      index = jnp.where(lands, phases.index(REFRESH), index)
-    if WARM_UP in phases:
-      index = jnp.where(since < 0, phases.index(WARM_UP), index)
-    return index
+  def schedule(self, leaves: list[Leaf]) -> _schedule.Schedule:
+    """The kinds of step that can occur, and when."""
+    return _schedule.Schedule(
+        self.start_step,
+        [x.compressor.update_interval for x in leaves if x.compressor],
+    )
+
+  def is_linear(self, leaves: list[Leaf]) -> bool:
+    """Whether the updates depend on the errors only through their mean."""
+    dtype = self.factor_dtype
+    return all(x.compressor.linear for x in leaves if x.compressor) and (
+        dtype is None or jnp.issubdtype(dtype, jnp.floating)
+    )
 
   def leaves(self, params: Any) -> list[Leaf]:
     """What is decided about every leaf, in flattening order."""
     numbers = _matrices.dimension_numbers(self.weight_dimension_numbers, params)
-    paths = jax.tree_util.tree_leaves_with_path(params)
+    paths = [
+        (jax.tree_util.keystr(path, simple=True, separator='/'), x)
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    for pattern, _ in self.rules:
+      if paths and not any(re.search(pattern, path) for path, _ in paths):
+        raise ValueError(
+            f'The pattern {pattern!r} matches no leaf of the parameters; they'
+            f' are {", ".join(path for path, _ in paths)}.'
+        )
     return [
-        self._leaf(jax.tree_util.keystr(path, simple=True, separator='/'), x, n)
+        self._leaf(path, x, n)
         for (path, x), n in zip(paths, numbers, strict=True)
     ]
 
   def _leaf(self, path: str, x: Any, numbers: Any) -> Leaf:
-    dense = lambda reason: Leaf(path, x.shape, x.dtype, None, reason)
+    dense = lambda reason: Leaf(path, x.shape, x.dtype, reason)
     if not jnp.issubdtype(x.dtype, jnp.floating):
       return dense(f'{x.dtype} is not a real floating type')
     if numbers is None:
       asked = self.weight_dimension_numbers is not None
       return dense('asked for' if asked else f'{len(x.shape)}-D, not a matrix')
     try:
-      matrices = _matrices.Matrices.of(x.shape, numbers)
+      m = _matrices.Matrices.of(x.shape, numbers)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
-    rate = _compression_rate(
-        self.compressor, matrices.k, matrices.a, matrices.b
-    )
+    compressor = self._compressor(path)
+    rate = _compression_rate(compressor, m.k, m.a, m.b)
     if rate <= self.min_compression_rate:
       return dense(f'would shrink only {rate:.2f}x')
-    stack = f'{matrices.k} x ' if matrices.k > 1 else ''
+    stack = f'{m.k} x ' if m.k > 1 else ''
     return Leaf(
-        path, x.shape, x.dtype, matrices, f'{stack}{matrices.a} x {matrices.b}'
+        path, x.shape, x.dtype, f'{stack}{m.a} x {m.b}', m, compressor
+    )
+
+  def _compressor(self, path: str) -> base.Compressor:
+    for pattern, compressor in self.rules:
+      if re.search(pattern, path):
+        return compressor
+    raise ValueError(
+        f'No pattern matches the matrix {path!r}: end the list of compressors'
+        " with ('', gl.GreedyLore(rank=32)) or ('', gl.Dense()) for the rest."
     )
 
   def init(self, leaf: Leaf) -> tuple[Any, Any]:
     """This worker's error and the memory of one leaf, before the first step."""
     nothing = optax.MaskedNode()
-    if leaf.matrices is None:
+    if leaf.matrices is None or leaf.compressor is None:
       return nothing, nothing
-    m = leaf.matrices
-    memory = self.compressor.init(m.k, m.a, m.b, _compute_dtype(leaf.dtype))
+    m, dtype = leaf.matrices, _compute_dtype(leaf.dtype)
+    memory = leaf.compressor.init(m.k, m.a, m.b, dtype)
     if not self.error_feedback:
       return nothing, memory
-    return jnp.zeros((1, *leaf.shape), self.error_dtype or leaf.dtype), memory
+    shape = (1, *leaf.shape)
+    if self.error_feedback == 'ef21':
+      tracked = Tracked(memory, jnp.zeros(leaf.shape, dtype))
+      return jnp.zeros(shape, dtype), tracked
+    return jnp.zeros(shape, self.error_dtype or leaf.dtype), memory
 
-  def rounds(self, phase: str, leaf: Leaf) -> Callable[..., _rounds.Rounds]:
+  def rounds(
+      self, kind: str, leaf: Leaf, num_workers: int
+  ) -> Callable[..., _rounds.Rounds]:
     """One leaf's step as a generator function of (g, error, memory, key).
 
     It returns (update, error, memory). Error feedback is here and nowhere
     else, the same for every method: H = G + E, and what is not sent is kept.
+    Under EF21 the error is E_i = -D_i, where D_i is what the others know of
+    worker i: so H_i = G_i - D_i, and D = mean_i D_i is the update.
     """
-    matrices = leaf.matrices
-    if matrices is None:
+    matrices, compressor = leaf.matrices, leaf.compressor
+    if matrices is None or compressor is None:
       return _dense_leaf
     method: Any = {
-        WARM_UP: base.dense,
-        REFRESH: getattr(self.compressor, 'refresh', None),
-        COMPRESS: self.compressor.compress,
-    }[phase]
+        _schedule.WARM_UP: base.dense,
+        _schedule.REFRESH: getattr(compressor, 'refresh', None),
+        _schedule.COMPRESS: compressor.compress,
+    }[kind]
+    if self._low_precision(kind) and not self._is_floating():
+      in_full = method
+      method = lambda *args: _rounds.as_integers(
+          in_full(*args), self.factor_dtype, num_workers
+      )
 
     def step(g, error, memory, key):
       h = g.astype(_compute_dtype(g.dtype))
-      if self.error_feedback:
-        h += error[0].astype(h.dtype)
+      if not self.error_feedback:
+        output, _, memory = yield from method(matrices.split(h), memory, key)
+        return matrices.join(output).astype(g.dtype), error, memory
+      h += error[0].astype(h.dtype)
+      mean = 0
+      if self.error_feedback == 'ef21':
+        memory, mean = memory
       output, sent, memory = yield from method(matrices.split(h), memory, key)
-      output = matrices.join(output)
+      output = mean + matrices.join(output)
+      kept = h - matrices.join(sent)
       update = output.astype(g.dtype)
-      if self.error_feedback:
-        kept = h - matrices.join(sent)
-        if update.dtype != output.dtype:
-          kept += output - update.astype(output.dtype)  # The update's rounding.
-        error = kept[None].astype(error.dtype)
-      return update, error, memory
+      if self.error_feedback == 'ef21':
+        memory = Tracked(memory, output)
+      elif update.dtype != output.dtype:
+        kept += output - update.astype(output.dtype)  # The update's rounding.
+      return update, kept[None].astype(error.dtype), memory
 
     return step
 
-  def wire_dtype(self, phase: str, leaf: Leaf) -> Any:
-    """The dtype in which a leaf's messages travel."""
-    low = phase == COMPRESS and leaf.matrices is not None
-    return self.factor_dtype if low and self.factor_dtype else leaf.dtype
+  def wire_dtype(self, kind: str, leaf: Leaf) -> Any:
+    """The dtype in which a leaf's real messages travel."""
+    low = self._low_precision(kind) and leaf.matrices is not None
+    return self.factor_dtype if low and self._is_floating() else leaf.dtype
+
+  def _low_precision(self, kind: str) -> bool:
+    return self.factor_dtype is not None and kind == _schedule.COMPRESS
+
+  def _is_floating(self) -> bool:
+    return jnp.issubdtype(self.factor_dtype, jnp.floating)
+
+
+def kind(schedule: _schedule.Schedule, phase: str, leaf: Leaf) -> str:
+  """What a leaf does in a phase: 'warm_up', 'refresh' or 'compress'."""
+  interval = leaf.compressor.update_interval if leaf.compressor else None
+  return schedule.kind(phase, interval)
 
 
 @functools.cache
@@ -182,8 +251,8 @@ def _compression_rate(
   memory = jax.eval_shape(lambda: compressor.init(k, a, b, h.dtype))
   key = jax.eval_shape(lambda: jax.random.key(0))
   bytes_of = lambda generator: sum(
-      m.size * m.dtype.itemsize
-      for m in _rounds.record_messages(generator, None, h, memory, key)
+      sent.size * jnp.dtype(sent.dtype).itemsize
+      for sent in _rounds.record(generator, h.dtype, 1, h, memory, key)
   )
   return bytes_of(base.dense) / max(bytes_of(compressor.compress), 1)
 

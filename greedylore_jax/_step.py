@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax import _axes
 from greedylore_jax import _placement
 from greedylore_jax import _rounds
 
@@ -17,7 +18,7 @@ _P = jax.sharding.PartitionSpec
 
 def value_and_local_grad(
     loss_fn: Callable[..., Any],
-    axis_name: _rounds.AxisName,
+    axis_name: _axes.AxisName,
     has_aux: bool = False,
 ) -> Callable[..., Any]:
   """`jax.value_and_grad`, but each worker gets the gradient of its own loss.
@@ -46,8 +47,8 @@ def value_and_local_grad(
 
   @functools.wraps(loss_fn)
   def local_grad_fn(params, *args, **kwargs):
-    _rounds.num_workers(axis_name)
-    return grad_fn(_rounds.local(params, axis_name), *args, **kwargs)
+    _axes.num_workers(axis_name)
+    return grad_fn(_axes.local(params, axis_name), *args, **kwargs)
 
   return local_grad_fn
 
@@ -85,7 +86,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
     *,
-    axis_name: _rounds.AxisName,
+    axis_name: _axes.AxisName,
     has_aux: bool = False,
     accumulate_steps: int = 1,
 ) -> TrainStep:
@@ -141,7 +142,7 @@ def make_train_step(
     updates, opt_state = tx.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     leaves, treedef = jax.tree.flatten(value)
-    means = _rounds.PackedMean(axis_name)(leaves)
+    means = _rounds.Transport(axis_name).mean(leaves)
     value = jax.tree.unflatten(treedef, means)
     return params, opt_state, value
 

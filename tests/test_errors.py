@@ -161,6 +161,7 @@ def test_a_compressor_of_ones_own():
   @dataclasses.dataclass(frozen=True)
   class Halves:
     update_interval = None
+    linear = True
 
     def init(self, k, a, b, dtype):
       return jnp.zeros([], jnp.int32)

@@ -27,7 +27,7 @@ class Traffic:
     self._plan = plan
     self._by_phase: collections.Counter[str | None] = collections.Counter()
     for collective in gl.collectives(compiled):
-      self._by_phase[collective.phase] += collective.bytes
+      self._by_phase[collective.phase] += collective.payload
     alone = workers == 1
     errors = sum(leaf.error_bytes for leaf in plan.leaves)
     self.dense_bytes = 0 if alone else plan.dense_bytes + _LOSS_BYTES

@@ -17,7 +17,8 @@ class Compressor(Protocol):
   methods that have an `update_interval`. `mean, sent = yield message` is one
   communication round: `mean` is the message's mean over the workers (equal on
   all of them), `sent` is what this worker really put on the wire (the message
-  rounded to the dtype that travels). They return
+  rounded to the dtype that travels). `x, y = yield Gather(x, y)` is one, too,
+  and gives the arrays of all workers, [N, *shape]. They return
 
     output: [k, a, b], equal on all workers; stands for mean_i h_i.
     sent: [k, a, b], one per worker: this worker's share of the output, such
@@ -30,6 +31,9 @@ class Compressor(Protocol):
   Attributes:
     update_interval: steps from one refresh to the next, the first compressed
       step being one; None for methods without refresh.
+    linear: whether output and memory depend on the h_i only through their mean.
+      Then a checkpoint of the mean error is enough to go on exactly, with any
+      number of workers.
   """
 
   def __hash__(self) -> int:
@@ -38,6 +42,10 @@ class Compressor(Protocol):
   @property
   def update_interval(self) -> int | None:
     """Steps from one refresh to the next, or None."""
+
+  @property
+  def linear(self) -> bool:
+    """Whether only the mean of the h_i matters."""
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> Any:
     """The memory before the first step."""
@@ -70,6 +78,7 @@ class LazyBasis:
   """
 
   decomposition: _linalg.Decomposition
+  linear = True
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
     """Before the first refresh any orthonormal basis will do."""
@@ -81,6 +90,29 @@ class LazyBasis:
     h_mean, h_sent, _ = yield from dense(h, basis, key)
     basis = _linalg.left_singular_basis(h_mean, self.decomposition)
     return h_mean, h_sent, basis
+
+
+def check_compressor(compressor: Any) -> None:
+  """Raises unless this is an instance of a method."""
+  for name in ('init', 'compress'):
+    if isinstance(compressor, type) or not callable(
+        getattr(compressor, name, None)
+    ):
+      raise TypeError(
+          'compressor must be an instance such as gl.GreedyLore(rank=32), or a'
+          f' list of (pattern, instance), got {compressor!r}.'
+      )
+  for name in ('update_interval', 'linear'):
+    if not hasattr(compressor, name):
+      raise TypeError(
+          f'compressor must have an attribute {name!r} (see gl.Compressor), got'
+          f' {compressor!r}.'
+      )
+  if getattr(compressor, '__hash__', None) is None:
+    raise TypeError(
+        'compressor must be hashable: make it a frozen dataclass, got'
+        f' {compressor!r}.'
+    )
 
 
 def check_integer(name: str, value: Any, at_least: int = 1) -> None:

@@ -14,6 +14,7 @@ class Dense:
   """The plain mean of the gradients: output = mean_i G_i."""
 
   update_interval = None
+  linear = True
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> tuple[()]:
     """Nothing to remember."""

@@ -45,6 +45,7 @@ class PowerSGD:
   seed: int = 0
 
   update_interval = None
+  linear = True
 
   def __post_init__(self):
     base.check_integer('rank', self.rank)

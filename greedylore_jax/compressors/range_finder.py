@@ -42,6 +42,7 @@ class RangeFinder:
   rank: int
 
   update_interval = None
+  linear = True
 
   def __post_init__(self):
     base.check_integer('rank', self.rank)

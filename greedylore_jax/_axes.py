@@ -1,0 +1,58 @@
+"""The workers' axis: how many share it, and what JAX's types say about it."""
+
+from typing import Any
+
+import jax
+
+AxisName = str | tuple[str, ...] | None
+
+
+def num_workers(axis_name: AxisName) -> int:
+  """How many workers share the axis; a NameError explained if none does."""
+  if axis_name is None:
+    return 1
+  try:
+    return jax.lax.axis_size(axis_name)
+  except NameError:
+    raise NameError(
+        f'axis_name={axis_name!r} is not bound here. Call the update inside'
+        f' jax.shard_map, jax.pmap or jax.vmap over an axis of that name, or'
+        ' use gl.make_train_step, which does; for a single worker pass'
+        ' axis_name=None.'
+    ) from None
+
+
+def local(tree: Any, axis_name: AxisName) -> Any:
+  """The tree, typed as varying over the axis, so that gradients stay local."""
+
+  def one(x):
+    missing = tuple(missing_axes(x, axis_name))
+    return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+  return jax.tree.map(one, tree)
+
+
+def missing_axes(x: jax.Array, axis_name: AxisName) -> list[str]:
+  """The axes over which `x` is known to be equal on all workers.
+
+  Empty where JAX's types do not track this: under vmap, pmap and
+  `check_vma=False`.
+  """
+  if axis_name is None:
+    return []
+  axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+  varying = _varying_axes(x)
+  return [
+      axis
+      for axis in axes
+      if axis in _varying_axes(jax.lax.axis_index(axis))
+      and axis not in varying
+  ]
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+  """The mesh axes over which JAX's type of `x` says that it varies."""
+  kind = jax.typeof(x)
+  if hasattr(kind, 'manual_axis_type'):
+    return kind.manual_axis_type.varying
+  return getattr(kind, 'vma', frozenset())
