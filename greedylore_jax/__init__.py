@@ -15,15 +15,22 @@ from greedylore_jax._shorthands import greedylore
 from greedylore_jax._step import TrainStep
 from greedylore_jax._step import make_train_step
 from greedylore_jax._step import value_and_local_grad
+from greedylore_jax.compressors import TSR
 from greedylore_jax.compressors import Compressor
 from greedylore_jax.compressors import Dense
 from greedylore_jax.compressors import FixedSubspace
 from greedylore_jax.compressors import GreedyLore
 from greedylore_jax.compressors import PowerSGD
+from greedylore_jax.compressors import Quantize
+from greedylore_jax.compressors import RandomK
 from greedylore_jax.compressors import RandomSubspace
 from greedylore_jax.compressors import RangeFinder
+from greedylore_jax.compressors import Sign
+from greedylore_jax.compressors import TopK
+from greedylore_jax.compressors import TwoSided
 
 __all__ = [
+    'TSR',
     'Collective',
     'CompressState',
     'Compressor',
@@ -32,9 +39,14 @@ __all__ = [
     'GreedyLore',
     'Plan',
     'PowerSGD',
+    'Quantize',
+    'RandomK',
     'RandomSubspace',
     'RangeFinder',
+    'Sign',
+    'TopK',
     'TrainStep',
+    'TwoSided',
     'average_gradients',
     'collapse',
     'collectives',

@@ -42,12 +42,12 @@ def missing_axes(x: jax.Array, axis_name: AxisName) -> list[str]:
     return []
   axes = (axis_name,) if isinstance(axis_name, str) else axis_name
   varying = _varying_axes(x)
-  return [
-      axis
-      for axis in axes
-      if axis in _varying_axes(jax.lax.axis_index(axis))
-      and axis not in varying
-  ]
+  return [a for a in axes if types_know(a) and a not in varying]
+
+
+def types_know(axis_name: AxisName) -> bool:
+  """Whether JAX's types say here what varies over the axis."""
+  return bool(_varying_axes(jax.lax.axis_index(axis_name)))
 
 
 def _varying_axes(x: jax.Array) -> frozenset[str]:

@@ -56,7 +56,7 @@ def _fix_signs(u: jax.Array) -> jax.Array:
 
 
 def top_columns(basis: jax.Array, scores: jax.Array, count: int) -> jax.Array:
-  """The columns of highest score, [k, a, a], [k, a] -> [k, a, count].
+  """The columns of highest score, [k, a, n], [k, n] -> [k, a, count].
 
   Of equal scores the lower index wins.
   """

@@ -129,7 +129,8 @@ class Transport:
     if self.axis_name is None:
       buffer = buffer[None]
     else:
-      buffer = jax.lax.all_gather(buffer, self.axis_name, to='invarying')
+      to = 'invarying' if _axes.types_know(self.axis_name) else 'varying'
+      buffer = jax.lax.all_gather(buffer, self.axis_name, to=to)
     ends = np.cumsum([x.nbytes for x in arrays])
     parts = [
         _from_bytes(part, x)

@@ -18,7 +18,19 @@ METHODS = {
     'random': gl.RandomSubspace(2, update_interval=4),
     'powersgd': gl.PowerSGD(2),
     'range finder': gl.RangeFinder(2),
+    'half warm': gl.RangeFinder(2, warm=0.5),
+    'sketched basis': gl.GreedyLore(2, 4, basis_size=4),
+    'two-sided': gl.TwoSided(2, update_interval=4),
+    'tsr': gl.TSR(2, update_interval=4, oversampling=1),
+    'tsr, bases': gl.TSR(2, update_interval=4, average='bases'),
+    'top columns': gl.TopK(0.2, probes=2),
+    'top entries': gl.TopK(0.2, indices='own'),
+    'random entries': gl.RandomK(0.2),
+    '8 bits': gl.Quantize(8),
+    '2 bits': gl.Quantize(2, stochastic=False),
+    'sign': gl.Sign(),
 }
+LINEAR = [name for name, method in METHODS.items() if method.linear]
 
 
 @functools.cache
@@ -43,7 +55,7 @@ def trajectory(update, state, n, steps, first=0):
 @pytest.mark.parametrize('method', METHODS)
 def test_gradients_plus_errors_are_conserved(method):
   tx, update = compiled(method, 4)
-  state = gl.expand(tx.init(workers.zeros(SHAPES)), 4)
+  state = workers.fresh(tx, SHAPES, 4)
   history, _ = trajectory(update, state, 4, steps=8)
   for grads, before, updates, after in history:
     for name in ('wide', 'tall', 'stack'):
@@ -55,12 +67,12 @@ def test_gradients_plus_errors_are_conserved(method):
 
 
 @pytest.mark.parametrize('n', [1, 2, 8])
-@pytest.mark.parametrize('method', ['greedylore', 'random', 'powersgd'])
+@pytest.mark.parametrize('method', LINEAR)
 def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
   """4 workers, then n with the same mean gradients: the same updates."""
   tx, update_4 = compiled(method, 4)
   _, update_n = compiled(method, n)
-  state = gl.expand(tx.init(workers.zeros(SHAPES)), 4)
+  state = workers.fresh(tx, SHAPES, 4)
   _, state = trajectory(update_4, state, 4, steps=4)
   other = gl.expand(gl.collapse(state), n)
   assert other.error['wide'].shape == (n, 6, 12)
@@ -80,7 +92,7 @@ def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
 def test_a_copy_of_one_workers_error_would_not_do():
   """The control: rank 0's error on everybody goes elsewhere at once."""
   tx, update = compiled('greedylore', 4)
-  state = gl.expand(tx.init(workers.zeros(SHAPES)), 4)
+  state = workers.fresh(tx, SHAPES, 4)
   _, state = trajectory(update, state, 4, steps=4)
   copied = workers.map_errors(lambda e: jnp.stack([e[0]] * 4), state)
   grads = workers.random_grads(SHAPES, 4, seed=4)
@@ -138,7 +150,7 @@ def test_no_axis_is_one_worker():
 def test_the_first_compressed_step_is_a_refresh_and_delivers_the_error():
   """Start 1, interval 4: dense steps are 0, 1, 5; the error is gone there."""
   tx, update = compiled('greedylore', 4)
-  state = gl.expand(tx.init(workers.zeros(SHAPES)), 4)
+  state = workers.fresh(tx, SHAPES, 4)
   history, _ = trajectory(update, state, 4, steps=7)
   empty = [not np.any(after['wide']) for *_, after in history]
   assert empty == [True, True, False, False, False, True, False]
@@ -195,7 +207,7 @@ def test_bfloat16_gradients_are_conserved_with_float32_errors():
 
 def test_errors_can_be_kept_in_bfloat16():
   tx, update = compiled('greedylore', 2, error_dtype=jnp.bfloat16)
-  state = gl.expand(tx.init(workers.zeros(SHAPES)), 2)
+  state = workers.fresh(tx, SHAPES, 2)
   history, state = trajectory(update, state, 2, steps=6)
   assert state.error['wide'].dtype == jnp.bfloat16
   grads, before, updates, after = history[-1]
@@ -206,7 +218,7 @@ def test_errors_can_be_kept_in_bfloat16():
 
 def test_without_error_feedback_nothing_is_kept():
   tx, update = compiled('greedylore', 2, error_feedback=False)
-  state = gl.expand(tx.init(workers.zeros(SHAPES)), 2)
+  state = workers.fresh(tx, SHAPES, 2)
   assert not jax.tree.leaves(state.error)
   _, state = trajectory(update, state, 2, steps=3)
   assert not jax.tree.leaves(state.error)

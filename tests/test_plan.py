@@ -16,6 +16,16 @@ COMPRESSORS = {
     'random': gl.RandomSubspace(3, update_interval=5),
     'powersgd': gl.PowerSGD(3),
     'range finder': gl.RangeFinder(3),
+    'half warm': gl.RangeFinder(4, warm=0.5),
+    'sketched basis': gl.GreedyLore(3, 5, basis_size=5),
+    'two-sided': gl.TwoSided(3, update_interval=5),
+    'tsr': gl.TSR(3, update_interval=5, oversampling=2),
+    'tsr, bases': gl.TSR(3, update_interval=5, average='bases'),
+    'top columns': gl.TopK(0.1, probes=2),
+    'top entries': gl.TopK(0.1, indices='own'),
+    'random entries': gl.RandomK(0.1),
+    '4 bits': gl.Quantize(4),
+    'sign': gl.Sign(),
     'dense': gl.Dense(),
 }
 

@@ -41,6 +41,11 @@ def simulated(tx, n):
   return jax.jit(run)
 
 
+def fresh(tx, shapes, n):
+  """The state of `tx` on n workers before the first step."""
+  return gl.expand(tx.init(zeros(shapes)), n, exact=False)
+
+
 def map_errors(function, state):
   """Applies a function to the errors in a bare `CompressState`."""
   return state._replace(error=jax.tree.map(function, state.error))

@@ -70,6 +70,40 @@ def project(h: jax.Array, p: jax.Array) -> Rounds:
   return p @ r, p @ r_local
 
 
+def project_both(h: jax.Array, p: jax.Array, q: jax.Array) -> Rounds:
+  """C_i = P^T H_i Q is sent -> output = P C Q^T, sent = P C_i Q^T.
+
+  P, [k, a, r], and Q, [k, b, s], are the same on all workers and orthonormal.
+  """
+  core, local = yield p.mT @ h @ q
+  return p @ core @ q.mT, p @ local @ q.mT
+
+
+def range_of(h: jax.Array, omega: jax.Array, power_iterations: int) -> Rounds:
+  """Orthonormal Q, [k, a, s], that spans most of the mean of the h_i.
+
+  Sends the sketch by omega, [k, b, s], and 2 more for each power iteration.
+  """
+  y, _ = yield h @ omega
+  q = _linalg.orthonormal(y)
+  for _ in range(power_iterations):
+    z, _ = yield h.mT @ q
+    y, _ = yield h @ _linalg.orthonormal(z)
+    q = _linalg.orthonormal(y)
+  return q
+
+
+class Memoryless:
+  """Shared by the methods that start every step afresh."""
+
+  update_interval = None
+
+  def init(self, k: int, a: int, b: int, dtype: Any) -> tuple[()]:
+    """Nothing to remember."""
+    del k, a, b, dtype
+    return ()
+
+
 class LazyBasis:
   """Shared by the methods that choose directions from a basis of old gradients.
 
@@ -125,12 +159,29 @@ def check_integer(name: str, value: Any, at_least: int = 1) -> None:
     )
 
 
+def check_share(name: str, value: Any, or_zero: bool = False) -> None:
+  """Raises unless `value` is a number in (0, 1], or in [0, 1]."""
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    raise TypeError(f'{name} must be a number, got {name}={value!r}.')
+  if not 0 <= value <= 1 or (value == 0 and not or_zero):
+    interval = '[0, 1]' if or_zero else '(0, 1]'
+    raise ValueError(f'{name} must be in {interval}, got {name}={value!r}.')
+
+
+def share_of(count: int, share: float) -> int:
+  """A share of so many, at least 1."""
+  return max(1, round(share * count))
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+  """Raises unless `value` is one of the choices."""
+  if value not in choices:
+    known = ', '.join(map(repr, choices[:-1])) + f' or {choices[-1]!r}'
+    raise ValueError(f'{name} must be {known}, got {name}={value!r}.')
+
+
 def check_lazy_basis(compressor: Any) -> None:
   """Checks the settings that every method with a lazy basis has."""
   check_integer('rank', compressor.rank)
   check_integer('update_interval', compressor.update_interval)
-  if compressor.decomposition not in ('gram', 'svd'):
-    raise ValueError(
-        "decomposition must be 'gram' or 'svd', got"
-        f' decomposition={compressor.decomposition!r}.'
-    )
+  check_choice('decomposition', compressor.decomposition, ('gram', 'svd'))

@@ -10,16 +10,10 @@ from greedylore_jax.compressors import base
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense:
+class Dense(base.Memoryless):
   """The plain mean of the gradients: output = mean_i G_i."""
 
-  update_interval = None
   linear = True
-
-  def init(self, k: int, a: int, b: int, dtype: Any) -> tuple[()]:
-    """Nothing to remember."""
-    del k, a, b, dtype
-    return ()
 
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
     """A round with everything in it."""

@@ -1,6 +1,7 @@
 """GreedyLore: a basis kept for a while, its best directions every step."""
 
 import dataclasses
+from typing import Any
 from typing import Literal
 
 import jax
@@ -36,6 +37,10 @@ class GreedyLore(base.LazyBasis):
       the true energies and send a numbers each. 'independent' draws one probe
       for each direction, as in the paper: 2 a^2 b operations per matrix rather
       than 2 a b m, one score per direction.
+    basis_size: directions in U. None is all a of them, by a refresh that sends
+      a * b numbers. A number is so many by a randomized range finder, which
+      sends basis_size * (a + b) numbers, so that no step is dense; what it does
+      not see stays in the errors.
     decomposition: 'gram' takes U from the eigenvectors of H H^T, which is a few
       times faster; 'svd' decomposes H itself, which tells directions apart
       whose singular values are below about 3e-4 of the largest (in float32).
@@ -54,6 +59,7 @@ class GreedyLore(base.LazyBasis):
   rank: int
   update_interval: int = 200
   probes: int | Literal['independent'] = 4
+  basis_size: int | None = None
   decomposition: _linalg.Decomposition = 'gram'
 
   def __post_init__(self):
@@ -66,12 +72,30 @@ class GreedyLore(base.LazyBasis):
         )
     else:
       base.check_integer('probes', self.probes)
+    if self.basis_size is not None:
+      base.check_integer('basis_size', self.basis_size, self.rank)
+
+  def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
+    """Before the first refresh any orthonormal directions will do."""
+    return super().init(k, a, b, dtype)[:, :, : self.basis_size]
+
+  def refresh(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+    """Everything is sent, or a sketch and what it spans."""
+    if self.basis_size is None:
+      return (yield from super().refresh(h, basis, key))
+    k, a, b = h.shape
+    size = min(self.basis_size, a)
+    omega = jax.random.normal(key, (k, b, size), h.dtype)
+    q = yield from base.range_of(h, omega, power_iterations=0)
+    factor, local = yield q.mT @ h
+    within = _linalg.left_singular_basis(factor, self.decomposition)
+    return q @ factor, q @ local, q @ within
 
   def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """Two rounds: scores, then the factor of the directions they chose."""
     scores, _ = yield self._scores(h, basis, key)
     energies = jnp.sum(scores**2, axis=-1)
-    p = _linalg.top_columns(basis, energies, min(self.rank, h.shape[1]))
+    p = _linalg.top_columns(basis, energies, min(self.rank, basis.shape[2]))
     output, sent = yield from base.project(h, p)
     return output, sent, basis
 
@@ -80,8 +104,9 @@ class GreedyLore(base.LazyBasis):
   ) -> jax.Array:
     """This worker's lambda, [k, a, b], [k, a, a] -> [k, a, m]."""
     if self.probes == 'independent':
-      v = jax.random.normal(key, h.shape, h.dtype)
-      return jnp.sum((basis.mT @ h) * v, axis=-1, keepdims=True)
+      rows = basis.mT @ h
+      v = jax.random.normal(key, rows.shape, h.dtype)
+      return jnp.sum(rows * v, axis=-1, keepdims=True)
     k, _, b = h.shape
     v = jax.random.normal(key, (k, b, self.probes), h.dtype)
     return basis.mT @ (h @ v)

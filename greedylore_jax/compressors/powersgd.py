@@ -1,21 +1,16 @@
 """PowerSGD: one power iteration per step, from where the last one ended."""
 
 import dataclasses
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from greedylore_jax import _linalg
-from greedylore_jax._rounds import Rounds
-from greedylore_jax.compressors import base
+from greedylore_jax.compressors import range_finder
 
 
 @dataclasses.dataclass(frozen=True)
-class PowerSGD:
+class PowerSGD(range_finder.RangeFinder):
   """Warm-started power iteration on the mean gradient plus error.
 
-  With H_i = G_i + E_i and Q, [b, r], from the step before,
+  `RangeFinder` whose columns all continue: with H_i = G_i + E_i and Q, [b, r],
+  from the step before,
 
     Y_i = H_i Q                          sent: a * r numbers
     P = orth(mean_i Y_i)
@@ -41,25 +36,4 @@ class PowerSGD:
     Vogels et al., PowerSGD, arXiv 1905.13727 (2019), Algorithms 1 and 2.
   """
 
-  rank: int
-  seed: int = 0
-
-  update_interval = None
-  linear = True
-
-  def __post_init__(self):
-    base.check_integer('rank', self.rank)
-    base.check_integer('seed', self.seed, at_least=0)
-
-  def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
-    """Q, Gaussian, [k, b, r]."""
-    shape = (k, b, min(self.rank, a))
-    return jax.random.normal(jax.random.key(self.seed), shape, dtype)
-
-  def compress(self, h: jax.Array, q: jax.Array, key: jax.Array) -> Rounds:
-    """Two rounds: both halves of a power iteration."""
-    del key
-    y, _ = yield h @ q
-    p = _linalg.orthonormal(y)
-    r, r_local = yield p.mT @ h
-    return p @ r, p @ r_local, jnp.swapaxes(r, -1, -2)
+  warm: float = dataclasses.field(default=1.0, init=False)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from greedylore_jax import _linalg
 from greedylore_jax._rounds import Rounds
@@ -12,27 +13,32 @@ from greedylore_jax.compressors import base
 
 @dataclasses.dataclass(frozen=True)
 class RangeFinder:
-  """Projection on the range of a random sketch, drawn anew at every step.
+  """Projection on the range of a sketch of the mean gradient plus error.
 
-  With H_i = G_i + E_i and V, [b, r], Gaussian and equal on all workers,
+  With H_i = G_i + E_i and V, [b, r], equal on all workers,
 
     Y_i = H_i V                          sent: a * r numbers
     P = orth(mean_i Y_i)
     R_i = P^T H_i                        sent: r * b numbers
     output = P mean_i R_i,   E_i = H_i - P R_i.
 
-  There is no dense step, no decomposition and no state but the error.
+  V is Gaussian and drawn anew at every step; with `warm`, a share of its columns
+  are the strongest rows of the last step's mean R instead. There is no dense
+  step, no decomposition, and for warm = 0 no state but the error.
 
   Args:
     rank: r, directions sent per matrix and step (at most a is used). Lower
       sends less and errs more.
+    warm: share of the columns that continue from the last step: 0 follows
+      gradients that change, 1 (which is `PowerSGD`) those that stay.
+    seed: of the warm columns before the first step.
 
   Raises:
     ValueError, TypeError: for settings out of range.
 
   Example:
     >>> import greedylore_jax as gl
-    >>> tx = gl.compress_gradients(gl.RangeFinder(rank=8), 'data')
+    >>> tx = gl.compress_gradients(gl.RangeFinder(rank=8, warm=0.5), 'data')
 
   References:
     Halko, Martinsson, Tropp, arXiv 0909.4061 (2009), Algorithm 4.1, for the
@@ -40,22 +46,36 @@ class RangeFinder:
   """
 
   rank: int
+  warm: float = 0.0
+  seed: int = 0
 
   update_interval = None
   linear = True
 
   def __post_init__(self):
     base.check_integer('rank', self.rank)
+    base.check_integer('seed', self.seed, at_least=0)
+    base.check_share('warm', self.warm, or_zero=True)
 
-  def init(self, k: int, a: int, b: int, dtype: Any) -> tuple[()]:
-    """Nothing to remember."""
-    del k, a, b, dtype
-    return ()
+  def init(self, k: int, a: int, b: int, dtype: Any) -> Any:
+    """The warm columns, Gaussian, [k, b, w]; nothing if there are none."""
+    r = min(self.rank, a)
+    if not (w := round(self.warm * r)):
+      return ()
+    return jax.random.normal(jax.random.key(self.seed), (k, b, w), dtype)
 
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
     """Two rounds: the sketch, then the factor of its range."""
     k, a, b = h.shape
-    v = jax.random.normal(key, (k, b, min(self.rank, a)), h.dtype)
-    y, _ = yield h @ v
-    output, sent = yield from base.project(h, _linalg.orthonormal(y))
-    return output, sent, memory
+    r = min(self.rank, a)
+    w = memory.shape[2] if self.warm and len(memory) else 0
+    columns = [memory] if w else []
+    if r > w:
+      columns.append(jax.random.normal(key, (k, b, r - w), h.dtype))
+    y, _ = yield h @ jnp.concatenate(columns, axis=2)
+    p = _linalg.orthonormal(y)
+    factor, local = yield p.mT @ h
+    if w:
+      energies = jnp.sum(factor**2, axis=-1)
+      memory = _linalg.top_columns(factor.mT, energies, w)
+    return p @ factor, p @ local, memory

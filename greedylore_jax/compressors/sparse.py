@@ -1,0 +1,129 @@
+"""Methods that send some of the numbers as they are."""
+
+import dataclasses
+from typing import Any
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from greedylore_jax._rounds import Gather
+from greedylore_jax._rounds import Rounds
+from greedylore_jax.compressors import base
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK(base.Memoryless):
+  """The largest numbers, by columns that all share or by entries of one's own.
+
+  With 'shared' indices and v_1..v_m ~ N(0, I_a) equal on all workers,
+
+    lambda_i = H_i^T [v_1 .. v_m]         sent: b * m numbers
+    J = the columns of largest sum_m (mean_i lambda_i)^2
+    S_i = H_i on the columns J            sent: a * density * b numbers
+    output = mean_i S_i,   E_i = H_i - S_i,
+
+  so columns (of length a, the short side) compete by the energy of their mean;
+  in an embedding they are tokens. With 'own' indices every worker sends the
+  entries of its H_i that are largest in magnitude, and where they stand, to all
+  others, who receive N times as much.
+
+  Args:
+    density: share of the numbers that is sent, in (0, 1]. Lower sends less and
+      errs more.
+    indices: 'shared' or 'own'.
+    probes: m, random probes that score the columns; only for 'shared'.
+
+  Raises:
+    ValueError, TypeError: for settings out of range.
+
+  Example:
+    >>> import greedylore_jax as gl
+    >>> tx = gl.compress_gradients(gl.TopK(density=0.05), 'data')
+
+  References:
+    Shared: after ARC-Top-K, arXiv 2510.26709 (2025). Own: Stich et al.,
+    Sparsified SGD with Memory, arXiv 1809.07599 (2018).
+  """
+
+  density: float
+  indices: Literal['shared', 'own'] = 'shared'
+  probes: int = 4
+
+  def __post_init__(self):
+    base.check_share('density', self.density)
+    base.check_choice('indices', self.indices, ('shared', 'own'))
+    base.check_integer('probes', self.probes)
+
+  @property
+  def linear(self) -> bool:
+    """Shared indices follow from the mean."""
+    return self.indices == 'shared'
+
+  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+    """Two rounds of means, or one in which entries are gathered."""
+    method = self._columns if self.indices == 'shared' else self._entries
+    output, sent = yield from method(h, key)
+    return output, sent, memory
+
+  def _columns(self, h: jax.Array, key: jax.Array) -> Rounds:
+    k, a, b = h.shape
+    v = jax.random.normal(key, (k, a, self.probes), h.dtype)
+    scores, _ = yield h.mT @ v
+    count = base.share_of(b, self.density)
+    _, columns = jax.lax.top_k(jnp.sum(scores**2, axis=-1), count)
+    chosen = jnp.take_along_axis(h, columns[:, None, :], axis=2)
+    mean, local = yield chosen
+    put = jax.vmap(lambda x, j: jnp.zeros((a, b), x.dtype).at[:, j].set(x))
+    return put(mean, columns), put(local, columns)
+
+  def _entries(self, h: jax.Array, key: jax.Array) -> Rounds:
+    del key
+    k, a, b = h.shape
+    flat = h.reshape(k, a * b)
+    _, local = jax.lax.top_k(jnp.abs(flat), base.share_of(a * b, self.density))
+    own = jnp.take_along_axis(flat, local, axis=1)
+    places = local.astype(jnp.uint16 if a * b <= 2**16 else jnp.uint32)
+    values, places = yield Gather(own, places)
+    add = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].add(x))
+    of_all = lambda x: jnp.moveaxis(x, 0, 1).reshape(k, -1)  # [N, k, c] ->
+    output = add(of_all(values), of_all(places)) / len(values)
+    return output.reshape(h.shape), add(own, local).reshape(h.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomK(base.Memoryless):
+  """Entries drawn by lot, at every step anew and the same on all workers.
+
+  Args:
+    density: share of the numbers that is sent, in (0, 1]. Lower sends less and
+      errs more.
+
+  Raises:
+    ValueError, TypeError: for settings out of range.
+
+  Example:
+    >>> import greedylore_jax as gl
+    >>> tx = gl.compress_gradients(gl.RandomK(density=0.05), 'data')
+
+  References:
+    Stich et al., Sparsified SGD with Memory, arXiv 1809.07599 (2018).
+  """
+
+  density: float
+
+  linear = True
+
+  def __post_init__(self):
+    base.check_share('density', self.density)
+
+  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+    """One round: the chosen entries."""
+    k, a, b = h.shape
+    lots = jax.random.uniform(key, (k, a * b))
+    _, places = jax.lax.top_k(lots, base.share_of(a * b, self.density))
+    flat = h.reshape(k, a * b)
+    mean, local = yield jnp.take_along_axis(flat, places, axis=1)
+    put = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].set(x))
+    back = lambda x: put(x, places).reshape(h.shape)
+    return back(mean), back(local), memory
