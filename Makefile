@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint peers bench clean
 
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
@@ -13,6 +13,10 @@ test: lint
 lint: .venv/test
 	.venv/bin/ruff check
 	.venv/bin/mypy
+
+# Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.
+peers: .venv/peers
+	$(PY) -m pytest -rP tests/test_torch.py
 
 bench: .venv/train
 	$(PY) -m benchmarks.decompositions
@@ -28,4 +32,8 @@ clean:
 
 .venv/test: .venv/train
 	$(PY) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv/peers: .venv/test
+	$(PY) -m pip install --quiet --editable '.[peers]'
 	touch $@
