@@ -54,12 +54,15 @@ class Plan:
       numbers per worker) per round and dtype, in order.
     num_workers: N.
     schedule: which phase comes when.
+    is_linear: whether a checkpoint holds one mean error, for any number of
+      workers, or (False) those of all workers (see `collapse`).
   """
 
   leaves: list[LeafPlan]
   rounds: dict[str, list[_rounds.Sent]]
   num_workers: int
   schedule: _schedule.Schedule
+  is_linear: bool
 
   @property
   def dense_bytes(self) -> int:
@@ -179,6 +182,7 @@ def plan(
       {phase: _packed(of_leaves) for phase, of_leaves in messages.items()},
       num_workers,
       schedule,
+      policy.is_linear(leaves),
   )
 
 

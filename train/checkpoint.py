@@ -3,7 +3,8 @@
 Saving replaces every worker's error by the mean of all of them, in the run as
 well as on disk: what goes on is exactly what would be restored. So a run that
 was interrupted and one that was not give the same numbers, and the size on disk
-does not depend on the number of workers.
+does not depend on the number of workers. Methods of which every single error
+matters save all of them.
 """
 
 import dataclasses
@@ -42,10 +43,25 @@ class Checkpoints:
       description: dict[str, Any],
       mesh: jax.sharding.Mesh,
       axis_name: str,
+      is_linear: bool,
   ):
-    """Args: `description` of the data, which must be the same on resuming."""
+    """Opens the folder.
+
+    Args:
+      folder: of the checkpoints.
+      run: the configuration.
+      description: of the data, which must be the same on resuming.
+      mesh: the devices.
+      axis_name: its axis of the workers.
+      is_linear: whether the mean error is enough to go on (`gl.collapse`).
+    """
     self._mesh, self._axis = mesh, axis_name
-    self._identity = {'config': identity(run), 'data': description}
+    self._saved_axis = None if is_linear else axis_name
+    self._identity = {
+        'config': identity(run),
+        'data': description,
+        'workers': 'any' if is_linear else mesh.shape[axis_name],
+    }
     self._manager = ocp.CheckpointManager(
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(max_to_keep=run.checkpoint.keep),
@@ -56,7 +72,7 @@ class Checkpoints:
     """Starts saving and returns the state to go on with."""
     if self._manager.latest_step() == now.step:
       return now
-    collapsed = self._on_mesh(gl.collapse, None, now.opt_state)
+    collapsed = self._on_mesh(gl.collapse, self._saved_axis, now.opt_state)
     self._manager.save(
         now.step,
         args=ocp.args.Composite(
@@ -83,11 +99,14 @@ class Checkpoints:
     ).identity
     _check_identity(saved, self._identity, self._manager.directory)
     collapsed = jax.eval_shape(gl.collapse, fresh.opt_state)
-    place = jax.sharding.NamedSharding(self._mesh, _P())
-    target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        {'params': fresh.params, 'opt_state': collapsed},
+    specs = gl.state_partition_specs(collapsed, self._saved_axis)
+    placed = lambda x, spec: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=jax.sharding.NamedSharding(self._mesh, spec)
     )
+    target = {
+        'params': jax.tree.map(lambda x: placed(x, _P()), fresh.params),
+        'opt_state': jax.tree.map(placed, collapsed, specs),
+    }
     restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -130,6 +149,12 @@ def identity(run: config.Config) -> dict[str, Any]:
 
 def _check_identity(saved: Any, now: Any, where: Any) -> None:
   """Raises if a checkpoint belongs to something else, naming what differs."""
+  if saved['config'] == now['config'] and saved['workers'] != now['workers']:
+    raise ValueError(
+        f'{where} holds the errors of {saved["workers"]} workers, got'
+        f' {now["workers"]} of them: this method depends on every single error,'
+        ' so it can only go on with as many workers as before.'
+    )
   was, is_now = _flat(saved), _flat(now)
   differing = [
       f'{key} was {was.get(key)!r} and is {is_now.get(key)!r}'

@@ -11,8 +11,9 @@ from typing import Literal
 from train.section import Section
 
 Method = Literal[
-    'dense', 'greedylore', 'powersgd', 'range_finder', 'fixed_subspace',
-    'random_subspace',
+    'dense', 'greedylore', 'powersgd', 'range_finder', 'two_sided', 'tsr',
+    'fixed_subspace', 'random_subspace', 'top_k', 'random_k', 'quantize',
+    'sign',
 ]  # fmt: skip
 DType = Literal['float32', 'bfloat16', 'float16']
 
@@ -113,34 +114,60 @@ class Compression(Section):
   """How gradients are averaged over the workers."""
 
   method: Method = 'greedylore'
-  """'dense' sends everything; the others send a low-rank part of every
-  matrix."""
+  """'dense' sends everything, the low-rank methods some directions of every
+  matrix, top_k and random_k some numbers, quantize and sign all in a few
+  bits."""
   rank: int = 16
-  """Directions sent per matrix and step: lower sends less and errs more."""
+  """Low-rank methods: directions sent per matrix and step; lower sends less and
+  errs more."""
   update_interval: int = 200
-  """Steps from one dense refresh of the basis to the next: lower follows the
-  gradient more closely and sends more."""
+  """Methods with a basis: steps from one refresh of it to the next; lower
+  follows the gradient more closely and sends more."""
+  density: float = 0.1
+  """top_k and random_k: share of the numbers that is sent."""
+  bits: Literal[2, 4, 8] = 8
+  """quantize: bits of a number."""
+  indices: Literal['shared', 'own'] = 'shared'
+  """top_k: columns that all workers agree on, or each worker's own entries."""
+  warm: float = 0.0
+  """range_finder: share of its directions that continue from the last step."""
+  basis_size: int | None = None
+  """greedylore: directions in a basis that is found without a dense step; None
+  is all, by a dense one."""
+  average: Literal['gradients', 'bases'] = 'gradients'
+  """tsr: what is averaged at a refresh; 'bases' is its paper's way."""
   start_step: int = 0
   """Dense steps before compression begins."""
   probes: int = 4
-  """Shared random probes that score the directions; 0 is the paper's
-  independent probe per direction (slower, no better)."""
-  error_feedback: bool = True
-  """Send later what was not sent now. Off only for ablations."""
+  """greedylore, two_sided, top_k: shared random probes that score the
+  directions; for greedylore 0 is the paper's independent probe per direction
+  (slower, no better)."""
+  error_feedback: bool | Literal['ef21'] = True
+  """Send later what was not sent now. 'ef21' sends differences to what the
+  others know already; off only for ablations."""
   min_compression_rate: float = 1.0
   """A matrix is left dense unless it shrinks by more than this factor."""
   embeddings: bool = False
   """Compress the token embedding and the output head too."""
+  embedding_method: Method | None = None
+  """The method for embedding and head; this and the next two: None is as for
+  the rest."""
+  embedding_rank: int | None = None
+  """The rank for embedding and head."""
+  embedding_update_interval: int | None = None
+  """The update interval for embedding and head."""
   error_dtype: DType | None = None
   """Type in which the errors are kept; None is the parameters' own."""
-  factor_dtype: DType | None = None
+  factor_dtype: DType | Literal['int8', 'int16'] | None = None
   """Type in which compressed messages travel; None is the gradients' own."""
   seed: int = 0
   """Of the probes."""
 
   def _check(self):
-    self._at_least(1, 'rank', 'update_interval')
+    self._at_least(1, 'rank', 'update_interval', 'basis_size')
+    self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate')
+    self._fraction('density', 'warm')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,8 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
   text = data.load(settings.data)
   job = _prepare(settings, mesh, text)
   with checkpoint.Checkpoints(
-      workdir / 'checkpoints', settings, text.description, mesh, _AXIS
+      workdir / 'checkpoints', settings, text.description, mesh, _AXIS,
+      job.plan.is_linear,
   ) as checkpoints:
     return _run(settings, workdir, text, job, checkpoints)
 
@@ -115,7 +116,7 @@ def _prepare(
       params, opt_state, jax.ShapeDtypeStruct(shape, np.int32)
   ).compile()
   plan = gl.plan(
-      optimizer.compressor(settings.compression), params, num_workers=workers,
+      optimizer.compressors(settings.compression), params, num_workers=workers,
       **optimizer.policy(settings.compression, matrices),
   )  # fmt: skip
   start = {'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0}

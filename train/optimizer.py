@@ -1,6 +1,7 @@
 """The optax chain of a run: compression first, then any optimizer."""
 
 from collections.abc import Callable
+import dataclasses
 import difflib
 import inspect
 from typing import Any
@@ -10,6 +11,7 @@ import optax
 
 import greedylore_jax as gl
 from train import config
+from train import models
 
 # After so many non-finite steps in a row something is broken for good.
 MAX_SKIPPED_IN_A_ROW = 10
@@ -46,29 +48,59 @@ def build(
   )
   return optax.chain(
       gl.compress_gradients(
-          compressor(run.compression), axis_name,
+          compressors(run.compression), axis_name,
           seed=run.compression.seed, **policy(run.compression, matrices),
       ),
       optax.apply_if_finite(behind, MAX_SKIPPED_IN_A_ROW),
   ), schedule  # fmt: skip
 
 
+def compressors(settings: config.Compression) -> list[tuple[str, Any]]:
+  """The method of each parameter, as rules over their paths."""
+  of_embeddings = dataclasses.replace(
+      settings,
+      method=settings.embedding_method or settings.method,
+      rank=settings.embedding_rank or settings.rank,
+      update_interval=(
+          settings.embedding_update_interval or settings.update_interval
+      ),
+  )
+  return [
+      (models.EMBEDDINGS, compressor(of_embeddings)),
+      ('', compressor(settings)),
+  ]
+
+
 def compressor(settings: config.Compression) -> gl.Compressor:
-  """The compressor that the configuration names."""
+  """The method that the configuration names."""
   rank, interval = settings.rank, settings.update_interval
   match settings.method:
     case 'dense':
       return gl.Dense()
     case 'greedylore':
-      return gl.GreedyLore(rank, interval, settings.probes or 'independent')
+      return gl.GreedyLore(
+          rank, interval, settings.probes or 'independent', settings.basis_size
+      )
     case 'powersgd':
       return gl.PowerSGD(rank)
     case 'range_finder':
-      return gl.RangeFinder(rank)
+      return gl.RangeFinder(rank, settings.warm)
+    case 'two_sided':
+      return gl.TwoSided(rank, interval, settings.probes)
+    case 'tsr':
+      return gl.TSR(rank, interval, average=settings.average)
     case 'fixed_subspace':
       return gl.FixedSubspace(rank, interval)
     case 'random_subspace':
       return gl.RandomSubspace(rank, interval)
+    case 'top_k':
+      return gl.TopK(settings.density, settings.indices, settings.probes)
+    case 'random_k':
+      return gl.RandomK(settings.density)
+    case 'quantize':
+      return gl.Quantize(settings.bits)
+    case 'sign':
+      return gl.Sign()
 
 
 def policy(

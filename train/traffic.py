@@ -17,7 +17,8 @@ class Traffic:
 
   Attributes:
     dense_bytes: of a step without compression.
-    save_bytes: of a checkpoint, for which the errors are averaged.
+    save_bytes: of a checkpoint, for which the errors of linear methods are
+      averaged.
   """
 
   def __init__(
@@ -31,7 +32,7 @@ class Traffic:
     alone = workers == 1
     errors = sum(leaf.error_bytes for leaf in plan.leaves)
     self.dense_bytes = 0 if alone else plan.dense_bytes + _LOSS_BYTES
-    self.save_bytes = 0 if alone else errors
+    self.save_bytes = 0 if alone or not plan.is_linear else errors
 
   def step_bytes(self, step: int) -> int:
     """Bytes of a step, counted from 0."""

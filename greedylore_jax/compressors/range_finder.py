@@ -22,9 +22,9 @@ class RangeFinder:
     R_i = P^T H_i                        sent: r * b numbers
     output = P mean_i R_i,   E_i = H_i - P R_i.
 
-  V is Gaussian and drawn anew at every step; with `warm`, a share of its columns
-  are the strongest rows of the last step's mean R instead. There is no dense
-  step, no decomposition, and for warm = 0 no state but the error.
+  V is Gaussian and drawn anew at every step; with `warm`, a share of its
+  columns are the strongest rows of the last step's mean R instead. There is no
+  dense step, no decomposition, and for warm = 0 no state but the error.
 
   Args:
     rank: r, directions sent per matrix and step (at most a is used). Lower

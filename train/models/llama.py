@@ -38,6 +38,8 @@ from train.models import rules
 
 Params = dict[str, Any]
 
+# The paths of the parameters with a side as long as the vocabulary.
+EMBEDDINGS = r'^(embedding|head)$'
 _STANDARD_DEVIATION = 0.02
 _NORM_EPS = 1e-6
 _ROTARY_BASE = 10_000.0
@@ -214,7 +216,7 @@ def matrix_dimension_numbers(params: Params, embeddings: bool = False) -> Any:
   return rules.by_path(
       (
           (r'blocks/\d+/(attention|feed_forward)/\w+', matrix),
-          (r'embedding|head', matrix if embeddings else None),
+          (EMBEDDINGS, matrix if embeddings else None),
           (r'norm|blocks/\d+/(attention|feed_forward)_norm', None),
       ),
       params,
