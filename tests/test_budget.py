@@ -1,0 +1,72 @@
+"""Is the rank that is chosen for a budget the largest that stays within it?"""
+
+import dataclasses
+import types
+
+import pytest
+
+import greedylore_jax as gl
+from train import budget
+from train import config
+from train import models
+from train import optimizer
+
+VOCAB = 256
+
+
+@pytest.mark.parametrize('method', ['greedylore', 'powersgd', 'fixed_subspace'])
+def test_the_largest_rank_that_fits(method):
+  """Every rank that a matrix can have is planned and compared."""
+  settings = config.Config(
+      steps=40,
+      model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
+      compression=config.Compression(
+          method, update_interval=12, start_step=1, embeddings=True
+      ),
+  )
+  params = models.init(settings.model, VOCAB, 0)
+  reached = {}
+  for rank in range(1, 17):
+    compression = dataclasses.replace(settings.compression, rank=rank)
+    plan = gl.plan(
+        optimizer.compressor(compression), params,
+        start_step=1, weight_dimension_numbers=(
+            lambda x: models.matrix_dimension_numbers(x, True)
+        ),
+    )  # fmt: skip
+    reached[rank] = 40 * plan.dense_bytes / plan.bytes_after(40)
+  chosen = []
+  for times in (1.0, 1.5, 2.0, 3.0, reached[5]):
+    fitting = [rank for rank, x in reached.items() if x >= times]
+    chosen.append(budget.largest(settings, VOCAB, times))
+    assert chosen[-1] == max(fitting), f'{times} times fewer, of {reached}'
+  assert len({*chosen}) >= 4, 'budgets that different ranks meet'
+  assert chosen[-1] == 5, 'a budget that is met exactly'
+
+
+def test_a_density_is_chosen_to_three_digits(monkeypatch):
+  run = types.SimpleNamespace(
+      compression=types.SimpleNamespace(method='topk'), model=config.Model()
+  )
+  monkeypatch.setattr(budget, '_with', lambda run, name, value: (name, value))
+  monkeypatch.setattr(budget, 'times_fewer', lambda x, vocab: 0.5 / x[1])
+  assert budget.largest(run, VOCAB, 3.0) == 0.166
+  assert budget.largest(run, VOCAB, 0.1) == 1.0
+
+
+def test_a_budget_that_cannot_be_met_says_what_can():
+  settings = config.Config(
+      steps=40, compression=config.Compression('powersgd', start_step=20)
+  )
+  with pytest.raises(LookupError, match=r'rank, 1, sends 1\.\d\d times'):
+    budget.largest(settings, VOCAB, 2.0)
+
+
+def test_every_method_has_a_knob_of_the_configuration_or_none():
+  fields = {field.name for field in dataclasses.fields(config.Compression)}
+  for method in config.Method.__args__:
+    assert budget.knob(method) in fields | {None}, (
+        f'{method}: say in train/budget.py which key sets its bytes'
+    )
+  assert budget.knob('dense') is None
+  assert budget.knob('powersgd') == 'rank'

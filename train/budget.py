@@ -1,0 +1,113 @@
+"""The setting with which a method sends so many times fewer bytes than dense.
+
+All numbers are those of `gl.plan`, from the shapes of the parameters: dense
+steps at the start and refreshes count. The losses and the errors that are
+averaged for a checkpoint do not: they weigh little unless there are many.
+"""
+
+import bisect
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+import greedylore_jax as gl
+from train import config
+from train import models
+from train import optimizer
+
+# What sets the bytes of a method, where it is not the rank.
+_KNOBS = {
+    'dense': None,
+    'quantize': None,
+    'sign': None,
+    'topk': 'density',
+    'random_k': 'density',
+}
+# Three digits are as close as anybody wants to read.
+_DENSITIES = [
+    float(f'{m}e{e}') for e in range(-8, -2) for m in range(100, 1000)
+]
+
+
+def knob(method: str) -> str | None:
+  """The key of the compression section that sets a method's bytes, if any."""
+  return _KNOBS.get(method, 'rank')
+
+
+def plan(run: config.Config, vocab_size: int) -> gl.Plan:
+  """What a run will send.
+
+  Raises:
+    ValueError: if the compression cannot be as it is configured.
+  """
+  # No seed changes what is sent.
+  compression = dataclasses.replace(run.compression, seed=0)
+  return _plan(compression, run.model, vocab_size)
+
+
+@functools.cache
+def _plan(
+    compression: config.Compression, model: config.Model, vocab_size: int
+) -> gl.Plan:
+  matrices = lambda params: models.matrix_dimension_numbers(
+      params, compression.embeddings
+  )
+  return gl.plan(
+      optimizer.compressor(compression), _shapes(model, vocab_size),
+      **optimizer.policy(compression, matrices),
+  )  # fmt: skip
+
+
+def times_fewer(run: config.Config, vocab_size: int) -> float:
+  """Bytes of dense steps over the bytes of the run."""
+  planned = plan(run, vocab_size)
+  return run.steps * planned.dense_bytes / planned.bytes_after(run.steps)
+
+
+def largest(run: config.Config, vocab_size: int, budget: float) -> float:
+  """The largest rank or density that stays within the budget.
+
+  Args:
+    run: a configuration of a method with a knob.
+    vocab_size: of its tokenizer.
+    budget: times fewer bytes than dense, over the whole run.
+
+  Raises:
+    LookupError: if even the smallest sends more; its message says how much.
+  """
+  name = str(knob(run.compression.method))
+  values = _values(name, _shapes(run.model, vocab_size))
+  reached = lambda value: times_fewer(_with(run, name, value), vocab_size)
+  # A higher setting never sends less, so the first that is too high is sought.
+  too_high = bisect.bisect_left(
+      values, True, key=lambda value: reached(value) < budget
+  )
+  if too_high == 0:
+    raise LookupError(
+        f'{run.compression.method} cannot send {budget:g} times fewer bytes'
+        f' than dense; its smallest {name}, {values[0]:g}, sends'
+        f' {reached(values[0]):.2f} times fewer (compression.start_step and'
+        ' .update_interval count too)'
+    )
+  return values[too_high - 1]
+
+
+def _values(name: str, shapes: Any) -> Sequence[float]:
+  """What a knob can be, from low to high."""
+  if name == 'density':
+    return [*_DENSITIES, 1.0]
+  sides = [sorted(x.shape)[-2:] for x in jax.tree.leaves(shapes)]
+  return range(1, max(a for a, *b in sides if b) + 1)
+
+
+def _with(run: config.Config, name: str, value: float) -> config.Config:
+  changes: dict[str, Any] = {name: value}
+  changed = dataclasses.replace(run.compression, **changes)
+  return dataclasses.replace(run, compression=changed)
+
+
+def _shapes(model: config.Model, vocab_size: int) -> Any:
+  return jax.eval_shape(lambda: models.init(model, vocab_size, seed=0))
