@@ -1,95 +1,242 @@
-"""Several compressors on the same run: one table, one figure.
+"""Several compressors on the same run, at the same bytes: a table, a figure.
 
-`python -m train.compare CONFIG --compressors dense,greedylore [--key VALUE]`
+`python -m train.compare CONFIG --compressors dense,powersgd:rank=8
+[--budgets 3,8] [--seeds 0,1,2] [--learning_rates 1e-3,2e-3] [--key VALUE]`
 """
 
 import argparse
-import json
+from collections.abc import Callable
+import contextlib
+import inspect
+import math
 import pathlib
+import statistics
 import subprocess
 import sys
+import time
 from typing import Any
 
 from train import command
-from train import metrics
+from train import grid
 
-PROG = 'python -m train.compare'
+# What a run may take to end after Ctrl-C, which reaches it too.
+_GRACE_SECONDS = 20
+_INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> int:
   """Runs what is not done yet, then compares; returns the exit code.
 
-  Every run is a process of its own with the same configuration but for
-  compression.method, in a folder of its own under --workdir, so an interrupted
-  comparison goes on where it was.
+  Every combination of compressor, budget, learning rate and seed is a run in a
+  process of its own, one after the other. DIR/results.jsonl keeps a line of
+  each that is finished: it is not run again, wherever the file is taken, even
+  if its folder is gone (checkpoints and TensorBoard files are deleted at its
+  end). A run that was interrupted goes on from its checkpoints. DIR/table.md
+  and DIR/compare.png show what there is. All other options are those of
+  `python -m train`.
   """
-  parser = argparse.ArgumentParser(
-      PROG, description=main.__doc__, allow_abbrev=False
-  )
-  parser.add_argument('config', help='a file of configs/')
-  parser.add_argument(
-      '--compressors', required=True, help='methods, separated by commas'
-  )
-  parser.add_argument('--workdir', help='default: runs/NAME-OF-CONFIG-compare')
-  chosen, overrides = parser.parse_known_args(argv)
-  methods = chosen.compressors.split(',')
   try:
-    for method in methods:  # All are checked before the first one runs.
-      command.parse(_arguments(chosen, overrides, method, None), PROG)
-  except command.UsageError as error:
+    options, overrides = _parser().parse_known_args(argv)
+    choices = _choices(options, overrides)
+    for method in choices.entries:  # Spelling costs no start of JAX.
+      choices.config(*method.options)
+    from train import study
+
+    name = f'{pathlib.Path(choices.path).stem}-compare'
+    folder = pathlib.Path(options.workdir or f'runs/{name}')
+    results = study.Results(folder / 'results.jsonl')
+    runs = _plan(choices)
+  except (command.UsageError, ValueError, OSError, ImportError) as error:
     return command.fail(error)
-  name = f'{pathlib.Path(chosen.config).stem}-compare'
-  folder = pathlib.Path(chosen.workdir or f'runs/{name}')
-  for i, method in enumerate(methods):
-    print(f'[{i + 1}/{len(methods)}] {method}', flush=True)
-    options = _arguments(chosen, overrides, method, folder / method)
-    done = subprocess.run([sys.executable, '-m', 'train', *options])
-    if done.returncode:
-      return done.returncode
-  results = {method: _read(folder / method) for method in methods}
-  table = _table(results)
-  (folder / 'table.md').write_text(table, encoding='utf-8')
-  _draw(folder / 'compare.png', results)
-  print(f'\n{table}\nTable and figure lie in {folder}.')
-  return 0
+  except KeyboardInterrupt:
+    return _INTERRUPTED
+  try:
+    code, words = _run_all(runs, results, folder)
+  except KeyboardInterrupt:
+    code, words = _INTERRUPTED, 'Interrupted.'
+  _report(runs, results, folder, options.bandwidth)
+  if code:
+    print(f'{words} The same command goes on where this one was.')
+  return code
 
 
-def _arguments(chosen, overrides, method, workdir) -> list[str]:
-  """The command line of one run."""
-  place = ['--workdir', str(workdir)] if workdir else []
-  return [chosen.config, *overrides, '--compression.method', method, *place]
+class _Parser(argparse.ArgumentParser):
+  """Says in one line what is wrong."""
+
+  def error(self, message):
+    raise command.UsageError(message)
 
 
-def _read(folder: pathlib.Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-  """Summary and metrics of a finished run."""
-  summary = json.loads((folder / 'summary.json').read_text(encoding='utf-8'))
-  return summary, metrics.read(folder / 'metrics.jsonl')
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+      grid.PROG, description=inspect.cleandoc(main.__doc__ or ''),
+      allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  add = parser.add_argument
+  add('config', help='a file of configs/')
+  add(
+      '--compressors', required=True, type=_list(str), metavar='METHOD,...',
+      help='values of compression.method, each with settings of that section if'
+      ' need be: dense,greedylore:probes=0,powersgd:rank=8',
+  )  # fmt: skip
+  add(
+      '--budgets', default=(), type=_list(float, 1), metavar='TIMES,...',
+      help='times fewer bytes than dense over the whole run; each method gets'
+      ' the largest rank (or density) that stays within it, unless it sets its'
+      ' own',
+  )  # fmt: skip
+  add(
+      '--learning_rates', default=(), type=_list(float, 0), metavar='RATE,...',
+      help='values of optimizer.learning_rate; the best of each method counts',
+  )  # fmt: skip
+  add(
+      '--seeds', default=(), type=_list(int, 0), metavar='SEED,...',
+      help='of parameters, data and compression alike',
+  )  # fmt: skip
+  add(
+      '--bandwidth', default=100.0, type=float, metavar='MBIT',
+      help="Mbit/s of a worker's link, for predicted times; default 100",
+  )  # fmt: skip
+  add('--workdir', help='default: runs/NAME-OF-CONFIG-compare')
+  return parser
 
 
-def _table(results: dict[str, Any]) -> str:
-  """The summaries as a table in Markdown."""
-  lines = [
-      '| method | held-out nats | over the first | bits per byte'
-      ' | kB per step | less than dense | seconds |',
-      '|---|---|---|---|---|---|---|',
-  ]
-  first = next(iter(results.values()))[0]['final_eval_loss']
-  for method, (s, _) in results.items():
-    lines.append(
-        f'| {method} | {s["final_eval_loss"]:.4f} |'
-        f' {s["final_eval_loss"] / first - 1:+.1%} |'
-        f' {s["final_eval_bits_per_byte"]:.3f} |'
-        f' {s["bytes_per_step"] / 1e3:,.0f} | {s["compression"]:.2f}x |'
-        f' {s["seconds"]:.0f} |'
+def _list(kind: type, least: float = -math.inf) -> Callable[[str], Any]:
+  """Reads different values with commas between them."""
+
+  def read(text: str) -> tuple[Any, ...]:
+    words = {str: 'methods', int: 'integers', float: 'numbers'}[kind]
+    expected = f'takes {words} with commas between them, none twice'
+    if kind is not str:
+      expected += f', each at least {least:g}'
+    try:
+      values = tuple(kind(word) for word in text.split(','))
+    except ValueError:
+      values = ()
+    valid = all(
+        v if kind is str else least <= v < math.inf for v in values
+    )  # nan is not.
+    if not values or not valid or len({*values}) < len(values):
+      raise argparse.ArgumentTypeError(f'{expected}; got {text!r}')
+    return values
+
+  return read
+
+
+def _choices(options: argparse.Namespace, overrides: list[str]) -> grid.Choices:
+  if not 0 < options.bandwidth < math.inf:
+    raise command.UsageError(
+        '--bandwidth takes Mbit/s, a number above 0, got'
+        f' {options.bandwidth:g}'
     )
-  return '\n'.join(lines) + '\n'
+  return grid.Choices(
+      options.config,
+      tuple(overrides),
+      tuple(map(grid.entry, options.compressors)),
+      options.budgets,
+      options.learning_rates,
+      options.seeds,
+  )
 
 
-def _draw(path: pathlib.Path, results: dict[str, Any]) -> None:
-  """Held-out and training loss against steps and against bytes."""
-  from train import report
+def _plan(choices: grid.Choices) -> dict[str, list[grid.Run]]:
+  """All runs by their identity, checked. Several may be the same in the end.
 
-  report.draw_curves(path, {m: lines for m, (_, lines) in results.items()})
+  Raises:
+    UsageError, ValueError, OSError, ImportError: if one of them cannot be run.
+  """
+  import jax
+
+  from train import budget
+  from train import data
+  from train import study
+
+  # The memory of an accelerator belongs to the runs.
+  jax.config.update('jax_platforms', 'cpu')
+  text = data.load(choices.config().data)
+
+  def choose(method: grid.Entry, times: float) -> grid.Knob | None:
+    name = budget.knob(method.method)
+    if name is None or name in dict(method.settings):
+      return None
+    settings = choices.config(*method.options)
+    value = budget.largest(settings, text.vocab_size, times)
+    print(f'{method.text} within {times:g}x: {name} {value:g}', flush=True)
+    return grid.Knob(name, value)
+
+  runs = grid.runs(choices, list(grid.variants(choices, choose)))
+  study.check(runs, text.vocab_size)
+  found: dict[str, list[grid.Run]] = {}
+  for run in runs:
+    found.setdefault(study.identity(run, text.description), []).append(run)
+  return found
+
+
+def _run_all(runs, results, folder) -> tuple[int, str]:
+  """Runs what has no line yet; returns an exit code and what happened."""
+  from train import study
+
+  if done := sum(identity in results.lines for identity in runs):
+    print(f'{done} of {len(runs)} runs are finished, as results.jsonl says.')
+  for i, (identity, (run, *_)) in enumerate(runs.items()):
+    if identity in results.lines:
+      continue
+    known = [results.lines[x] for x in runs if x in results.lines]
+    left = _time_left(known, len(runs) - len(known))
+    print(f'[{i + 1}/{len(runs)}] {run.title}{left}', flush=True)
+    started = time.monotonic()
+    place = folder / run.name
+    if code := _call(['-m', 'train', *run.options, '--workdir', str(place)]):
+      return code, f'{run.title} in {place} ended with exit code {code}.'
+    wall_seconds = time.monotonic() - started
+    results.add(study.describe(run, identity, place, wall_seconds))
+    study.lighten(place)
+  return 0, ''
+
+
+def _call(words: list[str]) -> int:
+  """Runs this Python with such a command line; returns the exit code."""
+  with subprocess.Popen([sys.executable, *words]) as process:
+    try:
+      code = process.wait()
+    except KeyboardInterrupt:
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_SECONDS)  # It may be saving a checkpoint.
+      raise
+    finally:
+      process.kill()
+  return code if code >= 0 else 128 - code  # As a shell says it of a signal.
+
+
+def _time_left(known: list[dict[str, Any]], runs: int) -> str:
+  """What the unfinished runs may take, from what the finished ones took."""
+  if not known:
+    return ''
+  seconds = runs * statistics.mean(line['wall_seconds'] for line in known)
+  for unit, size in (('h', 3600), ('min', 60)):
+    if seconds > 2 * size:
+      return f' (about {seconds / size:.0f} {unit} left)'
+  return f' (about {seconds:.0f} s left)'
+
+
+def _report(runs, results, folder, bandwidth) -> None:
+  """Writes table.md and compare.png of what is finished."""
+  from train import comparison
+
+  rows = comparison.rows([
+      (run, results.lines[identity])
+      for identity, same in runs.items() if identity in results.lines
+      for run in same
+  ])  # fmt: skip
+  if not rows:
+    return
+  from train import comparison_figure
+
+  table = comparison.table(rows, bandwidth)
+  (folder / 'table.md').write_text(table, encoding='utf-8')
+  comparison_figure.draw(folder / 'compare.png', rows, bandwidth)
+  print(f'\n{table}\nTable and figure lie in {folder}.')
 
 
 if __name__ == '__main__':

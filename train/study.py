@@ -1,0 +1,184 @@
+"""What is known of the runs of a study: results.jsonl, a line per finished run.
+
+A line holds all that tables and figures need, so it survives the folder of its
+run, can be committed, and lets a study go on elsewhere.
+"""
+
+import datetime
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+from typing import Any
+
+import numpy as np
+
+from train import budget
+from train import checkpoint
+from train import cluster
+from train import grid
+from train import metrics
+from train import models
+from train import optimizer
+
+Line = dict[str, Any]
+# Points of the training loss that a line keeps.
+_POINTS = 50
+# Only for going on with a run, or as large as everything else together.
+_HEAVY = ('checkpoints', 'tensorboard')
+
+
+def check(runs: list[grid.Run], vocab_size: int) -> None:
+  """Raises a ValueError for an optimizer or compression that cannot be."""
+  for run in runs:
+    compression = run.config.compression
+    matrices = lambda params, embeddings=compression.embeddings: (
+        models.matrix_dimension_numbers(params, embeddings)
+    )
+    optimizer.build(run.config, cluster.WORKER_AXIS, matrices)
+    budget.plan(run.config, vocab_size)
+
+
+def identity(run: grid.Run, description: dict[str, Any]) -> str:
+  """A hash of all that the numbers of a run depend on.
+
+  That is what a checkpoint calls its identity, and what a run may go on with
+  changed, but not without another result: its workers and held-out sequences.
+
+  Args:
+    run: the run.
+    description: of the data, as `train.data.TextData` has it.
+
+  Returns:
+    sha256 of sorted JSON, in hexadecimal.
+  """
+  whole = {
+      'config': checkpoint.identity(run.config),
+      'data': description,
+      'workers': run.config.mesh.replica,
+      'held_out': run.config.evaluation.sequences,
+  }
+  text = json.dumps(whole, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Results:
+  """The lines of a results.jsonl, by identity."""
+
+  def __init__(self, path: pathlib.Path):
+    """Reads the file, if there is one.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    self._path = path
+    try:
+      self.lines = {line['identity']: line for line in metrics.read(path)}
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(
+          f'{path} must hold a result of train.compare in each line, got'
+          f' {error}. Mend it, or use another --workdir.'
+      ) from None
+
+  def add(self, line: Line) -> None:
+    """Appends a line, in the place of one that was cut off."""
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with self._path.open('ab+') as file:
+      file.seek(0)
+      file.truncate(file.read().rfind(b'\n') + 1)
+      file.write(json.dumps(line).encode() + b'\n')
+      file.flush()
+      os.fsync(file.fileno())
+    self.lines[line['identity']] = line
+
+
+def describe(
+    run: grid.Run, identity: str, folder: pathlib.Path, wall_seconds: float
+) -> Line:
+  """The line of a finished run.
+
+  Args:
+    run: the run.
+    identity: its hash.
+    folder: in which it wrote.
+    wall_seconds: that its process took.
+  """
+  text = (folder / 'summary.json').read_text(encoding='utf-8')
+  summary = json.loads(text)
+  lines = metrics.read(folder / 'metrics.jsonl')
+  return {
+      'name': run.name,
+      'entry': run.entry,
+      'budget': run.budget,
+      'knob': {run.knob.name: run.knob.value} if run.knob else {},
+      'learning_rate': run.config.optimizer.learning_rate,
+      'seed': run.config.seed,
+      'identity': identity,
+      'summary': summary,
+      'curve': thin(lines),
+      'seconds_per_step': steady_seconds(lines),
+      # A run that went on from a checkpoint took longer than its last process.
+      'wall_seconds': max(wall_seconds, summary['seconds']),
+      'commit': _commit(),
+      'date': datetime.date.today().isoformat(),
+  }
+
+
+def thin(lines: list[Line]) -> dict[str, list[Line]]:
+  """All evaluations, and some of the training losses, of a metrics.jsonl.
+
+  Returns:
+    'evaluations' with step, eval_loss, bytes_sent and seconds, 'training' with
+    loss in the place of eval_loss. The seconds are those of training alone.
+  """
+  logged = [x for x in lines if 'loss' in x]
+  steps = [0, *(x['step'] for x in logged)]
+  seconds = [0.0, *(x['seconds'] for x in logged)]
+  at = lambda x: round(float(np.interp(x['step'], steps, seconds)), 3)
+  point = lambda x, loss: {
+      'step': x['step'],
+      loss: x[loss],
+      'bytes_sent': x['bytes_sent'],
+      'seconds': at(x),
+  }
+  # From the last one backwards, so that the end is always among them.
+  every = -(-len(logged) // _POINTS) or 1
+  return {
+      'evaluations': [point(x, 'eval_loss') for x in lines if 'eval_loss' in x],
+      'training': [point(x, 'loss') for x in logged[::-1][::every][::-1]],
+  }
+
+
+def steady_seconds(lines: list[Line]) -> float:
+  """Median seconds per step over the logged lines: a pause does not count."""
+  logged = [{'step': 0, 'seconds': 0.0}, *(x for x in lines if 'loss' in x)]
+  return statistics.median(
+      (b['seconds'] - a['seconds']) / (b['step'] - a['step'])
+      for a, b in itertools.pairwise(logged)
+  )
+
+
+def lighten(folder: pathlib.Path) -> None:
+  """Deletes what only an unfinished run needs."""
+  for name in _HEAVY:
+    shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _commit() -> str | None:
+  """The commit of this code, '-dirty' with changes in it; None without git."""
+  git = ('git', '-C', str(pathlib.Path(__file__).parent.parent))
+  call = lambda *words: subprocess.run(
+      [*git, *words], capture_output=True, text=True, check=False
+  )
+  try:
+    described = call('describe', '--always', '--tags')
+    changed = call('diff', '--quiet', 'HEAD', '--', '*.py').returncode
+  except OSError:
+    return None
+  if described.returncode:
+    return None
+  return described.stdout.strip() + ('-dirty' if changed else '')
