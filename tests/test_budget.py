@@ -1,7 +1,6 @@
 """Is the rank that is chosen for a budget the largest that stays within it?"""
 
 import dataclasses
-import types
 
 import pytest
 
@@ -44,14 +43,20 @@ def test_the_largest_rank_that_fits(method):
   assert chosen[-1] == 5, 'a budget that is met exactly'
 
 
-def test_a_density_is_chosen_to_three_digits(monkeypatch):
-  run = types.SimpleNamespace(
-      compression=types.SimpleNamespace(method='topk'), model=config.Model()
+@pytest.mark.parametrize('method', ['top_k', 'random_k'])
+def test_the_largest_density_that_fits_to_three_digits(method):
+  settings = config.Config(
+      steps=40,
+      model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
+      compression=config.Compression(method, embeddings=True),
   )
-  monkeypatch.setattr(budget, '_with', lambda run, name, value: (name, value))
-  monkeypatch.setattr(budget, 'times_fewer', lambda x, vocab: 0.5 / x[1])
-  assert budget.largest(run, VOCAB, 3.0) == 0.166
-  assert budget.largest(run, VOCAB, 0.1) == 1.0
+  density = budget.largest(settings, VOCAB, 3.0)
+  assert density == float(f'{density:.2e}')
+  times = lambda x: budget.times_fewer(
+      budget._with(settings, 'density', x), VOCAB
+  )
+  # A step further would send more, or round to as many numbers.
+  assert times(density + 1e-3) < 3.0 <= times(density) < 3.3
 
 
 def test_a_budget_that_cannot_be_met_says_what_can():

@@ -19,8 +19,13 @@ def main(argv: list[str]) -> int:
 
   try:
     loop.run(settings, pathlib.Path(settings.workdir))
-  except (ValueError, OSError, ImportError, FloatingPointError) as error:
+  except (ValueError, OSError, ImportError) as error:
     return command.fail(error)
+  except FloatingPointError as error:
+    return command.fail(error, command.DIVERGED)
+  except KeyboardInterrupt:
+    print('Interrupted. The same command goes on from the last checkpoint.')
+    return command.INTERRUPTED
   return 0
 
 

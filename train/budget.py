@@ -23,7 +23,7 @@ _KNOBS = {
     'dense': None,
     'quantize': None,
     'sign': None,
-    'topk': 'density',
+    'top_k': 'density',
     'random_k': 'density',
 }
 # Three digits are as close as anybody wants to read.
@@ -45,18 +45,23 @@ def plan(run: config.Config, vocab_size: int) -> gl.Plan:
   """
   # No seed changes what is sent.
   compression = dataclasses.replace(run.compression, seed=0)
-  return _plan(compression, run.model, vocab_size)
+  workers = run.mesh.replica or 1
+  return _plan(compression, run.model, vocab_size, workers)
 
 
 @functools.cache
 def _plan(
-    compression: config.Compression, model: config.Model, vocab_size: int
+    compression: config.Compression,
+    model: config.Model,
+    vocab_size: int,
+    workers: int,
 ) -> gl.Plan:
   matrices = lambda params: models.matrix_dimension_numbers(
       params, compression.embeddings
   )
   return gl.plan(
-      optimizer.compressor(compression), _shapes(model, vocab_size),
+      optimizer.compressors(compression), _shapes(model, vocab_size),
+      num_workers=workers,
       **optimizer.policy(compression, matrices),
   )  # fmt: skip
 

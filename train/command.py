@@ -22,6 +22,11 @@ _SECTIONS = {
 }
 
 
+# Exit codes beside 0 and, for bad input, 2.
+DIVERGED = 3
+INTERRUPTED = 130
+
+
 class UsageError(Exception):
   """A command that cannot be carried out, explained in one line."""
 
@@ -206,7 +211,7 @@ def _types(section: Any = config.Config, prefix: str = '') -> dict[str, Any]:
   return found
 
 
-def fail(error: Exception) -> int:
-  """Says in one line what is wrong; returns the exit code for bad input."""
+def fail(error: Exception, code: int = 2) -> int:
+  """Says in one line what is wrong; returns the exit code, 2 for bad input."""
   print(f'error: {error}', file=sys.stderr)
-  return 2
+  return code

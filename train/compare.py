@@ -21,7 +21,6 @@ from train import grid
 
 # What a run may take to end after Ctrl-C, which reaches it too.
 _GRACE_SECONDS = 20
-_INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> int:
@@ -49,11 +48,11 @@ def main(argv: list[str]) -> int:
   except (command.UsageError, ValueError, OSError, ImportError) as error:
     return command.fail(error)
   except KeyboardInterrupt:
-    return _INTERRUPTED
+    return command.INTERRUPTED
   try:
     code, words = _run_all(runs, results, folder)
   except KeyboardInterrupt:
-    code, words = _INTERRUPTED, 'Interrupted.'
+    code, words = command.INTERRUPTED, 'Interrupted.'
   _report(runs, results, folder, options.bandwidth)
   if code:
     print(f'{words} The same command goes on where this one was.')
@@ -187,7 +186,8 @@ def _run_all(runs, results, folder) -> tuple[int, str]:
     print(f'[{i + 1}/{len(runs)}] {run.title}{left}', flush=True)
     started = time.monotonic()
     place = folder / run.name
-    if code := _call(['-m', 'train', *run.options, '--workdir', str(place)]):
+    code = _call(['-m', 'train', *run.options, '--workdir', str(place)])
+    if code not in (0, command.DIVERGED):  # That it diverged is a result.
       return code, f'{run.title} in {place} ended with exit code {code}.'
     wall_seconds = time.monotonic() - started
     results.add(study.describe(run, identity, place, wall_seconds))

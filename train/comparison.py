@@ -42,7 +42,7 @@ class Row:
 
   def mean(self, key: str) -> float:
     """Mean over the seeds of a number of the summaries, at the best rate."""
-    return statistics.fmean(x['summary'][key] for x in self.lines)
+    return statistics.fmean(_number(x['summary'][key]) for x in self.lines)
 
   @property
   def compute_seconds(self) -> float:
@@ -181,7 +181,12 @@ def _spread(lines: list[Line]) -> str:
 
 
 def _losses(lines: list[Line]) -> list[float]:
-  return [line['summary']['final_eval_loss'] for line in lines]
+  return [_number(line['summary']['final_eval_loss']) for line in lines]
+
+
+def _number(value: float | None) -> float:
+  """That of a run that diverged is none."""
+  return math.nan if value is None else value
 
 
 def _markdown(columns: list[str], cells: list[list[str]]) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from train import budget
 from train import checkpoint
 from train import cluster
+from train import config
 from train import grid
 from train import metrics
 from train import models
@@ -48,6 +49,8 @@ def identity(run: grid.Run, description: dict[str, Any]) -> str:
 
   That is what a checkpoint calls its identity, and what a run may go on with
   changed, but not without another result: its workers and held-out sequences.
+  Settings at their default are left out, so that a line keeps its hash when the
+  configuration gets a new key.
 
   Args:
     run: the run.
@@ -57,13 +60,28 @@ def identity(run: grid.Run, description: dict[str, Any]) -> str:
     sha256 of sorted JSON, in hexadecimal.
   """
   whole = {
-      'config': checkpoint.identity(run.config),
+      'config': _changed(checkpoint.identity(run.config)),
       'data': description,
       'workers': run.config.mesh.replica,
       'held_out': run.config.evaluation.sequences,
   }
   text = json.dumps(whole, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _changed(settings: dict[str, Any]) -> dict[str, Any]:
+  """Those that are not what they are in a new `Config`."""
+  usual = json.dumps(checkpoint.identity(config.Config()))
+  return _difference(json.loads(json.dumps(settings)), json.loads(usual))
+
+
+def _difference(tree: Any, usual: Any) -> Any:
+  """What of nested dicts differs from others with the same keys."""
+  pairs = {k: (v, usual[k]) for k, v in tree.items() if v != usual[k]}
+  return {
+      k: _difference(*both) if isinstance(both[0], dict) else both[0]
+      for k, both in pairs.items()
+  }
 
 
 class Results:
@@ -102,14 +120,17 @@ def describe(
   """The line of a finished run.
 
   Args:
-    run: the run.
+    run: the run; one without a summary diverged.
     identity: its hash.
     folder: in which it wrote.
     wall_seconds: that its process took.
   """
-  text = (folder / 'summary.json').read_text(encoding='utf-8')
-  summary = json.loads(text)
   lines = metrics.read(folder / 'metrics.jsonl')
+  try:
+    text = (folder / 'summary.json').read_text(encoding='utf-8')
+    summary = json.loads(text)
+  except FileNotFoundError:
+    summary = _summary_of_diverged(run, lines)
   return {
       'name': run.name,
       'entry': run.entry,
@@ -125,6 +146,20 @@ def describe(
       'wall_seconds': max(wall_seconds, summary['seconds']),
       'commit': _commit(),
       'date': datetime.date.today().isoformat(),
+  }
+
+
+def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
+  """What there is to say of a run that stopped: its losses are None."""
+  last = lines[-1]
+  return {
+      'diverged_at': last['step'],
+      'final_eval_loss': None,
+      'final_eval_bits_per_byte': None,
+      'num_workers': run.config.mesh.replica,
+      'bytes_per_step': last['bytes_sent'] / last['step'],
+      'compression': last['dense_bytes'] / max(last['bytes_sent'], 1),
+      'seconds': max(x.get('seconds', 0.0) for x in lines),
   }
 
 
