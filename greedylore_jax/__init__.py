@@ -15,6 +15,8 @@ from greedylore_jax._shorthands import greedylore
 from greedylore_jax._step import TrainStep
 from greedylore_jax._step import make_train_step
 from greedylore_jax._step import value_and_local_grad
+from greedylore_jax._tsr import TSRAdamState
+from greedylore_jax._tsr import tsr_adam
 from greedylore_jax.compressors import TSR
 from greedylore_jax.compressors import Compressor
 from greedylore_jax.compressors import Dense
@@ -44,6 +46,7 @@ __all__ = [
     'RandomSubspace',
     'RangeFinder',
     'Sign',
+    'TSRAdamState',
     'TopK',
     'TrainStep',
     'TwoSided',
@@ -57,5 +60,6 @@ __all__ = [
     'make_train_step',
     'plan',
     'state_partition_specs',
+    'tsr_adam',
     'value_and_local_grad',
 ]

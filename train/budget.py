@@ -85,7 +85,13 @@ def largest(run: config.Config, vocab_size: int, budget: float) -> float:
   """
   name = str(knob(run.compression.method))
   values = _values(name, _shapes(run.model, vocab_size))
-  reached = lambda value: times_fewer(_with(run, name, value), vocab_size)
+
+  def reached(value):
+    try:
+      return times_fewer(_with(run, name, value), vocab_size)
+    except ValueError:  # More than another setting allows.
+      return 0.0
+
   # A higher setting never sends less, so the first that is too high is sought.
   too_high = bisect.bisect_left(
       values, True, key=lambda value: reached(value) < budget
