@@ -1,16 +1,12 @@
 """TSR-Adam: the algorithm, its bytes, and what its averaging loses."""
 
-import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from optax.contrib import MuonDimensionNumbers
 import pytest
-import workers
 
 import greedylore_jax as gl
-from greedylore_jax import _compress
 
 SIZES = {
     '60M': (512, 1376, 8),
@@ -18,7 +14,7 @@ SIZES = {
     '350M': (1024, 2736, 24),
     '1B': (2048, 5461, 24),
 }
-# The paper's table: rank, that of embeddings, interval, dense GB, average MB and
+# The paper's table: rank, that of embeddings, interval, dense GB, average MB,
 # largest step GiB, as printed. Ablations are without the dense column.
 TABLE = [
     ('60M', 256, 64, 100, '0.167', '20.0', '0.098'),
