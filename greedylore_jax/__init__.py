@@ -4,6 +4,7 @@ from greedylore_jax._collectives import Collective
 from greedylore_jax._collectives import collectives
 from greedylore_jax._compress import CompressState
 from greedylore_jax._compress import compress_gradients
+from greedylore_jax._diagnostics import Diagnostics
 from greedylore_jax._placement import collapse
 from greedylore_jax._placement import expand
 from greedylore_jax._placement import init_state
@@ -37,6 +38,7 @@ __all__ = [
     'CompressState',
     'Compressor',
     'Dense',
+    'Diagnostics',
     'FixedSubspace',
     'GreedyLore',
     'Plan',

@@ -121,7 +121,7 @@ class Policy:
     """What is decided about every leaf, in flattening order."""
     numbers = _matrices.dimension_numbers(self.weight_dimension_numbers, params)
     paths = [
-        (jax.tree_util.keystr(path, simple=True, separator='/'), x)
+        (path_name(path), x)
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
     for pattern, _ in self.rules:
@@ -146,7 +146,7 @@ class Policy:
       m = _matrices.Matrices.of(x.shape, numbers)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
-    compressor = self._compressor(path)
+    compressor = self.compressor_of(path)
     rate = _compression_rate(compressor, m.k, m.a, m.b)
     if rate <= self.min_compression_rate:
       return dense(f'would shrink only {rate:.2f}x')
@@ -155,7 +155,8 @@ class Policy:
         path, x.shape, x.dtype, f'{stack}{m.a} x {m.b}', m, compressor
     )
 
-  def _compressor(self, path: str) -> base.Compressor:
+  def compressor_of(self, path: str) -> base.Compressor:
+    """The method of the matrix with this path."""
     for pattern, compressor in self.rules:
       if re.search(pattern, path):
         return compressor
@@ -234,6 +235,11 @@ class Policy:
 
   def _is_floating(self) -> bool:
     return jnp.issubdtype(self.factor_dtype, jnp.floating)
+
+
+def path_name(path: Any) -> str:
+  """A leaf's path as it is written and matched: 'blocks/0/query'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def kind(schedule: _schedule.Schedule, phase: str, leaf: Leaf) -> str:

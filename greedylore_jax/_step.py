@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _axes
+from greedylore_jax import _diagnostics
 from greedylore_jax import _placement
+from greedylore_jax import _policy
 from greedylore_jax import _rounds
 
 _P = jax.sharding.PartitionSpec
@@ -89,6 +91,7 @@ def make_train_step(
     axis_name: _axes.AxisName,
     has_aux: bool = False,
     accumulate_steps: int = 1,
+    diagnose: _policy.Compressors | None = None,
 ) -> TrainStep:
   """A whole data-parallel training step, jitted, its arguments donated.
 
@@ -104,10 +107,13 @@ def make_train_step(
     accumulate_steps: micro-batches into which a worker cuts its part of the
       batch. Their gradients are averaged before anything is sent, so more of
       them save memory and cost no bytes.
+    diagnose: the compressor in `tx`, to have the `Diagnostics` of each step;
+      they travel with the loss, 12 bytes, and need error feedback.
 
   Returns:
     `step(params, opt_state, batch)` -> (params, opt_state, loss), or with
-    `has_aux` (params, opt_state, (loss, aux)). Leaves of `batch` have a leading
+    `has_aux` (params, opt_state, (loss, aux)); with `diagnose` the last of them
+    is a pair of that and `Diagnostics`. Leaves of `batch` have a leading
     axis that is divided over the workers; the loss is the mean over all of them
     and, like the parameters, equal everywhere. `step.lower(...)` works as for
     any jitted function. Results are placed on the mesh.
@@ -139,12 +145,19 @@ def make_train_step(
 
   def local_step(params, opt_state, batch):
     value, grads = grad_fn(params, batch)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
+    updates, new_state = tx.update(grads, opt_state, params)
+    new_params = optax.apply_updates(params, updates)
+    if diagnose is not None:
+      value = value, _diagnostics.energies(grads, opt_state, new_state)
     leaves, treedef = jax.tree.flatten(value)
     means = _rounds.Transport(axis_name).mean(leaves)
     value = jax.tree.unflatten(treedef, means)
-    return params, opt_state, value
+    if diagnose is not None:
+      value, energies = value
+      value = value, _diagnostics.diagnostics(
+          diagnose, energies, opt_state, new_state
+      )
+    return new_params, new_state, value
 
   def step(params, opt_state, batch):
     _check_batch(batch, workers, accumulate_steps)

@@ -47,6 +47,7 @@ def tsr_adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    min_compression_rate: float = 1.0,
     weight_dimension_numbers: Any = None,
     seed: int = 0,
 ) -> optax.GradientTransformation:
@@ -83,6 +84,7 @@ def tsr_adam(
     b2: decay of the second moment.
     eps: floor of the denominator.
     weight_decay: of leaves with at least two axes.
+    min_compression_rate: as for `compress_gradients`.
     weight_dimension_numbers: as for `compress_gradients`.
     seed: of the sketches.
 
@@ -111,6 +113,7 @@ def tsr_adam(
     rules.insert(0, (embeddings, of_embeddings))
   settings: dict[str, Any] = {
       'error_feedback': False,
+      'min_compression_rate': min_compression_rate,
       'weight_dimension_numbers': weight_dimension_numbers,
   }
   send = _compress.compress_gradients(rules, axis_name, seed=seed, **settings)

@@ -13,7 +13,7 @@ from train.section import Section
 Method = Literal[
     'dense', 'greedylore', 'powersgd', 'range_finder', 'two_sided', 'tsr',
     'fixed_subspace', 'random_subspace', 'top_k', 'random_k', 'quantize',
-    'sign',
+    'sign', 'tsr_adam',
 ]  # fmt: skip
 DType = Literal['float32', 'bfloat16', 'float16']
 
@@ -116,7 +116,7 @@ class Compression(Section):
   method: Method = 'greedylore'
   """'dense' sends everything, the low-rank methods some directions of every
   matrix, top_k and random_k some numbers, quantize and sign all in a few
-  bits."""
+  bits; tsr_adam is Adam on the cores of tsr, without error feedback."""
   rank: int = 16
   """Low-rank methods: directions sent per matrix and step; lower sends less and
   errs more."""
@@ -135,7 +135,12 @@ class Compression(Section):
   """greedylore: directions in a basis that is found without a dense step; None
   is all, by a dense one."""
   average: Literal['gradients', 'bases'] = 'gradients'
-  """tsr: what is averaged at a refresh; 'bases' is its paper's way."""
+  """tsr, tsr_adam: what is averaged at a refresh; 'bases' is the paper's
+  way."""
+  rotate_moments: bool = False
+  """tsr_adam: carry the moments into new bases; the paper does not."""
+  scale: float = 1.0
+  """tsr_adam: factor of the steps of compressed parameters."""
   start_step: int = 0
   """Dense steps before compression begins."""
   probes: int = 4
@@ -166,7 +171,7 @@ class Compression(Section):
   def _check(self):
     self._at_least(1, 'rank', 'update_interval', 'basis_size')
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
-    self._at_least(0, 'start_step', 'probes', 'min_compression_rate')
+    self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
     self._fraction('density', 'warm')
 
 
@@ -247,6 +252,10 @@ class Log(Section):
   """Steps between lines of metrics.jsonl."""
   tensorboard: bool = True
   """Also write TensorBoard event files."""
+  diagnostics: bool = True
+  """Also write how much of the gradients' energy was sent, how large what is
+  kept has become, and how far a refresh turned the basis; needs error
+  feedback."""
 
   def _check(self):
     self._at_least(1, 'every')

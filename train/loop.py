@@ -16,6 +16,7 @@ from train import checkpoint
 from train import cluster
 from train import config
 from train import data
+from train import diagnosis
 from train import evaluation
 from train import metrics
 from train import models
@@ -87,6 +88,7 @@ class _Job:
   schedule: optax.Schedule
   plan: gl.Plan
   traffic: traffic.Traffic
+  diagnosed: bool
   bytes_per_token: float
   workers: int
 
@@ -107,18 +109,24 @@ def _prepare(
   )()
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   loss_fn = models.make_loss(settings.model, text.vocab_size)
+  rules = optimizer.compressors(settings.compression)
+  plan = gl.plan(
+      rules, params, num_workers=workers,
+      **optimizer.policy(settings.compression, matrices),
+  )  # fmt: skip
+  # Only what is kept in errors can be diagnosed.
+  diagnosed = settings.log.diagnostics and any(
+      leaf.error_bytes for leaf in plan.leaves
+  )
   step = gl.make_train_step(
       loss_fn, tx, mesh, axis_name=_AXIS,
       accumulate_steps=settings.accumulate_steps,
+      diagnose=rules if diagnosed else None,
   )  # fmt: skip
   shape = (settings.batch_size, settings.data.sequence_length + 1)
   compiled = step.lower(
       params, opt_state, jax.ShapeDtypeStruct(shape, np.int32)
   ).compile()
-  plan = gl.plan(
-      optimizer.compressors(settings.compression), params, num_workers=workers,
-      **optimizer.policy(settings.compression, matrices),
-  )  # fmt: skip
   start = {'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0}
   return _Job(
       fresh=checkpoint.Snapshot(0, params, opt_state, start),
@@ -127,7 +135,8 @@ def _prepare(
       evaluate=evaluation.build(settings, mesh, text, loss_fn),
       schedule=schedule,
       plan=plan,
-      traffic=traffic.Traffic(plan, compiled, workers),
+      traffic=traffic.Traffic(plan, compiled, workers, diagnosed),
+      diagnosed=diagnosed,
       bytes_per_token=text.bytes_per_token,
       workers=workers,
   )
@@ -139,16 +148,16 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar):
       every and step % every == 0
   )
   clock = progress.Clock(now.progress['seconds'], now.step)
-  loss = None
+  loss, seen = None, diagnosis.Diagnosis()
   while now.step < settings.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
     # client stops for ever when virtual devices get too many steps ahead.
-    previous, (now, loss) = loss, _advance(job, now, batches)
+    previous, (now, loss) = loss, _advance(job, now, batches, seen)
     jax.block_until_ready(previous)
     bar.advance(now.step)
     if due(settings.log.every, now.step):
       line = _measure(settings, job, now, float(loss), clock)
-      journal.write(now.step, **line)
+      journal.write(now.step, **line, **seen.line())
       bar.show(journal.lines[-1])
       _stop_if_broken(now)
     if due(settings.evaluation.every, now.step):
@@ -163,13 +172,16 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar):
   return now
 
 
-def _advance(job, now, batches):
+def _advance(job, now, batches, seen):
   """One optimizer step; the loss stays on the device."""
   params, opt_state, loss = job.step(
       now.params, now.opt_state, job.place(next(batches))
   )
   # A skipped step does not count for the phases.
   counted = now.step - now.progress['skipped']
+  if job.diagnosed:
+    loss, diagnostics = loss
+    seen.add(job.plan.phase_at(counted), diagnostics)
   sent = now.progress['bytes_sent'] + job.traffic.step_bytes(counted)
   told = now.progress | {'data': batches.get_state(), 'bytes_sent': sent}
   return checkpoint.Snapshot(now.step + 1, params, opt_state, told), loss

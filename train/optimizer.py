@@ -34,6 +34,7 @@ def build(
     ValueError: if optax has no such optimizer or it takes no such option.
   """
   settings = run.optimizer
+  _check_tsr_adam(run)
   schedule = optax.warmup_cosine_decay_schedule(
       init_value=0.0,
       peak_value=settings.learning_rate,
@@ -41,6 +42,11 @@ def build(
       decay_steps=run.steps,
       end_value=settings.final_fraction * settings.learning_rate,
   )
+  if run.compression.method == 'tsr_adam':
+    return optax.chain(
+        _tsr_adam(run, schedule, axis_name, matrices),
+        optax.apply_if_finite(optax.identity(), MAX_SKIPPED_IN_A_ROW),
+    ), schedule
   clip = optax.clip_by_global_norm(settings.clip_norm)
   behind = optax.chain(
       clip if settings.clip_norm else optax.identity(),
@@ -53,6 +59,43 @@ def build(
       ),
       optax.apply_if_finite(behind, MAX_SKIPPED_IN_A_ROW),
   ), schedule  # fmt: skip
+
+
+def _check_tsr_adam(run: config.Config) -> None:
+  """Raises a ValueError for settings that TSR-Adam does not have."""
+  if run.compression.method != 'tsr_adam':
+    return
+  if run.optimizer.name not in ('adam', 'adamw') or run.compression.start_step:
+    raise ValueError(
+        'compression.method tsr_adam is an Adam of its own, from the first step'
+        ' on: it takes optimizer.name adamw and compression.start_step 0, got'
+        f' {run.optimizer.name} and {run.compression.start_step}.'
+    )
+
+
+def _tsr_adam(
+    run: config.Config, schedule: Any, axis_name: str, matrices: Any
+) -> optax.GradientTransformation:
+  """The optimizer that sends and steps in one."""
+  sent, step = run.compression, run.optimizer
+  options = {
+      name: getattr(step, name)
+      for name in ('b1', 'b2', 'eps', 'weight_decay')
+      if getattr(step, name) is not None
+  }
+  return gl.tsr_adam(
+      schedule, sent.rank, axis_name,
+      embedding_rank=sent.embedding_rank or sent.rank,
+      update_interval=sent.update_interval,
+      embedding_update_interval=(
+          sent.embedding_update_interval or sent.update_interval
+      ),
+      embeddings=models.EMBEDDINGS, average=sent.average,
+      rotate_moments=sent.rotate_moments, scale=sent.scale,
+      clip_norm=step.clip_norm or None, weight_dimension_numbers=matrices,
+      min_compression_rate=sent.min_compression_rate, seed=sent.seed,
+      **options,
+  )  # fmt: skip
 
 
 def compressors(settings: config.Compression) -> list[tuple[str, Any]]:
@@ -87,7 +130,7 @@ def compressor(settings: config.Compression) -> gl.Compressor:
       return gl.RangeFinder(rank, settings.warm)
     case 'two_sided':
       return gl.TwoSided(rank, interval, settings.probes)
-    case 'tsr':
+    case 'tsr' | 'tsr_adam':
       return gl.TSR(rank, interval, average=settings.average)
     case 'fixed_subspace':
       return gl.FixedSubspace(rank, interval)
@@ -109,7 +152,9 @@ def policy(
   """The arguments that `gl.compress_gradients` and `gl.plan` share."""
   return {
       'start_step': settings.start_step,
-      'error_feedback': settings.error_feedback,
+      'error_feedback': (
+          settings.method != 'tsr_adam' and settings.error_feedback
+      ),
       'min_compression_rate': settings.min_compression_rate,
       'weight_dimension_numbers': matrices,
       'error_dtype': settings.error_dtype,

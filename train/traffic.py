@@ -7,6 +7,7 @@ import jax
 import greedylore_jax as gl
 
 _LOSS_BYTES = 4  # Its mean over the workers, at every step.
+_DIAGNOSTICS_BYTES = 12  # They travel with it.
 
 
 class Traffic:
@@ -22,10 +23,22 @@ class Traffic:
   """
 
   def __init__(
-      self, plan: gl.Plan, compiled: jax.stages.Compiled, workers: int
+      self,
+      plan: gl.Plan,
+      compiled: jax.stages.Compiled,
+      workers: int,
+      diagnosed: bool,
   ):
-    """Reads the compiled step of a run on so many workers."""
+    """Reads the compiled step of a run on so many workers.
+
+    Args:
+      plan: what it should send.
+      compiled: the step.
+      workers: how many there are.
+      diagnosed: whether diagnostics are sent, too.
+    """
     self._plan = plan
+    self._beside = _LOSS_BYTES + diagnosed * _DIAGNOSTICS_BYTES
     self._by_phase: collections.Counter[str | None] = collections.Counter()
     for collective in gl.collectives(compiled):
       self._by_phase[collective.phase] += collective.payload
@@ -41,13 +54,13 @@ class Traffic:
   def describe(self) -> str:
     """Whether the compiled program sends what was planned, in a sentence."""
     read = sum(self._by_phase.values())
-    planned = sum(map(self._plan.bytes_in, self._plan.rounds)) + _LOSS_BYTES
+    planned = sum(map(self._plan.bytes_in, self._plan.rounds)) + self._beside
     if not self.dense_bytes:
       return 'A single worker: nothing is sent.'
     if read == planned:
       return (
           'Read from the compiled step: its all-reduces send exactly this, and'
-          f' {_LOSS_BYTES} bytes for the loss.'
+          f' {self._beside} bytes for the loss and what is observed.'
       )
     return (
         f'Read from the compiled step: its all-reduces send {read:,} bytes over'

@@ -34,6 +34,9 @@ class Compressor(Protocol):
     linear: whether output and memory depend on the h_i only through their mean.
       Then a checkpoint of the mean error is enough to go on exactly, with any
       number of workers.
+
+  A method with a basis may have `leading(memory)`, its r leading directions,
+  [k, a, r], orthonormal: their drift is among the `Diagnostics`.
   """
 
   def __hash__(self) -> int:
@@ -111,6 +114,7 @@ class LazyBasis:
   the last refresh, by falling singular value.
   """
 
+  rank: int
   decomposition: _linalg.Decomposition
   linear = True
 
@@ -118,6 +122,10 @@ class LazyBasis:
     """Before the first refresh any orthonormal basis will do."""
     del b
     return jnp.broadcast_to(jnp.eye(a, dtype=dtype), (k, a, a))
+
+  def leading(self, basis: jax.Array) -> jax.Array:
+    """The r leading directions, whose drift is observed, [k, a, r]."""
+    return basis[:, :, : self.rank]
 
   def refresh(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """Everything is sent, and the basis is that of its mean."""

@@ -90,6 +90,10 @@ class TSR:
     eye = lambda n: jnp.broadcast_to(jnp.eye(n, r, dtype=dtype), (k, n, r))
     return TSRMemory(eye(a), eye(b), jnp.zeros((k, r, r), dtype))
 
+  def leading(self, memory: TSRMemory) -> jax.Array:
+    """The left directions, whose drift is observed."""
+    return memory.u
+
   def refresh(self, h: jax.Array, memory: TSRMemory, key: jax.Array) -> Rounds:
     """New directions, and the core between them."""
     k, a, b = h.shape

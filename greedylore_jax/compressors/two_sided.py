@@ -63,6 +63,10 @@ class TwoSided:
     eye = lambda n: jnp.broadcast_to(jnp.eye(n, dtype=dtype), (k, n, n))
     return eye(a), eye(b)
 
+  def leading(self, bases: Any) -> jax.Array:
+    """The r leading left directions, whose drift is observed."""
+    return bases[0][:, :, : self.rank]
+
   def refresh(self, h: jax.Array, bases: Any, key: jax.Array) -> Rounds:
     """Everything is sent, and the bases are those of its mean."""
     h_mean, h_sent, _ = yield from base.dense(h, bases, key)
