@@ -98,8 +98,8 @@ def compress_gradients(
       compressed steps; None is the gradient's. What a lower one rounds away
       goes into the error. (XLA widens 16-bit all-reduces to float32 on CPU.)
       int8 and int16 scale each row or column, for which a small round goes
-      ahead of each; N workers share their range, so the steps are N / 127 of a
-      row's largest entry for int8.
+      ahead; N workers share their range, so a step of int8 is N / 127 of the
+      row's largest entry.
     seed: of the compressor's random numbers, which are equal on all workers.
 
   Returns:

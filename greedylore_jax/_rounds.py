@@ -186,10 +186,10 @@ def record(
 def as_integers(rounds: Rounds, dtype: Any, num_workers: int) -> Rounds:
   """The same rounds with messages that travel as integers, [k, m, n].
 
-  Every column or row, whichever is longer, has its scale: the mean over the
-  workers of its largest magnitude, which is sent ahead. Beyond it entries are
-  clipped, and the integers are small enough for their sum to fit their dtype.
-  What rounding and clipping take is not in what counts as sent.
+  Every column or row, whichever is longer, has its scale: the largest magnitude
+  that any worker has there, which they tell each other first. The integers are
+  small enough for their sum to fit their dtype. What rounding takes is not in
+  what counts as sent.
   """
   limit = jnp.iinfo(dtype).max // num_workers
   if not limit:
@@ -207,11 +207,12 @@ def as_integers(rounds: Rounds, dtype: Any, num_workers: int) -> Rounds:
       reply = yield message
       continue
     along = 1 if message.shape[1] > message.shape[2] else 2
-    scale, _ = yield jnp.max(jnp.abs(message), along, keepdims=True)
+    (scales,) = yield Gather(jnp.max(jnp.abs(message), along, keepdims=True))
+    scale = jnp.max(scales, axis=0)
     step = jnp.where(scale > 0, scale, 1) / limit
-    levels = jnp.clip(jnp.round(message / step), -limit, limit)
     # A NaN has no integer; it reaches the others with the scale.
-    mean, local = yield jnp.nan_to_num(levels).astype(dtype)
+    levels = jnp.nan_to_num(jnp.round(message / step))
+    mean, local = yield levels.astype(dtype)
     reply = mean.astype(step.dtype) * step, local.astype(step.dtype) * step
 
 
