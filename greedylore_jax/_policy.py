@@ -209,17 +209,18 @@ class Policy:
       if not self.error_feedback:
         output, _, memory = yield from method(matrices.split(h), memory, key)
         return matrices.join(output).astype(g.dtype), error, memory
-      h += error[0].astype(h.dtype)
-      mean = 0
-      if self.error_feedback == 'ef21':
-        memory, mean = memory
-      output, sent, memory = yield from method(matrices.split(h), memory, key)
-      output = mean + matrices.join(output)
-      kept = h - matrices.join(sent)
+      e = error[0].astype(h.dtype)
+      tracks = self.error_feedback == 'ef21'
+      memory, d = memory if tracks else (memory, 0)
+      output, sent, memory = yield from method(
+          matrices.split(h + e), memory, key
+      )
+      output, sent = d + matrices.join(output), matrices.join(sent)
       update = output.astype(g.dtype)
-      if self.error_feedback == 'ef21':
-        memory = Tracked(memory, output)
-      elif update.dtype != output.dtype:
+      if tracks:
+        return update, (e - sent)[None], Tracked(memory, output)
+      kept = h + e - sent
+      if update.dtype != output.dtype:
         kept += output - update.astype(output.dtype)  # The update's rounding.
       return update, kept[None].astype(error.dtype), memory
 
