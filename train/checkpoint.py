@@ -149,22 +149,25 @@ def identity(run: config.Config) -> dict[str, Any]:
 
 def _check_identity(saved: Any, now: Any, where: Any) -> None:
   """Raises if a checkpoint belongs to something else, naming what differs."""
-  if saved['config'] == now['config'] and saved['workers'] != now['workers']:
-    raise ValueError(
-        f'{where} holds the errors of {saved["workers"]} workers, got'
-        f' {now["workers"]} of them: this method depends on every single error,'
-        ' so it can only go on with as many workers as before.'
-    )
   was, is_now = _flat(saved), _flat(now)
   differing = [
-      f'{key} was {was.get(key)!r} and is {is_now.get(key)!r}'
-      for key in sorted(was.keys() | is_now.keys())
+      key for key in sorted(was.keys() | is_now.keys())
       if was.get(key) != is_now.get(key)
-  ]
-  if differing:
+  ]  # fmt: skip
+  if differing == ['workers']:
     raise ValueError(
-        f'{where} holds a run of another configuration: {"; ".join(differing)}.'
-        ' Use another --workdir, or set these back.'
+        f'{where} holds the errors of {was["workers"]} workers, got'
+        f' {is_now["workers"]}: the updates of this method depend on every'
+        ' single error, so it only goes on with as many workers as before.'
+    )
+  if differing:
+    words = '; '.join(
+        f'{key} was {was.get(key)!r} and is {is_now.get(key)!r}'
+        for key in differing
+    )
+    raise ValueError(
+        f'{where} holds a run of another configuration: {words}. Use another'
+        ' --workdir, or set these back.'
     )
 
 

@@ -1,0 +1,63 @@
+"""Runs of the trainer that take seconds, for the tests."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from train import config
+from train import loop
+
+TEXT = 'the quick brown fox jumps over the lazy dog, again and again. '
+
+
+def settings(folder, **changes):
+  """A run of seconds: 8 steps of a tiny model on 4 workers."""
+  files = tuple(str(folder / f'{name}.txt') for name in 'abcd')
+  for i, file in enumerate(files):
+    pathlib.Path(file).write_text(TEXT * (40 + i), encoding='utf-8')
+  start = config.Config(
+      steps=8,
+      batch_size=8,
+      data=config.Data(
+          source='files', files=files, sequence_length=16, eval_fraction=0.2
+      ),
+      model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
+      compression=config.Compression(
+          rank=2, update_interval=3, start_step=1, probes=2
+      ),
+      mesh=config.Mesh(replica=4),
+      evaluation=config.Evaluation(every=4, sequences=16),
+      checkpoint=config.Checkpoint(every=4),
+      log=config.Log(every=2, tensorboard=False),
+  )
+  return dataclasses.replace(start, **changes)
+
+
+def recording():
+  """Remembers the parameters that the next run ends with."""
+  ends = []
+  original = loop._summary
+
+  def remember(run_settings, job, now, journal):
+    ends.append(jax.tree.map(np.asarray, now.params))
+    return original(run_settings, job, now, journal)
+
+  loop._summary = remember
+
+  def last():
+    loop._summary = original
+    return ends[-1]
+
+  return last
+
+
+def lines_of(workdir):
+  text = (workdir / 'metrics.jsonl').read_text(encoding='utf-8')
+  return [json.loads(line) for line in text.splitlines()]
+
+
+class Interrupted(Exception):
+  """Stands for a power cut."""
