@@ -32,6 +32,9 @@ class Schedule:
     warm_up = [WARM_UP] if start_step and intervals else []
     self.phases = [*warm_up, *self._refreshed] if intervals else [DENSE]
 
+  def __repr__(self) -> str:
+    return f'Schedule({self.start_step}, {self.intervals})'
+
   def at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
     since = step - self.start_step
