@@ -30,6 +30,16 @@ def orthonormal(y: jax.Array) -> jax.Array:
   return jax.lax.map(lambda x: jnp.linalg.qr(_unit_scale(x))[0], y)
 
 
+def completed(y: jax.Array) -> jax.Array:
+  """Orthonormal columns of `y` and others to a basis, [k, b, a] -> [k, b, b].
+
+  What is added follows from `y` without jumps, unlike the eigenvectors of an
+  eigenvalue that occurs many times.
+  """
+  one = lambda x: jnp.linalg.qr(_unit_scale(x), mode='complete')[0]
+  return jax.lax.map(one, y)
+
+
 def _basis_by_gram(h: jax.Array) -> jax.Array:
   """Eigenvectors of H H^T, [a, b] -> [a, a]."""
   _, u = jnp.linalg.eigh(h @ h.T, symmetrize_input=False)

@@ -13,7 +13,7 @@ orth = lambda y: np.linalg.qr(y)[0]
 class Oracle:
   """One matrix on N workers; `step` takes their gradients, [a, b] each."""
 
-  def __init__(self, compress, refresh=None, interval=None, start=0):
+  def __init__(self, interval, start, compress, refresh=None):
     self.compress, self.refresh = compress, refresh
     self.interval, self.start = interval, start
     self.count, self.errors, self.memory = 0, None, None
@@ -97,6 +97,24 @@ def range_finder(rank, warm=0):
     return output, sent, r[best(np.sum(r**2, axis=1), warm)].T
 
   return compress
+
+
+def alternating():
+  """Returns compress, the turn of the columns, and refresh, that of the rows.
+
+  The first step is a turn of the rows, with a draw for P.
+  """
+
+  def rows(h, memory, draw):
+    p = draw if memory is None else memory
+    output, sent = between(h, p)
+    return output, sent, orth((p.T @ output).T)
+
+  def columns(h, q, draw):
+    output, sent = between(h, np.eye(h[0].shape[0]), q)
+    return output, sent, orth(output @ q)
+
+  return columns, rows
 
 
 def two_sided(rank):

@@ -80,6 +80,12 @@ METHODS = {
         lambda n: (oracle.range_finder(RANK, 2),),
         lambda key, k, a, b: (columns(key, k, b, 2), None),
     ),
+    'alternating': (
+        gl.AlternatingPowerSGD(RANK, seed=SEED),
+        lambda n: oracle.alternating(),
+        lambda key, k, a, b: (None, METHODS['alternating'][0].init(
+            k, a, b, draw(key, ()).dtype)[0]),
+    ),
     'two-sided': (
         gl.TwoSided(RANK, INTERVAL, probes=2),
         lambda n: (oracle.two_sided(RANK), oracle.dense_refresh),
@@ -187,12 +193,10 @@ def check(method, n, dtype, tolerance, leaves):
       k, (a, b) = len(mats[0]), sorted(mats[0][0].shape)
       drawn = draws(method, index, step, k, a, b)
       for i, part in enumerate(split(got)):
-        compress, *refresh = METHODS[method][1]((a, b))
+        interval = METHODS[method][0].update_interval
+        functions = METHODS[method][1]((a, b))
         one = oracles.setdefault(
-            (name, i),
-            oracle.Oracle(
-                compress, *refresh, *[INTERVAL] * len(refresh), start=START
-            ),
+            (name, i), oracle.Oracle(interval, START, *functions)
         )
         want = one.step([m[i] for m in mats], drawn[i])
         error = workers.relative(part, want)

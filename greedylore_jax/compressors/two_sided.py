@@ -16,8 +16,8 @@ class TwoSided:
   """Greedy choice on both sides of a lazy SVD: an r x r core is sent.
 
   At a refresh everything is sent, and all left and right singular vectors U and
-  V of the mean are kept; until the next one, with v_m ~ N(0, I_b) and
-  w_m ~ N(0, I_a) equal on all workers,
+  V of the mean are kept, V completed to a basis, [b, b]. Until the next one,
+  with v_m ~ N(0, I_b) and w_m ~ N(0, I_a) equal on all workers,
 
     lambda_i = U^T H_i [v_1 .. v_m],   mu_i = V^T H_i^T [w_1 .. w_m]
                                           sent: (a + b) * m numbers
@@ -70,8 +70,9 @@ class TwoSided:
   def refresh(self, h: jax.Array, bases: Any, key: jax.Array) -> Rounds:
     """Everything is sent, and the bases are those of its mean."""
     h_mean, h_sent, _ = yield from base.dense(h, bases, key)
-    basis_of = lambda x: _linalg.left_singular_basis(x, self.decomposition)
-    return h_mean, h_sent, (basis_of(h_mean), basis_of(h_mean.mT))
+    u = _linalg.left_singular_basis(h_mean, self.decomposition)
+    v = _linalg.completed(h_mean.mT @ u)  # H^T U is V times singular values.
+    return h_mean, h_sent, (u, v)
 
   def compress(self, h: jax.Array, bases: Any, key: jax.Array) -> Rounds:
     """Two rounds: scores of both sides, then the core of what they chose."""
