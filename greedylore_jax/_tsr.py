@@ -117,11 +117,30 @@ def tsr_adam(
       'weight_dimension_numbers': weight_dimension_numbers,
   }
   send = _compress.compress_gradients(rules, axis_name, seed=seed, **settings)
-  policy = _policy.Policy(rules, **settings)
   clip = optax.identity()
   if clip_norm is not None:
     clip = optax.clip_by_global_norm(clip_norm)
-  adam = optax.scale_by_adam(b1, b2, eps)
+  is_matrix = lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
+  decay = optax.add_decayed_weights(weight_decay, is_matrix)
+  return optax.chain(
+      _adam_on_cores(
+          send, _policy.Policy(rules, **settings), clip,
+          optax.scale_by_adam(b1, b2, eps), rotate_moments, scale,
+      ),
+      decay if weight_decay else optax.identity(),
+      optax.scale_by_learning_rate(learning_rate),
+  )  # fmt: skip
+
+
+def _adam_on_cores(
+    send: optax.GradientTransformation,
+    policy: _policy.Policy,
+    clip: optax.GradientTransformation,
+    adam: optax.GradientTransformation,
+    rotate_moments: bool,
+    scale: float,
+) -> optax.GradientTransformation:
+  """Local gradients in, scale U D V^T of their mean out."""
 
   def init_fn(params):
     state = send.init(params)
@@ -131,35 +150,26 @@ def tsr_adam(
     del params
     leaves = policy.leaves(updates)
     means, sent = send.update(updates, state.compress)
-    memory = sent.memory
     moments = state.adam
     if rotate_moments:
-      rotate = lambda tree, power: _rotate(
-          tree, leaves, state.compress, memory, power
-      )
       moments = moments._replace(
-          mu=rotate(moments.mu, 1), nu=rotate(moments.nu, 2)
+          mu=_rotate(moments.mu, leaves, state.compress, sent.memory, 1),
+          nu=_rotate(moments.nu, leaves, state.compress, sent.memory, 2),
       )
-    cores, _ = clip.update(_cores(means, memory), optax.EmptyState())
+    cores, _ = clip.update(_cores(means, sent.memory), optax.EmptyState())
     steps, moments = adam.update(cores, moments)
+    # A step that is not finite is not counted and moves nothing.
     finite = sent.count != state.compress.count
-    moments = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), moments, state.adam
-    )
-    steps = _lift(steps, leaves, memory, scale)
+    keep = lambda new, old: jnp.where(finite, new, old)
+    moments = jax.tree.map(keep, moments, state.adam)
     steps = jax.tree.map(
-        lambda step, g: jnp.where(finite, step, jnp.nan).astype(g.dtype),
-        steps, means,
-    )  # fmt: skip
+        lambda step, mean: jnp.where(finite, step, jnp.nan).astype(mean.dtype),
+        _lift(steps, leaves, sent.memory, scale),
+        means,
+    )
     return steps, TSRAdamState(sent, moments)
 
-  is_matrix = lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
-  return optax.chain(
-      optax.GradientTransformation(init_fn, update_fn),
-      optax.add_decayed_weights(weight_decay, is_matrix)
-      if weight_decay else optax.identity(),
-      optax.scale_by_learning_rate(learning_rate),
-  )  # fmt: skip
+  return optax.GradientTransformation(init_fn, update_fn)
 
 
 def _is_memory(x: Any) -> bool:

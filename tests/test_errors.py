@@ -148,6 +148,8 @@ def test_expanding_what_was_not_collapsed():
 def test_a_compressor_of_ones_own_that_can_change():
   @dataclasses.dataclass
   class Changing:
+    update_interval = None
+    linear = True
     init = gl.Dense.init
     compress = gl.Dense.compress
 

@@ -30,7 +30,7 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
 
 def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
   compression = config.Compression(
-      'tsr_adam', rank=4, update_interval=3, embeddings=True, embedding_rank=3,
+      'tsr_adam', rank=4, update_interval=4, embeddings=True, embedding_rank=3,
       embedding_update_interval=2,
   )  # fmt: skip
   run = runs.settings(tmp_path, compression=compression)

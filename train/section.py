@@ -64,7 +64,8 @@ def _words(hint: Any) -> str:
   """A type as a person would say it."""
   match typing.get_origin(hint):
     case typing.Literal:
-      return 'one of ' + ', '.join(map(repr, typing.get_args(hint)))
+      choices = [*map(repr, typing.get_args(hint))]
+      return ('one of ' if len(choices) > 1 else '') + ', '.join(choices)
     case types.UnionType | typing.Union:
       return ' or '.join(map(_words, typing.get_args(hint)))
     case origin if origin is tuple:

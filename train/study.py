@@ -156,7 +156,7 @@ def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
       'diverged_at': last['step'],
       'final_eval_loss': None,
       'final_eval_bits_per_byte': None,
-      'num_workers': run.config.mesh.replica,
+      'num_workers': max(run.config.mesh.replica, 1),
       'bytes_per_step': last['bytes_sent'] / last['step'],
       'compression': last['dense_bytes'] / max(last['bytes_sent'], 1),
       'seconds': max(x.get('seconds', 0.0) for x in lines),

@@ -37,7 +37,6 @@ from train import config
 from train.models import rules
 
 Params = dict[str, Any]
-
 # The paths of the parameters with a side as long as the vocabulary.
 EMBEDDINGS = r'^(embedding|head)$'
 _STANDARD_DEVIATION = 0.02
