@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: quickstart test lint peers bench clean
+.PHONY: quickstart test lint peers experiments bench clean
 
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
@@ -17,6 +17,21 @@ lint: .venv/test
 # Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.
 peers: .venv/peers
 	$(PY) -m pytest -rP tests/test_torch.py
+
+# Studies go on where they were: what experiments/*/results.jsonl holds is done.
+COMPARE := JAX_PLATFORMS=cpu $(PY) -m train.compare
+FAMILY := dense powersgd range_finder greedylore alternating_powersgd \
+  powersgd:factor_dtype=int8 range_finder:warm=0.5 tsr_adam:start_step=0 tsr \
+  two_sided top_k top_k:indices=own fixed_subspace random_subspace random_k \
+  quantize sign greedylore:probes=0 greedylore:probes=16 \
+  greedylore:basis_size=64 range_finder:start_step=0 powersgd:start_step=0 \
+  powersgd:error_feedback=ef21 greedylore:factor_dtype=int8
+comma := ,
+list = $(subst $() ,$(comma),$(strip $(1)))
+
+experiments: .venv/train
+	$(COMPARE) configs/family.py --workdir experiments/family --budgets 4,10 \
+	  --compressors $(call list,$(FAMILY))
 
 bench: .venv/train
 	$(PY) -m benchmarks.decompositions
