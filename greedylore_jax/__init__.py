@@ -19,7 +19,6 @@ from greedylore_jax._step import value_and_local_grad
 from greedylore_jax._tsr import TSRAdamState
 from greedylore_jax._tsr import tsr_adam
 from greedylore_jax.compressors import TSR
-from greedylore_jax.compressors import AlternatingPowerSGD
 from greedylore_jax.compressors import Compressor
 from greedylore_jax.compressors import Dense
 from greedylore_jax.compressors import FixedSubspace
@@ -35,7 +34,6 @@ from greedylore_jax.compressors import TwoSided
 
 __all__ = [
     'TSR',
-    'AlternatingPowerSGD',
     'Collective',
     'CompressState',
     'Compressor',

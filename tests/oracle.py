@@ -99,24 +99,6 @@ def range_finder(rank, warm=0):
   return compress
 
 
-def alternating():
-  """Returns compress, the turn of the columns, and refresh, that of the rows.
-
-  The first step is a turn of the rows, with a draw for P.
-  """
-
-  def rows(h, memory, draw):
-    p = draw if memory is None else memory
-    output, sent = between(h, p)
-    return output, sent, orth((p.T @ output).T)
-
-  def columns(h, q, draw):
-    output, sent = between(h, np.eye(h[0].shape[0]), q)
-    return output, sent, orth(output @ q)
-
-  return columns, rows
-
-
 def two_sided(rank):
   def compress(h, bases, draws):
     (u, v), a = bases, h[0].shape[0]

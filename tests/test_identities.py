@@ -18,7 +18,6 @@ METHODS = {
     'random': gl.RandomSubspace(2, update_interval=4),
     'powersgd': gl.PowerSGD(2),
     'range finder': gl.RangeFinder(2),
-    'alternating': gl.AlternatingPowerSGD(2),
     'half warm': gl.RangeFinder(2, warm=0.5),
     'sketched basis': gl.GreedyLore(2, 4, basis_size=4),
     'two-sided': gl.TwoSided(2, update_interval=4),

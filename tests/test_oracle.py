@@ -80,12 +80,6 @@ METHODS = {
         lambda n: (oracle.range_finder(RANK, 2),),
         lambda key, k, a, b: (columns(key, k, b, 2), None),
     ),
-    'alternating': (
-        gl.AlternatingPowerSGD(RANK, seed=SEED),
-        lambda n: oracle.alternating(),
-        lambda key, k, a, b: (None, METHODS['alternating'][0].init(
-            k, a, b, draw(key, ()).dtype)[0]),
-    ),
     'two-sided': (
         gl.TwoSided(RANK, INTERVAL, probes=2),
         lambda n: (oracle.two_sided(RANK), oracle.dense_refresh),

@@ -19,7 +19,6 @@ COMPRESSORS = {
     'half warm': gl.RangeFinder(3, warm=0.5),
     'sketched basis': gl.GreedyLore(3, 5, basis_size=5),
     'two-sided': gl.TwoSided(3, update_interval=5, probes=1),
-    'alternating': gl.AlternatingPowerSGD(5),
     'tsr': gl.TSR(3, update_interval=5, oversampling=2),
     'tsr, bases': gl.TSR(3, update_interval=5, average='bases'),
     'top columns': gl.TopK(0.1, probes=2),
@@ -69,9 +68,7 @@ def test_compiled_collectives_are_the_plan_number_by_number(name, start_step):
   if name != 'dense':
     # A collective per round, and no dense one hides in a compressed step. The
     # vector is averaged, so what is gathered has one beside it.
-    once = (
-        'fixed', 'random', 'tsr', 'tsr, bases', 'random entries', 'alternating'
-    )  # fmt: skip
+    once = ('fixed', 'random', 'tsr', 'tsr, bases', 'random entries')
     assert len(sent['compress']) == (1 if name in once else 2)
     refresh = {'sketched basis': 2, 'tsr': 4, 'tsr, bases': 3}
     assert len(sent.get('refresh', [1])) == refresh.get(name, 1)

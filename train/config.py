@@ -11,9 +11,9 @@ from typing import Literal
 from train.section import Section
 
 Method = Literal[
-    'dense', 'greedylore', 'powersgd', 'alternating_powersgd', 'range_finder',
-    'two_sided', 'tsr', 'tsr_adam', 'fixed_subspace', 'random_subspace',
-    'top_k', 'random_k', 'quantize', 'sign',
+    'dense', 'greedylore', 'powersgd', 'range_finder', 'two_sided', 'tsr',
+    'fixed_subspace', 'random_subspace', 'top_k', 'random_k', 'quantize',
+    'sign', 'tsr_adam',
 ]  # fmt: skip
 DType = Literal['float32', 'bfloat16', 'float16']
 

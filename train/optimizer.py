@@ -126,8 +126,6 @@ def compressor(settings: config.Compression) -> gl.Compressor:
       )
     case 'powersgd':
       return gl.PowerSGD(rank)
-    case 'alternating_powersgd':
-      return gl.AlternatingPowerSGD(rank)
     case 'range_finder':
       return gl.RangeFinder(rank, settings.warm)
     case 'two_sided':

@@ -3,7 +3,6 @@
 from greedylore_jax.compressors.base import Compressor
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.greedylore import GreedyLore
-from greedylore_jax.compressors.powersgd import AlternatingPowerSGD
 from greedylore_jax.compressors.powersgd import PowerSGD
 from greedylore_jax.compressors.quantized import Quantize
 from greedylore_jax.compressors.quantized import Sign
@@ -17,7 +16,6 @@ from greedylore_jax.compressors.two_sided import TwoSided
 
 __all__ = [
     'TSR',
-    'AlternatingPowerSGD',
     'Compressor',
     'Dense',
     'FixedSubspace',
