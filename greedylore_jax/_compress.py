@@ -19,7 +19,8 @@ class CompressState(NamedTuple):
     count: int32 scalar, steps taken; equal on all workers.
     error: the parameters' tree; a compressed leaf holds this worker's own
       unsent remainder, [1, *leaf.shape] on a worker and [N, *leaf.shape] on
-      the mesh; other leaves hold `optax.MaskedNode()`.
+      the mesh; other leaves hold `optax.MaskedNode()`. Under EF21 it is -D_i,
+      minus what all know of this worker.
     memory: the parameters' tree; a compressed leaf holds what the compressor
       remembers, for `GreedyLore` the basis [k, a, a]; equal on all workers.
   """
