@@ -6,6 +6,7 @@ import tempfile
 os.environ['XLA_FLAGS'] = ' '.join((
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
+    '--xla_backend_optimization_level=0',  # Tests compile more than they run.
 ))
 os.environ['JAX_PLATFORMS'] = 'cpu'
 

@@ -116,7 +116,7 @@ def test_runs_come_in_order_and_say_what_they_are(path):
      " nearest is 'rank'"),
     (['--compressors', 'dense:rank'],
      "--compressors takes METHOD:key=value, got 'rank' in 'dense:rank'"),
-    (['--compressors', 'dense,powersdg'], "'sign', got 'powersdg'."),
+    (['--compressors', 'dense,powersdg'], ", got 'powersdg'."),
     (['--compressors', 'powersgd:rank=0'],
      'compression.rank must be at least 1, got 0.'),
     (['--compressors', 'dense,dense'], "none twice; got 'dense,dense'"),
