@@ -192,6 +192,7 @@ def lines_of(folder):
 
 def test_what_is_finished_is_not_run_again_wherever_it_is(run, tmp_path):
   assert run() == ['dense', 'powersgd'], 'a run for each method'
+  assert run('--report', methods='dense,sign') == [], 'a report runs nothing'
   whole = (tmp_path / 'study' / 'results.jsonl').read_bytes()
   for name in study._HEAVY:
     assert not (tmp_path / 'study' / 'dense' / name).exists()

@@ -49,8 +49,10 @@ def main(argv: list[str]) -> int:
     return command.fail(error)
   except KeyboardInterrupt:
     return command.INTERRUPTED
+  code, words = 0, ''
   try:
-    code, words = _run_all(runs, results, folder)
+    if not options.report:
+      code, words = _run_all(runs, results, folder)
   except KeyboardInterrupt:
     code, words = command.INTERRUPTED, 'Interrupted.'
   _report(runs, results, folder, options.bandwidth)
@@ -98,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
       help="Mbit/s of a worker's link, for predicted times; default 100",
   )  # fmt: skip
   add('--workdir', help='default: runs/NAME-OF-CONFIG-compare')
+  add(
+      '--report', action='store_true',
+      help='run nothing, show what is finished',
+  )  # fmt: skip
   return parser
 
 
