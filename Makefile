@@ -21,7 +21,8 @@ peers: .venv/peers
 # Studies go on where they were: what experiments/*/results.jsonl holds is done.
 COMPARE := JAX_PLATFORMS=cpu $(PY) -m train.compare
 FAMILY := dense powersgd range_finder greedylore \
-  powersgd:factor_dtype=int8 range_finder:warm=0.5 tsr_adam:start_step=0 tsr \
+  powersgd:factor_dtype=int8 range_finder:factor_dtype=int8 \
+  range_finder:warm=0.5 tsr_adam:start_step=0 tsr \
   two_sided top_k top_k:indices=own fixed_subspace random_subspace random_k \
   quantize sign greedylore:probes=0 greedylore:probes=16 \
   greedylore:basis_size=64 range_finder:start_step=0 powersgd:start_step=0 \

@@ -10,6 +10,7 @@ from train import comparison
 
 matplotlib.use('Agg')
 from matplotlib import lines
+from matplotlib import ticker
 import matplotlib.pyplot as plt
 
 # Fourteen that differ also side by side; dense is black.
@@ -51,6 +52,9 @@ def draw(
   axes[0].set_ylim(_limits(curves))
   if any(curve[-1]['bytes_sent'] for curve in curves):
     axes[1].set_xscale('log')  # A single worker sends nothing, ever.
+    axes[1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[1].xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
+    axes[1].xaxis.set_minor_formatter(ticker.NullFormatter())
   axes[0].set_xlabel('step')
   axes[1].set_xlabel('MB sent per worker')
   axes[2].set_xlabel(f'predicted seconds at {bandwidth:g} Mbit/s')
