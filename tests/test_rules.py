@@ -24,7 +24,7 @@ def test_every_leaf_takes_the_steps_of_its_own_method():
   tx = gl.compress_gradients(RULES, workers.AXIS, **OPTIONS)
   update = workers.simulated(tx, n)
   state = workers.fresh(tx, SHAPES, n)
-  names = sorted(SHAPES)  # Flattening order, of which random numbers depend.
+  names = sorted(SHAPES)  # Flattening order, which seeds depend on.
   alone = {}
   for name, rule in (('embedding', 0), ('query', 1), ('up', 2)):
     method = [(f'^{name}$', RULES[rule][1]), ('', gl.Dense())]

@@ -78,6 +78,20 @@ def test_what_the_table_leaves_out():
   assert ratio(small) == pytest.approx(2.7, abs=0.05)
 
 
+def test_what_others_send_at_60m_with_embeddings_and_head():
+  """The ratios that EXPERIMENTS.md tells."""
+  params = llama('60M', head=True)
+  dense_ends = [('embedding|head', gl.Dense()), ('', gl.GreedyLore(32))]
+  for method, dtype, times in (
+      (dense_ends, None, '1.68'),
+      (gl.PowerSGD(48), None, '8.4'),
+      (gl.PowerSGD(128), jnp.int8, '12.6'),
+  ):
+    p = gl.plan(method, params, num_workers=4, factor_dtype=dtype)
+    digits = len(times.split('.')[1])
+    assert f'{p.dense_bytes / p.bytes_per_step:.{digits}f}' == times
+
+
 class Adam:
   """TSR-Adam of one matrix in NumPy; `bases` are handed in."""
 
