@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import sys
+from typing import NoReturn
 
 from train import command
 
@@ -15,7 +16,9 @@ def main(argv: list[str]) -> int:
     return command.fail(error)
   if not settings.workdir:
     settings = dataclasses.replace(settings, workdir=f'runs/{name}')
-  from train import loop  # JAX starts only for a command that makes sense.
+  # JAX starts only for a command that makes sense.
+  from train import loop
+  from train import preemption
 
   try:
     loop.run(settings, pathlib.Path(settings.workdir))
@@ -23,11 +26,23 @@ def main(argv: list[str]) -> int:
     return command.fail(error)
   except FloatingPointError as error:
     return command.fail(error, command.DIVERGED)
+  except preemption.Preempted as stopped:
+    print(f'{stopped} The same command goes on.')
+    return command.PREEMPTED
   except KeyboardInterrupt:
     print('Interrupted. The same command goes on from the last checkpoint.')
     return command.INTERRUPTED
   return 0
 
 
+def _run() -> NoReturn:
+  code = main(sys.argv[1:])
+  if 'jax' not in sys.modules:
+    sys.exit(code)
+  from train import processes
+
+  processes.leave(code)
+
+
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  _run()

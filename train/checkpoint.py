@@ -5,10 +5,18 @@ well as on disk: what goes on is exactly what would be restored. So a run that
 was interrupted and one that was not give the same numbers, and the size on disk
 does not depend on the number of workers. Methods of which every single error
 matters save all of them.
+
+Saving goes on in the background, and a checkpoint gets its name when all of it
+is on disk. With it lies a fingerprint of every array: what is read is what was
+written, or it is refused.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import pathlib
+import re
+import textwrap
 from typing import Any
 
 import jax
@@ -16,6 +24,8 @@ import orbax.checkpoint as ocp
 
 import greedylore_jax as gl
 from train import config
+from train import differences
+from train import fingerprint
 
 _P = jax.sharding.PartitionSpec
 # What may differ when a run goes on; everything else is part of what it is.
@@ -65,38 +75,45 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
         folder.absolute(),
         options=ocp.CheckpointManagerOptions(max_to_keep=run.checkpoint.keep),
-        item_names=('state', 'progress', 'identity'),
+        item_names=('state', 'progress', 'identity', 'fingerprint'),
     )
 
   def save(self, now: Snapshot) -> Snapshot:
-    """Starts saving and returns the state to go on with."""
+    """Starts saving and returns the state to go on with.
+
+    Raises:
+      OSError: if this or an earlier one could not be written.
+    """
     if self._manager.latest_step() == now.step:
       return now
     collapsed = self._on_mesh(gl.collapse, self._saved_axis, now.opt_state)
-    self._manager.save(
-        now.step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(
-                {'params': now.params, 'opt_state': collapsed}
-            ),
-            progress=ocp.args.JsonSave(now.progress),
-            identity=ocp.args.JsonSave(self._identity),
-        ),
-    )
+    state = {'params': now.params, 'opt_state': collapsed}
+    with self._writing():
+      self._manager.save(
+          now.step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(state),
+              progress=ocp.args.JsonSave(now.progress),
+              identity=ocp.args.JsonSave(self._identity),
+              fingerprint=ocp.args.JsonSave(fingerprint.of(state)),
+          ),
+      )
     return dataclasses.replace(now, opt_state=self._expand(collapsed))
 
   def latest(self, fresh: Snapshot) -> Snapshot:
     """The newest checkpoint, or `fresh` if there is none.
 
     Raises:
-      ValueError: if the checkpoint is of another configuration or other data.
+      ValueError: if the checkpoint is of another configuration or other data,
+        or damaged.
     """
     step = self._manager.latest_step()
     if step is None:
       return fresh
-    saved = self._manager.restore(
-        step, args=ocp.args.Composite(identity=ocp.args.JsonRestore())
-    ).identity
+    with self._reading(step):
+      saved = self._manager.restore(
+          step, args=ocp.args.Composite(identity=ocp.args.JsonRestore())
+      ).identity
     _check_identity(saved, self._identity, self._manager.directory)
     collapsed = jax.eval_shape(gl.collapse, fresh.opt_state)
     specs = gl.state_partition_specs(collapsed, self._saved_axis)
@@ -107,13 +124,20 @@ class Checkpoints:
         'params': jax.tree.map(lambda x: placed(x, _P()), fresh.params),
         'opt_state': jax.tree.map(placed, collapsed, specs),
     }
-    restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(target),
-            progress=ocp.args.JsonRestore(),
-        ),
-    )
+    with self._reading(step):
+      restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardRestore(target),
+              progress=ocp.args.JsonRestore(),
+              fingerprint=ocp.args.JsonRestore(),
+          ),
+      )
+      differing = differences.between(
+          fingerprint.of(restored.state), restored.fingerprint
+      )
+      if differing:
+        raise ValueError(f'not as it was written: {", ".join(differing)}')
     return Snapshot(
         step,
         restored.state['params'],
@@ -124,10 +148,33 @@ class Checkpoints:
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *_: Any) -> None:
+  def __exit__(self, kind: Any, *_: Any) -> None:
     """Waits until everything is on disk."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    with self._writing() if kind is None else contextlib.suppress(Exception):
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      raise OSError(
+          f'{self._manager.directory}: a checkpoint could not be written'
+          f' ({_reason(error)}). The earlier ones are complete; the same'
+          ' command goes on from the last of them.'
+      ) from error
+
+  @contextlib.contextmanager
+  def _reading(self, step: int) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      folder = self._manager.directory / str(step)
+      raise ValueError(
+          f'{folder} is damaged ({_reason(error)}). Delete it to go on from'
+          ' the one before, or put back a copy of it.'
+      ) from error
 
   def _expand(self, collapsed: Any) -> Any:
     workers = self._mesh.shape[self._axis]
@@ -149,21 +196,18 @@ def identity(run: config.Config) -> dict[str, Any]:
 
 def _check_identity(saved: Any, now: Any, where: Any) -> None:
   """Raises if a checkpoint belongs to something else, naming what differs."""
-  was, is_now = _flat(saved), _flat(now)
-  differing = [
-      key for key in sorted(was.keys() | is_now.keys())
-      if was.get(key) != is_now.get(key)
-  ]  # fmt: skip
-  if differing == ['workers']:
+  differing = differences.between(saved, now)
+  if [*differing] == ['workers']:
+    was, is_now = differing['workers']
     raise ValueError(
-        f'{where} holds the errors of {was["workers"]} workers, got'
-        f' {is_now["workers"]}: the updates of this method depend on every'
-        ' single error, so it only goes on with as many workers as before.'
+        f'{where} holds the errors of {was} workers, got {is_now}: the updates'
+        ' of this method depend on every single error, so it only goes on with'
+        ' as many workers as before.'
     )
   if differing:
     words = '; '.join(
-        f'{key} was {was.get(key)!r} and is {is_now.get(key)!r}'
-        for key in differing
+        f'{key} was {was!r} and is {is_now!r}'
+        for key, (was, is_now) in differing.items()
     )
     raise ValueError(
         f'{where} holds a run of another configuration: {words}. Use another'
@@ -171,11 +215,8 @@ def _check_identity(saved: Any, now: Any, where: Any) -> None:
     )
 
 
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  """Nested dicts as {'data.bytes': ...}; sequences as lists, as in JSON."""
-  if not isinstance(tree, dict):
-    return {prefix: list(tree) if isinstance(tree, tuple) else tree}
-  flat: dict[str, Any] = {}
-  for key, value in tree.items():
-    flat |= _flat(value, f'{prefix}.{key}'.removeprefix('.'))
-  return flat
+def _reason(error: Exception) -> str:
+  """The first line of what went wrong, without paths and places in C++."""
+  text = (str(error) or type(error).__name__).splitlines()[0]
+  text = re.sub(r' \[source locations=.*|"[^"]*"(: )?', '', text)
+  return textwrap.shorten(text, 200, placeholder=' ...')

@@ -1,4 +1,4 @@
-"""The processes and devices of a run, and the mesh over them."""
+"""The workers of a run: a mesh over its devices."""
 
 import contextlib
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from train import config
+from train import processes
 
 # Every worker holds the parameters and its share of each batch.
 WORKER_AXIS = 'replica'
@@ -18,23 +19,18 @@ def start(run: config.Config) -> jax.sharding.Mesh:
   devices become virtual ones.
 
   Raises:
-    ValueError: if there are too few devices for mesh.replica.
+    ValueError: if the coordinator cannot be had, or if there are too few
+      devices for mesh.replica.
   """
-  distributed = run.distributed
-  if distributed.coordinator:
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  processes = distributed.num_processes or 1
-  if run.mesh.replica % processes:
+  count = run.distributed.num_processes or 1
+  if run.mesh.replica % count:
     raise ValueError(
-        f'mesh.replica must be a multiple of the {processes} processes, got'
+        f'mesh.replica must be a multiple of the {count} processes, got'
         f' {run.mesh.replica}.'
     )
-  if run.mesh.replica:
-    _request_cpu_devices(run.mesh.replica // processes)
-  if distributed.coordinator:
-    jax.distributed.initialize(
-        distributed.coordinator, processes, distributed.process_id
-    )
+  found_cluster = processes.join(run.distributed)
+  if run.mesh.replica and not found_cluster:
+    _request_cpu_devices(run.mesh.replica // count)
   devices = jax.devices()
   workers = run.mesh.replica or len(devices)
   if workers > len(devices):
@@ -48,6 +44,15 @@ def start(run: config.Config) -> jax.sharding.Mesh:
         f'batch_size must be a multiple of {workers} workers x'
         f' {run.accumulate_steps} accumulate_steps, got {run.batch_size}.'
     )
+  per_process = {
+      i: sum(d.process_index == i for d in devices[:workers])
+      for i in range(jax.process_count())
+  }
+  if len({*per_process.values()}) > 1:
+    raise ValueError(
+        'every process needs the same number of workers, got'
+        f' {", ".join(f"{n} on process {i}" for i, n in per_process.items())}.'
+    )
   return jax.sharding.Mesh(np.array(devices[:workers]), (WORKER_AXIS,))
 
 
@@ -55,11 +60,6 @@ def _request_cpu_devices(count: int) -> None:
   """Makes virtual devices, unless JAX has started with what there is."""
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', count)
-
-
-def is_main() -> bool:
-  """Whether this process speaks for all: it prints and writes the files."""
-  return jax.process_index() == 0
 
 
 def divide(mesh: jax.sharding.Mesh, rows: np.ndarray) -> jax.Array:

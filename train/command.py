@@ -24,6 +24,7 @@ _SECTIONS = {
 
 # Exit codes beside 0 and, for bad input, 2.
 DIVERGED = 3
+PREEMPTED = 75  # Asked to stop, saved; EX_TEMPFAIL, "try again".
 INTERRUPTED = 130
 
 

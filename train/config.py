@@ -189,7 +189,7 @@ class Mesh(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Distributed(Section):
-  """Several processes; leave empty where JAX finds its cluster by itself."""
+  """Several processes; nothing to set where JAX finds its cluster by itself."""
 
   coordinator: str | None = None
   """HOST:PORT of process 0."""
@@ -197,21 +197,27 @@ class Distributed(Section):
   """How many processes there are."""
   process_id: int | None = None
   """Which of them this is, from 0."""
+  bind: str | None = None
+  """HOST:PORT where process 0 listens; None is the coordinator's, only."""
+  start_timeout: int = 300
+  """Seconds that the processes wait for each other at the start."""
+  heartbeat_timeout: int = 60
+  """Seconds without a sign of life after which a process counts as gone."""
 
   def _check(self):
+    self._at_least(1, 'num_processes', 'start_timeout', 'heartbeat_timeout')
     given = (self.coordinator, self.num_processes, self.process_id)
     if len({x is None for x in given}) > 1:
       raise ValueError(
           'distributed.coordinator, .num_processes and .process_id go together,'
           f' got {given}.'
       )
-    if self.num_processes is not None and self.process_id is not None:
-      self._at_least(0, 'process_id')
-      if self.process_id >= self.num_processes:
-        raise ValueError(
-            'distributed.process_id must be below num_processes ='
-            f' {self.num_processes}, got {self.process_id}.'
-        )
+    self._at_least(0, 'process_id')
+    if (self.process_id or 0) >= (self.num_processes or 1):
+      raise ValueError(
+          'distributed.process_id must be below num_processes ='
+          f' {self.num_processes}, got {self.process_id}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,15 +12,19 @@ import numpy as np
 import optax
 
 import greedylore_jax as gl
+from train import agreement
 from train import checkpoint
 from train import cluster
 from train import config
 from train import data
 from train import diagnosis
 from train import evaluation
+from train import fingerprint
 from train import metrics
 from train import models
 from train import optimizer
+from train import preemption
+from train import processes
 from train import progress
 from train import report
 from train import traffic
@@ -42,7 +46,13 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
   """
   mesh = cluster.start(settings)
   text = data.load(settings.data)
+  agreement.check(
+      settings=checkpoint.identity(settings),
+      data=text.description,
+      jax=jax.__version__,
+  )
   job = _prepare(settings, mesh, text)
+  agreement.check(parameters=fingerprint.of(job.fresh.params))
   with checkpoint.Checkpoints(
       workdir / 'checkpoints', settings, text.description, mesh, _AXIS,
       job.plan.is_linear,
@@ -59,17 +69,19 @@ def _run(settings, workdir, text, job, checkpoints):
   )
   if now.progress['data']:
     batches.set_state(now.progress['data'])
-  bar = progress.Bar(settings.steps, now.step, cluster.is_main())
+  bar = progress.Bar(settings.steps, now.step, processes.is_main())
   bar.say(_introduction(settings, job, text, now))
   with (
       bar,
       metrics.Metrics(
-          workdir, now.step, settings.log.tensorboard, cluster.is_main()
+          workdir, now.step, settings.log.tensorboard, processes.is_main()
       ) as journal,
+      preemption.Preemption() as stop,
+      processes.patience(settings.distributed.heartbeat_timeout),
   ):
-    now = _loop(settings, job, now, batches, checkpoints, journal, bar)
+    now = _loop(settings, job, now, batches, checkpoints, journal, bar, stop)
   summary = _summary(settings, job, now, journal)
-  if cluster.is_main():
+  if processes.is_main():
     report.write_summary(workdir, summary)
     name = settings.compression.method
     report.draw_curves(workdir / 'loss.png', {name: journal.lines})
@@ -142,7 +154,7 @@ def _prepare(
   )
 
 
-def _loop(settings, job, now, batches, checkpoints, journal, bar):
+def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
   """The remaining steps; returns where they led."""
   due = lambda every, step: step == settings.steps or (
       every and step % every == 0
@@ -164,11 +176,14 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar):
       with clock.stopped_after(loss):
         journal.write(now.step, **_evaluate(job, now))
       bar.show(journal.lines[-1])
-    if due(settings.checkpoint.every, now.step):
+    asked_to_stop = stop.due(now.step)
+    if asked_to_stop or due(settings.checkpoint.every, now.step):
       with clock.stopped_after(loss):
         now.progress['seconds'] = clock.seconds
         now.progress['bytes_sent'] += job.traffic.save_bytes
         now = checkpoints.save(now)
+    if asked_to_stop and now.step < settings.steps:
+      raise preemption.Preempted(f'Stopped after step {now.step}, as asked.')
   return now
 
 
@@ -263,7 +278,7 @@ def _introduction(settings, job, text, now) -> str:
 
 
 def _write_config(settings: config.Config, workdir: pathlib.Path) -> None:
-  if cluster.is_main():
+  if processes.is_main():
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(settings), indent=2) + '\n'
     (workdir / 'config.json').write_text(text, encoding='utf-8')

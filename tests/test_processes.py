@@ -1,0 +1,200 @@
+"""Are several processes one run, and what do they say when they cannot be?"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import runs
+
+from train import __main__ as program
+from train import command
+from train import config
+from train import loop
+
+HEARTBEAT = 5
+
+
+def write_config(folder):
+  """The tests' usual run as a file, with 2 workers if nothing else is said."""
+  settings = runs.settings(folder)
+  path = folder / 'mine.py'
+  path.write_text(f'config = {settings!r}', encoding='utf-8')
+  return path
+
+
+def environment(**more):
+  """Fast to compile, and what one test has compiled serves the next."""
+  import jax
+
+  return os.environ | {
+      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+      'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+      'PYTHONUNBUFFERED': '1',
+  } | more  # fmt: skip
+
+
+def free_port():
+  with socket.create_server(('127.0.0.1', 0)) as free:
+    return free.getsockname()[1]
+
+
+class Processes:
+  """The processes of a run; killed at the end, if they have not ended."""
+
+  def __init__(self, folder, count, options=(), each=lambda i: ()):
+    port = free_port()
+    self.address = f'127.0.0.1:{port}'
+    self.logs = [folder / f'log.{i}' for i in range(count)]
+    self.all = []
+    for i, log in enumerate(self.logs):
+      words = [
+          str(write_config(folder)), '--workdir', str(folder / 'work'),
+          '--distributed.coordinator', self.address,
+          '--distributed.num_processes', str(count),
+          '--distributed.process_id', str(i),
+          '--distributed.heartbeat_timeout', str(HEARTBEAT),
+          *options, *each(i),
+      ]  # fmt: skip
+      with log.open('w') as out:
+        self.all.append(
+            subprocess.Popen(
+                [sys.executable, '-m', 'train', *words], stdout=out,
+                stderr=subprocess.STDOUT, env=environment(),
+            )
+        )  # fmt: skip
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    for process in self.all:
+      process.kill()
+      process.wait()
+
+  def codes(self, timeout=120):
+    return [process.wait(timeout) for process in self.all]
+
+  def said(self, i):
+    return self.logs[i].read_text()
+
+  def await_step(self, step):
+    """Returns when a step of that number has been logged."""
+    pattern = re.compile(rf'^step +{step} ', re.MULTILINE)
+    for _ in range(1200):
+      if pattern.search(self.said(0)):
+        return
+      if any(process.poll() is not None for process in self.all):
+        break
+      time.sleep(0.1)
+    pytest.fail(self.said(0) + self.said(1))
+
+
+LONG = ('--steps', '100000', '--checkpoint.every', '20', '--log.every', '5')
+
+
+def listening(port):
+  """Addresses (hexadecimal) at which somebody listens on a port."""
+  rows = []
+  for name in ('tcp', 'tcp6'):
+    with open(f'/proc/net/{name}') as table:
+      rows += [line.split()[1:4] for line in table]
+  return {
+      where.split(':')[0]
+      for where, _, state in rows[1:]
+      if state == '0A' and int(where.split(':')[1], 16) == port
+  }
+
+
+@pytest.mark.parametrize(
+    ('gone', 'sign'), [(1, 'KILL'), (1, 'STOP'), (0, 'KILL')]
+)
+def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
+  """In 5 s of missing heartbeats and some seconds for all else."""
+  with Processes(tmp_path, 2, LONG) as run:
+    run.await_step(25)
+    port = int(run.address.split(':')[1])
+    assert all(where.endswith('0100007F') for where in listening(port))
+    os.kill(run.all[gone].pid, getattr(signal, f'SIG{sign}'))
+    begin = time.monotonic()
+    other = run.all[1 - gone].wait(120)
+    seconds = time.monotonic() - begin
+  assert other not in (0, 2, command.DIVERGED, command.PREEMPTED)
+  assert seconds < 4 * HEARTBEAT
+  who = 'process 1 of this run' if gone else f'the coordinator at {run.address}'
+  for _ in range(50):  # The filter writes its line when the process has gone.
+    if who in run.said(1 - gone):
+      break
+    time.sleep(0.1)
+  last = run.said(1 - gone).splitlines()[-1]
+  assert last.startswith('error: process')
+  assert who in last
+  assert 'goes on from the last checkpoint' in last
+  assert 'stack trace' not in run.said(1 - gone)
+
+
+def test_sigterm_saves_at_once_and_any_number_goes_on(
+    tmp_path, interrupt, capsys
+):
+  """SIGTERM for one process stops both, with a code that says: go on."""
+  with Processes(tmp_path, 2, LONG) as run:
+    run.await_step(25)
+    run.all[1].terminate()
+    assert run.codes() == [command.PREEMPTED] * 2
+    stopped = int(re.search(r'Stopped after step (\d+)', run.said(0))[1])
+    assert f'Stopped after step {stopped}, as asked' in run.said(1)
+  interrupt(stopped + 3)
+  fewer = runs.settings(tmp_path, steps=100000, mesh=config.Mesh(replica=2))
+  with pytest.raises(runs.Interrupted):
+    loop.run(fewer, tmp_path / 'work')
+  assert f'Continuing after step {stopped}.' in capsys.readouterr().out
+
+
+def test_a_difference_between_processes_is_named(tmp_path):
+  each = lambda i: ('--optimizer.learning_rate', str((1 + i) / 1000))
+  with Processes(tmp_path, 2, (), each) as run:
+    assert run.codes() == [2, 2]
+  for i in range(2):
+    last = run.said(i).splitlines()[-1]
+    assert last.startswith('error: the processes of this run differ:')
+    assert (
+        'settings.optimizer.learning_rate is 0.002 on process 1 and 0.001 on'
+        ' process 0' in last
+    )
+
+
+def test_a_port_in_use_is_said(tmp_path, capsys):
+  with socket.create_server(('127.0.0.1', 0)) as taken:
+    address = f'127.0.0.1:{taken.getsockname()[1]}'
+    assert alone(tmp_path, address, process_id=0) == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f'error: process 0 cannot listen at {address}')
+  assert 'Address already in use' in error
+
+
+def test_a_coordinator_that_never_comes_is_said(tmp_path, capsys):
+  address = f'127.0.0.1:{free_port()}'
+  assert alone(tmp_path, address, process_id=1) == 2
+  expected = f'error: no coordinator answered at {address} within 1 s'
+  assert capsys.readouterr().err.startswith(expected)
+
+
+def test_an_address_without_port_is_said(tmp_path, capsys):
+  assert alone(tmp_path, '127.0.0.1', process_id=1) == 2
+  assert "must be HOST:PORT, got '127.0.0.1'" in capsys.readouterr().err
+
+
+def alone(folder, address, process_id):
+  """One of two processes, the other never comes."""
+  return program.main([
+      str(write_config(folder)), '--workdir', str(folder / 'work'),
+      '--distributed.coordinator', address, '--distributed.num_processes', '2',
+      '--distributed.process_id', str(process_id),
+      '--distributed.start_timeout', '1',
+  ])  # fmt: skip
