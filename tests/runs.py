@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import jax
@@ -34,6 +35,23 @@ def settings(folder, **changes):
       log=config.Log(every=2, tensorboard=False),
   )
   return dataclasses.replace(start, **changes)
+
+
+def write(folder):
+  """The usual run as a file of configs/; its path."""
+  path = folder / 'mine.py'
+  path.write_text(f'config = {settings(folder)!r}', encoding='utf-8')
+  return str(path)
+
+
+def environment(**more):
+  """For a run in a process of its own: it compiles fast, or not at all."""
+  return os.environ | {
+      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+      'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+      'PYTHONUNBUFFERED': '1',
+  } | more  # fmt: skip
 
 
 def recording():

@@ -118,7 +118,7 @@ def test_numbers_that_changed_on_disk_are_refused(finished, monkeypatch):
 
   def flipped(*args, **kwargs):
     found = original(*args, **kwargs)
-    if 'state' in found.keys():
+    if 'state' in set(found):
       norm = found.state['params']['norm']
       found.state['params']['norm'] = norm.at[0].add(1e-7)
     return found

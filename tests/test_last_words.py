@@ -49,18 +49,16 @@ def after_filter(text):
 @pytest.mark.parametrize(
     ('log', 'said'),
     [
-        (SILENT.format(who='1\n'), 'process 1 of this run gave no sign of life'),
-        (SILENT.format(who='1\n12\n'), 'processes 1, 12 of this run gave no si'),
+        (SILENT.format(who='1\n'), 'process 1 of this run gave no sign'),
+        (SILENT.format(who='1\n12\n'), 'processes 1, 12 of this run gave'),
         (NO_COORDINATOR, 'process 0, the coordinator at host:1234, is gone'),
         (NOT_ALL_CAME, 'not all processes came to host:1234 within 300 s'),
-        (FATAL + 'INTERNAL: odd\n' + TRACE, 'JAX ended this process: INTERNAL:'),
+        (FATAL + 'INTERNAL: no\n' + TRACE, 'JAX ended this process: INTERNAL'),
     ],
 )
 def test_the_end_is_one_line(log, said):
   before = 'A step failed: Gloo all-reduce failed.\n'
-  warning = (
-      'W1122 16:40:14.113415   32124 preemption_notifier.cc:90] SIGTERM caught\n'
-  )
+  warning = 'W1122 16:40:14.1 32124 preemption_notifier.cc:90] SIGTERM caught\n'
   err = after_filter(before + warning + log)
   first, last = err.splitlines()
   assert first + '\n' == before
@@ -68,7 +66,7 @@ def test_the_end_is_one_line(log, said):
 
 
 def test_everything_else_is_left_alone():
-  other = 'W1122 16:40:14.113415   32124 memory.cc:9] low\nerror: bad\nTraceback'
+  other = 'W1122 16:40:14.113415   32124 memory.cc:9] low\nerror: bad\nTrace'
   assert after_filter(other) == other
   not_fatal = 'E1122 16:40:14.113415   32124 coordination_service.cc:9] odd\n'
   assert after_filter(not_fatal) == not_fatal

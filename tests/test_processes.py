@@ -1,6 +1,5 @@
 """Are several processes one run, and what do they say when they cannot be?"""
 
-import json
 import os
 import re
 import signal
@@ -20,26 +19,6 @@ from train import loop
 HEARTBEAT = 5
 
 
-def write_config(folder):
-  """The tests' usual run as a file, with 2 workers if nothing else is said."""
-  settings = runs.settings(folder)
-  path = folder / 'mine.py'
-  path.write_text(f'config = {settings!r}', encoding='utf-8')
-  return path
-
-
-def environment(**more):
-  """Fast to compile, and what one test has compiled serves the next."""
-  import jax
-
-  return os.environ | {
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
-      'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
-      'PYTHONUNBUFFERED': '1',
-  } | more  # fmt: skip
-
-
 def free_port():
   with socket.create_server(('127.0.0.1', 0)) as free:
     return free.getsockname()[1]
@@ -55,7 +34,7 @@ class Processes:
     self.all = []
     for i, log in enumerate(self.logs):
       words = [
-          str(write_config(folder)), '--workdir', str(folder / 'work'),
+          runs.write(folder), '--workdir', str(folder / 'work'),
           '--distributed.coordinator', self.address,
           '--distributed.num_processes', str(count),
           '--distributed.process_id', str(i),
@@ -66,7 +45,7 @@ class Processes:
         self.all.append(
             subprocess.Popen(
                 [sys.executable, '-m', 'train', *words], stdout=out,
-                stderr=subprocess.STDOUT, env=environment(),
+                stderr=subprocess.STDOUT, env=runs.environment(),
             )
         )  # fmt: skip
 
@@ -193,7 +172,7 @@ def test_an_address_without_port_is_said(tmp_path, capsys):
 def alone(folder, address, process_id):
   """One of two processes, the other never comes."""
   return program.main([
-      str(write_config(folder)), '--workdir', str(folder / 'work'),
+      runs.write(folder), '--workdir', str(folder / 'work'),
       '--distributed.coordinator', address, '--distributed.num_processes', '2',
       '--distributed.process_id', str(process_id),
       '--distributed.start_timeout', '1',

@@ -13,12 +13,16 @@ class Diagnosis:
   They stay on the device until a line is written, so nothing waits for them.
   """
 
-  def __init__(self) -> None:
-    self._steps: list[tuple[str, gl.Diagnostics]] = []
+  def __init__(self, saved: list[Any]) -> None:
+    self._steps = [(phase, gl.Diagnostics(*seen)) for phase, seen in saved]
 
   def add(self, phase: str, seen: gl.Diagnostics) -> None:
     """Remembers those of a step in this phase of the plan."""
     self._steps.append((phase, seen))
+
+  def state(self) -> list[Any]:
+    """What to begin with in order to go on from here; fit for JSON."""
+    return [[phase, [*map(float, seen)]] for phase, seen in self._steps]
 
   def line(self) -> dict[str, Any]:
     """What a line of metrics says of these steps; then it begins anew.

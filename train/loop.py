@@ -139,7 +139,10 @@ def _prepare(
   compiled = step.lower(
       params, opt_state, jax.ShapeDtypeStruct(shape, np.int32)
   ).compile()
-  start = {'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0}
+  start = {
+      'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0,
+      'diagnostics': [],
+  }  # fmt: skip
   return _Job(
       fresh=checkpoint.Snapshot(0, params, opt_state, start),
       step=compiled,
@@ -160,7 +163,7 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
       every and step % every == 0
   )
   clock = progress.Clock(now.progress['seconds'], now.step)
-  loss, seen = None, diagnosis.Diagnosis()
+  loss, seen = None, diagnosis.Diagnosis(now.progress['diagnostics'])
   while now.step < settings.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
     # client stops for ever when virtual devices get too many steps ahead.
@@ -180,6 +183,7 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
     if asked_to_stop or due(settings.checkpoint.every, now.step):
       with clock.stopped_after(loss):
         now.progress['seconds'] = clock.seconds
+        now.progress['diagnostics'] = seen.state()
         now.progress['bytes_sent'] += job.traffic.save_bytes
         now = checkpoints.save(now)
     if asked_to_stop and now.step < settings.steps:
