@@ -5,6 +5,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
@@ -13,6 +14,7 @@ import workers
 import greedylore_jax as gl
 from train import config
 from train import loop
+from train import models
 from train import optimizer
 
 
@@ -95,19 +97,28 @@ def test_an_interrupted_run_gives_the_same_numbers(
   )
 
 
-@pytest.mark.parametrize('workers_after', [1, 2, 8])
-def test_a_run_goes_on_with_another_number_of_workers(
-    finished, interrupt, monkeypatch, tmp_path, workers_after
-):
+@pytest.fixture(scope='module')
+def parameters(finished):
+  """What uninterrupted runs end with, by their numbers of workers."""
   folder, _, _, params = finished
+  with_parameters = runs.recording()
+  two = runs.settings(folder, mesh=config.Mesh(replica=2))
+  loop.run(two, folder / 'two')
+  return {4: params, 2: with_parameters()}
+
+
+@pytest.mark.parametrize(('before', 'after'), [(4, 1), (4, 2), (4, 8), (2, 4)])
+def test_a_run_goes_on_with_another_number_of_workers(
+    finished, parameters, interrupt, monkeypatch, tmp_path, before, after
+):
+  folder, params = finished[0], parameters[before]
   interrupt(6)
+  of = lambda n: runs.settings(folder, mesh=config.Mesh(replica=n))
   with pytest.raises(runs.Interrupted):
-    loop.run(runs.settings(folder), tmp_path)
+    loop.run(of(before), tmp_path)
   monkeypatch.undo()
   last = runs.recording()
-  loop.run(
-      runs.settings(folder, mesh=config.Mesh(replica=workers_after)), tmp_path
-  )
+  loop.run(of(after), tmp_path)
   for a, b in zip(
       jax.tree.leaves(last()), jax.tree.leaves(params), strict=True
   ):
@@ -208,3 +219,37 @@ def test_low_precision_and_accumulation(tmp_path, capsys):
   assert math.isfinite(summary['final_eval_loss'])
   # XLA widens 16-bit all-reduces on CPU, and the run says so.
   assert 'Counted is what is read' in capsys.readouterr().out
+
+
+def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
+  """A character that occurs once makes the loss of its worker NaN."""
+  settings = runs.settings(tmp_path, compression=config.Compression(rank=2))
+  rare = ord('Q')
+  for name in 'bcd':
+    text = (tmp_path / f'{name}.txt').read_text(encoding='utf-8')
+    middle = len(text) // 2
+    (tmp_path / f'{name}.txt').write_text(text[:middle] + 'Q' + text[middle:])
+  original = models.make_loss
+
+  def make_loss(*args):
+    loss_fn = original(*args)
+    return lambda params, batch: jnp.where(
+        jnp.any(batch == rare), jnp.nan, loss_fn(params, batch)
+    )
+
+  monkeypatch.setattr(models, 'make_loss', make_loss)
+  with_parameters = runs.recording()
+  loop.run(
+      dataclasses.replace(
+          settings, steps=40, evaluation=config.Evaluation(0, 8),
+          log=config.Log(every=1, tensorboard=False),
+      ),
+      tmp_path / 'work',
+  )  # fmt: skip
+  lines = [x for x in runs.lines_of(tmp_path / 'work') if 'loss' in x]
+  losses = [x['loss'] for x in lines]
+  skipped = [x['skipped_steps'] for x in lines]
+  assert np.isnan(losses).sum() == max(skipped) > 0
+  assert np.isfinite(losses[-1])
+  for leaf in jax.tree.leaves(with_parameters()):
+    assert np.isfinite(leaf).all()

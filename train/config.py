@@ -35,8 +35,7 @@ class Data(Section):
   eval_fraction: float = 0.05
   """Share of the files (by size, whole files) that is held out."""
   seed: int = 0
-  """Order of the training sequences; the held-out split does not depend on
-  it."""
+  """Order of the training sequences, not of the held-out ones."""
 
   def _check(self):
     self._at_least(1, 'sequence_length')
@@ -189,7 +188,7 @@ class Mesh(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Distributed(Section):
-  """Several processes; nothing to set where JAX finds its cluster by itself."""
+  """Several processes; leave empty where JAX finds its cluster by itself."""
 
   coordinator: str | None = None
   """HOST:PORT of process 0."""
@@ -198,7 +197,7 @@ class Distributed(Section):
   process_id: int | None = None
   """Which of them this is, from 0."""
   bind: str | None = None
-  """HOST:PORT where process 0 listens; None is the coordinator's, only."""
+  """Where process 0 listens; None is at the coordinator's address only."""
   start_timeout: int = 300
   """Seconds that the processes wait for each other at the start."""
   heartbeat_timeout: int = 60
@@ -215,8 +214,8 @@ class Distributed(Section):
     self._at_least(0, 'process_id')
     if (self.process_id or 0) >= (self.num_processes or 1):
       raise ValueError(
-          'distributed.process_id must be below num_processes ='
-          f' {self.num_processes}, got {self.process_id}.'
+          f'distributed.process_id must be below {self.num_processes}'
+          f' (num_processes), got {self.process_id}.'
       )
 
 

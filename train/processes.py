@@ -44,7 +44,7 @@ def join(distributed: config.Distributed) -> bool:
   if jax.distributed.is_initialized():
     return True
   try:
-    initialize()
+    initialize(coordinator_bind_address=distributed.bind)
   except (ValueError, RuntimeError) as error:
     # No cluster, or a process in which JAX has started already, is alone.
     alone = 'coordinator_address should', 'must be called before any JAX calls'

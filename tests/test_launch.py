@@ -1,0 +1,110 @@
+"""Do the ways to start several processes lead to the same run?"""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import runs
+
+from train import command
+from train import launch
+
+
+def launched(folder, *options):
+  return subprocess.Popen(
+      [
+          sys.executable, '-m', 'train.launch', '--num-processes', '2',
+          runs.write(folder), '--workdir', str(folder / 'work'), *options,
+      ],
+      env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      text=True,
+  )  # fmt: skip
+
+
+def until_step(process, step):
+  """Reads the output up to the line of that step."""
+  for line in process.stdout:
+    if re.match(rf'\[0\] step +{step} ', line):
+      return
+  pytest.fail(process.stderr.read())
+
+
+def children(process):
+  path = f'/proc/{process.pid}/task/{process.pid}/children'
+  return [*map(int, pathlib.Path(path).read_text().split())]
+
+
+def test_launch_runs_all_with_their_numbers_in_front(tmp_path):
+  process = launched(tmp_path)
+  out, error = process.communicate(timeout=200)
+  assert process.returncode == 0, out + error
+  assert {line[:4] for line in out.splitlines()} <= {'[0] ', '[1] '}
+  assert '[0] 8 steps took the training loss from' in out
+  summary = json.loads((tmp_path / 'work' / 'summary.json').read_text())
+  assert summary['num_workers'] == 4
+
+
+def test_launch_passes_on_that_all_should_stop_and_ends_all_when_one_fails(
+    tmp_path,
+):
+  long = '--steps', '100000', '--log.every', '5'
+  process = launched(tmp_path, *long)
+  until_step(process, 10)
+  process.terminate()
+  out, _ = process.communicate(timeout=100)
+  assert process.returncode == command.PREEMPTED
+  stopped = int(re.search(r'Stopped after step (\d+), as asked', out)[1])
+  process = launched(tmp_path, *long)
+  until_step(process, 5 * (stopped // 5 + 3))
+  os.kill(children(process)[1], signal.SIGKILL)
+  _, error = process.communicate(timeout=100)
+  assert process.returncode == 128 + signal.SIGKILL
+  assert 'Process 1 was ended by SIGKILL; the others have to end.' in error
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        ([], 'expected python -m train.launch --num-processes N CONFIG'),
+        (['--num-processes'], 'expected python -m train.launch'),
+        (['--num-processes', 'two', 'c.py'], "from 1 on, got 'two'"),
+        (['--num-processes=0', 'c.py'], "from 1 on, got '0'"),
+        (['--num-processes', '2', 'none.py'], 'none.py: No such file'),
+        (['--num-processes', '3', 'FILE'], 'of the 3 processes, got 4'),
+    ],
+)
+def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
+  words = [runs.write(tmp_path) if w == 'FILE' else w for w in words]
+  assert launch.main(words) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ')
+  assert said in error
+
+
+def test_slurm_is_found_without_a_word(tmp_path):
+  """As srun sets the environment of two tasks on this host."""
+  path = runs.write(tmp_path)
+  processes = [
+      subprocess.Popen(
+          [
+              sys.executable, '-m', 'train', path, '--mesh.replica', '2',
+              '--workdir', str(tmp_path / 'work'),
+          ],
+          env=runs.environment(
+              SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NODELIST='127.0.0.1',
+              SLURM_NTASKS='2', SLURM_PROCID=str(i), SLURM_LOCALID=str(i),
+              SLURM_STEP_NUM_NODES='1',
+          ),
+          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      )
+      for i in range(2)
+  ]  # fmt: skip
+  said = [process.communicate(timeout=200)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  assert '2 workers on cpu' in said[0]
+  assert all(line.startswith('[Gloo]') for line in said[1].splitlines())
