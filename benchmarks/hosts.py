@@ -1,0 +1,269 @@
+"""Hosts on one machine, joined by links of a chosen rate.
+
+    with Hosts(2, '100mbit') as hosts:
+      hosts.run(0, ['ping', '-c', '1', hosts.address(1)])
+      print(hosts.sent_bytes(0))
+
+A host is a network, a hostname and an /etc/hosts of its own (Linux namespaces);
+its network card is one end of a veth pair, the other end is plugged into a
+bridge, and a token bucket (tbf) lets out so many bits per second. Files,
+processors and memory are those of the machine.
+
+Nothing of it has a name in the system: namespaces, cards and bridge exist while
+the processes that hold them do, and those end with their standard input. So
+nothing is left behind, whatever ends this program (SIGKILL included), and any
+number of programs can have hosts at the same time. Needs root on Linux, and
+Debian's iproute2 and util-linux.
+"""
+
+from collections.abc import Sequence
+import math
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+from typing import Any
+from typing import NamedTuple
+
+_PACKAGES = {
+    'ip': 'iproute2', 'tc': 'iproute2', 'unshare': 'util-linux',
+    'nsenter': 'util-linux', 'setpriv': 'util-linux', 'mount': 'mount',
+}  # fmt: skip
+_KILLED_WITH_US = ('setpriv', '--pdeathsig', 'KILL')
+_NAMESPACES = ('--net', '--mount', '--uts')
+# $1 is the hostname, $2 the content of /etc/hosts. gloo binds to the address
+# that the hostname resolves to. `cat` ends when this program does.
+_HOLD = """
+echo "$1" >/proc/sys/kernel/hostname
+file=$(mktemp)
+printf '%s' "$2" >"$file"
+mount --bind "$file" /etc/hosts
+rm "$file"
+ip link set lo up
+echo ready
+exec cat
+"""
+# A segment of 64 KiB as the kernel hands it to the card, with a header for each
+# 1,500 bytes of it: a smaller bucket would have to cut it up.
+_LEAST_BURST = 80_000
+_HEADERS = 14 + 20 + 32  # Ethernet, IPv4, TCP with its time stamps.
+
+
+class Unavailable(Exception):  # noqa: N818
+  """Hosts cannot be had here; the message says why."""
+
+
+def require() -> None:
+  """Raises `Unavailable`, in one line, where there can be no hosts."""
+  if os.name != 'posix' or os.geteuid():
+    raise Unavailable('hosts on one machine need Linux and root: try sudo')
+  missing = {p for tool, p in _PACKAGES.items() if not shutil.which(tool)}
+  if missing:
+    raise Unavailable(
+        'hosts on one machine need packages that are missing: apt-get install '
+        + ' '.join(sorted(missing))
+    )
+  tried = ['unshare', *_NAMESPACES, 'true']
+  done = subprocess.run(tried, capture_output=True, text=True, check=False)
+  if done.returncode:
+    raise Unavailable(
+        f'this machine allows no namespaces (a container?): {_words(done)}'
+    )
+
+
+class Sent(NamedTuple):
+  """What a network card has sent so far, as it counts."""
+
+  bytes: int
+  """With the headers of Ethernet, IP and TCP, once per packet."""
+  packets: int
+  """As the kernel hands them over: acknowledgements, and segments of up to 64
+  KiB. (The token bucket counts headers once per 1,500 bytes, as a wire
+  would.)"""
+
+  @property
+  def without_headers(self) -> int:
+    """Bytes inside of TCP, if it is all TCP."""
+    return self.bytes - _HEADERS * self.packets
+
+
+def sent(process: int | str = 'self') -> Sent:
+  """What the card of the host on which a process runs has sent so far.
+
+  Raises:
+    Unavailable: if it runs on none.
+  """
+  table = pathlib.Path(f'/proc/{process}/net/dev').read_text(encoding='utf-8')
+  for line in table.splitlines():
+    name, _, numbers = line.partition(':')
+    if name.strip() == 'eth0':
+      count, packets = numbers.split()[8:10]
+      return Sent(int(count), int(packets))
+  raise Unavailable(f'process {process} is on no host: it has no eth0')
+
+
+class Hosts:
+  """`count` hosts, each sending at most `rate`; a context manager.
+
+  Their names are host0, host1, ..., which all of them can resolve.
+
+  Attributes:
+    count: how many.
+  """
+
+  def __init__(self, count: int, rate: str | None = None):
+    """Args: `rate` in tc's words ('100mbit', '1gbit'); None is unlimited."""
+    self.count = count
+    self._rate = rate
+    self._holders: list[subprocess.Popen[str]] = []
+    self._started: list[subprocess.Popen[Any]] = []
+
+  def __enter__(self) -> 'Hosts':
+    require()
+    try:
+      self._build()
+    except BaseException:
+      self._end()
+      raise
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._end()
+
+  def address(self, i: int) -> str:
+    """The address of host i."""
+    return f'10.77.{(i + 1) // 256}.{(i + 1) % 256}'
+
+  def popen(self, i: int, command: Sequence[str], **options: Any) -> Any:
+    """`subprocess.Popen(command, **options)` on host i.
+
+    It is killed when the hosts end, or this program does; so is what it started
+    itself, unless that made itself a session of its own.
+    """
+    # Whoever enters a mount namespace stands at its root.
+    folder = ['env', f'--chdir={options.pop("cwd", None) or os.getcwd()}']
+    process = subprocess.Popen(
+        [*_KILLED_WITH_US, *self._enter(i), *folder, *command],
+        start_new_session=True, **options,
+    )  # fmt: skip
+    self._started.append(process)
+    return process
+
+  def run(
+      self, i: int, command: Sequence[str], timeout: float | None = None
+  ) -> str:
+    """What a command printed on host i.
+
+    Raises:
+      subprocess.CalledProcessError: if it fails; its output is in there.
+      subprocess.TimeoutExpired: if it takes more than `timeout` seconds.
+    """
+    process = self.popen(
+        i, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output, _ = process.communicate(timeout=timeout)
+    if process.returncode:
+      raise subprocess.CalledProcessError(process.returncode, command, output)
+    return output
+
+  def sent_bytes(self, i: int) -> int:
+    """Bytes that host i has sent so far, as its network card counts them."""
+    return sent(self._holders[i].pid).bytes
+
+  def limit(self, rate: str | None) -> None:
+    """Another rate for all hosts, also while something runs on them."""
+    bucket = _bucket(rate)
+    for i in range(self.count):
+      verb = 'replace' if rate else 'del'
+      if rate or self._rate:
+        self._inside(i, 'tc', 'qdisc', verb, 'dev', 'eth0', 'root', *bucket)
+    self._rate = rate
+
+  def _build(self) -> None:
+    """Holders first, then a bridge in a network of its own, then cables."""
+    names = [(self.address(i), f'host{i}') for i in range(self.count)]
+    table = [('127.0.0.1', 'localhost'), *names]
+    hosts_file = ''.join(f'{address} {name}\n' for address, name in table)
+    for name in [*(name for _, name in names), 'switch']:
+      self._hold(name, hosts_file)
+    link = 'link', 'add'
+    switch = self.count
+    self._inside(switch, 'ip', *link, 'bridge', 'type', 'bridge')
+    self._inside(switch, 'ip', 'link', 'set', 'bridge', 'up')
+    for i, (address, _) in enumerate(names):
+      port, card = f'port{i}', ('netns', str(self._holders[i].pid))
+      pair = 'type', 'veth', 'peer', 'name', 'eth0'
+      self._inside(switch, 'ip', *link, port, *pair, *card)
+      self._inside(switch, 'ip', 'link', 'set', port, 'master', 'bridge', 'up')
+      # No IPv6: it would talk by itself, and be counted.
+      self._inside(i, *'ip link set eth0 addrgenmode none up'.split())
+      self._inside(i, 'ip', 'address', 'add', f'{address}/16', 'dev', 'eth0')
+    if self._rate:
+      self.limit(self._rate)
+
+  def _hold(self, name: str, hosts_file: str) -> None:
+    """Starts the process whose namespaces are a host."""
+    shell = ['sh', '-ec', _HOLD, 'sh', name, hosts_file]
+    holder = subprocess.Popen(
+        ['unshare', *_NAMESPACES, *shell], start_new_session=True, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    self._holders.append(holder)
+    assert holder.stdout and holder.stderr
+    if holder.stdout.readline() != 'ready\n':
+      raise Unavailable(f'no host can be made here: {holder.stderr.read()}')
+
+  def _enter(self, i: int) -> list[str]:
+    """The command that runs another one on host i."""
+    target = '--target', str(self._holders[i].pid)
+    return ['nsenter', *target, *_NAMESPACES, '--']
+
+  def _inside(self, i: int, *command: str) -> None:
+    """Runs what has to succeed for there to be hosts."""
+    done = subprocess.run(
+        [*self._enter(i), *command], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+      raise Unavailable(f'{" ".join(command)} failed: {_words(done)}')
+
+  def _end(self) -> None:
+    """Kills what runs on the hosts, and the hosts."""
+    for process in self._started:
+      if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for holder in self._holders:
+      holder.kill()
+      holder.communicate()
+    self._started, self._holders = [], []
+
+
+def bits_per_second(rate: str) -> float:
+  """'200mbit' -> 2e8.
+
+  Raises:
+    ValueError: for other words.
+  """
+  for unit, factor in (('gbit', 1e9), ('mbit', 1e6), ('kbit', 1e3)):
+    number = rate.removesuffix(unit)
+    if number != rate and number.replace('.', '', 1).isdigit():
+      return float(number) * factor
+  raise ValueError(f"a rate is a number and 'mbit' or 'gbit', got {rate!r}.")
+
+
+def _bucket(rate: str | None) -> list[str]:
+  """The token bucket of a rate, in tc's words.
+
+  Its size is what a pause in sending saves up to be sent at once, so it has to
+  be far less than a message: a millisecond's worth.
+  """
+  if rate is None:
+    return []
+  burst = max(_LEAST_BURST, math.ceil(bits_per_second(rate) / 8e3))
+  return ['tbf', 'rate', rate, 'burst', f'{burst}b', 'latency', '200ms']
+
+
+def _words(done: Any) -> str:
+  """What a failed command said, in one line."""
+  return ' '.join((done.stderr or done.stdout).split())
