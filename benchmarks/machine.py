@@ -1,0 +1,36 @@
+"""On what, and with which code, something was measured."""
+
+import datetime
+import pathlib
+import platform
+import subprocess
+
+import jax
+
+
+def describe() -> str:
+  """'commit 1a2b3c4, 2026-11-22, 2 cores of an AMD EPYC, jax 0.10.2, ...'."""
+  return (
+      f'commit {commit()}, {datetime.date.today().isoformat()},'
+      f' {cores()}, jax {jax.__version__}, Python {platform.python_version()}'
+  )
+
+
+def commit() -> str:
+  """The commit of this code, '-dirty' with changes in its Python files."""
+  folder = pathlib.Path(__file__).parent
+  git = lambda *words: subprocess.run(
+      ['git', '-C', str(folder), *words],
+      capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  name = git('rev-parse', '--short', 'HEAD').stdout.strip() or 'unknown'
+  changed = git('diff', '--quiet', 'HEAD', '--', '../*.py').returncode
+  return name + ('-dirty' if changed else '')
+
+
+def cores() -> str:
+  """'2 cores of an AMD EPYC', as the system calls them."""
+  text = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
+  lines = [line.partition(':') for line in text.splitlines()]
+  models = [value.strip() for key, _, value in lines if 'model name' in key]
+  return f'{len(models)} cores of an {models[0]}' if models else 'some cores'
