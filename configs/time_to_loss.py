@@ -1,0 +1,40 @@
+"""A LLaMA of 4.1M parameters on hosts with slow links: loss against time.
+
+What it shows: what compression is worth where workers are separate machines and
+a step's 16 MB of gradients take longer to send than to compute: 50 Mbit/s to
+1 Gbit/s, 2 and 4 hosts, 300 steps of 1,024 bytes of the Python standard
+library; dense against GreedyLore with r = 8 and r = 32, and PowerSGD with 8-bit
+factors. Embedding and head are compressed, too.
+
+Command: python -m benchmarks.time_to_loss; one run is python -m train
+  configs/time_to_loss.py --distributed.* on each host.
+Cost: about an hour on two cores for all eight runs; root and iproute2.
+Expected: see EXPERIMENTS.md, 'Time to a loss'.
+"""
+
+from train.config import Checkpoint
+from train.config import Compression
+from train.config import Config
+from train.config import Data
+from train.config import Evaluation
+from train.config import Log
+from train.config import Model
+from train.config import Optimizer
+
+config = Config(
+    steps=300,
+    batch_size=8,
+    data=Data(source='python-stdlib', tokenizer='bytes', sequence_length=128),
+    model=Model(width=256, layers=5, heads=4, feed_forward=688),
+    optimizer=Optimizer(name='adamw', learning_rate=1.5e-3),
+    compression=Compression(
+        method='greedylore',
+        rank=32,
+        update_interval=45,
+        start_step=20,
+        embeddings=True,
+    ),
+    evaluation=Evaluation(every=30, sequences=64),
+    checkpoint=Checkpoint(every=0),
+    log=Log(every=1, tensorboard=False, diagnostics=False),
+)
