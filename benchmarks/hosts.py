@@ -50,7 +50,7 @@ _LEAST_BURST = 80_000
 _HEADERS = 14 + 20 + 32  # Ethernet, IPv4, TCP with its time stamps.
 
 
-class Unavailable(Exception):  # noqa: N818
+class Unavailable(Exception):
   """Hosts cannot be had here; the message says why."""
 
 
@@ -150,19 +150,16 @@ class Hosts:
     self._started.append(process)
     return process
 
-  def run(
-      self, i: int, command: Sequence[str], timeout: float | None = None
-  ) -> str:
-    """What a command printed on host i.
+  def run(self, i: int, command: Sequence[str]) -> str:
+    """What a command printed on host i, errors included.
 
     Raises:
-      subprocess.CalledProcessError: if it fails; its output is in there.
-      subprocess.TimeoutExpired: if it takes more than `timeout` seconds.
+      subprocess.CalledProcessError: if it fails; `output` is what it printed.
     """
     process = self.popen(
         i, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    output, _ = process.communicate(timeout=timeout)
+    output, _ = process.communicate()
     if process.returncode:
       raise subprocess.CalledProcessError(process.returncode, command, output)
     return output
@@ -197,7 +194,7 @@ class Hosts:
       self._inside(switch, 'ip', *link, port, *pair, *card)
       self._inside(switch, 'ip', 'link', 'set', port, 'master', 'bridge', 'up')
       # No IPv6: it would talk by itself, and be counted.
-      self._inside(i, *'ip link set eth0 addrgenmode none up'.split())
+      self._inside(i, 'ip', 'link', 'set', 'eth0', 'addrgenmode', 'none', 'up')
       self._inside(i, 'ip', 'address', 'add', f'{address}/16', 'dev', 'eth0')
     if self._rate:
       self.limit(self._rate)
@@ -210,7 +207,8 @@ class Hosts:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     self._holders.append(holder)
-    assert holder.stdout and holder.stderr
+    assert holder.stdout is not None
+    assert holder.stderr is not None
     if holder.stdout.readline() != 'ready\n':
       raise Unavailable(f'no host can be made here: {holder.stderr.read()}')
 
