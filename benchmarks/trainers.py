@@ -16,7 +16,7 @@ _PORT = 7777  # The hosts have a network of their own.
 _ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'OPENBLAS_NUM_THREADS': '1'}
 
 
-class Failed(Exception):  # noqa: N818
+class Failed(Exception):
   """A trainer did not end well; the message holds its last words."""
 
 
@@ -54,12 +54,9 @@ def start(
         *words,
     ]  # fmt: skip
     with (workdir / f'output-{i}.txt').open('wb') as output:
-      processes.append(
-          hosts.popen(
-              i, command, stdout=output, stderr=subprocess.STDOUT,
-              env=os.environ | _ENVIRONMENT,
-          )  # fmt: skip
-      )
+      streams = {'stdout': output, 'stderr': subprocess.STDOUT}
+      environment = os.environ | _ENVIRONMENT
+      processes.append(hosts.popen(i, command, env=environment, **streams))
   return processes
 
 
