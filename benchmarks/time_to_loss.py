@@ -18,6 +18,7 @@ time_to_loss.png there. Needs root and iproute2.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import shutil
@@ -34,7 +35,7 @@ from train import command
 from train import metrics
 
 CONFIG = 'configs/time_to_loss.py'
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     'dense': {'method': 'dense'},
     'GreedyLore, r = 32': {'method': 'greedylore', 'rank': 32},
     'PowerSGD, int8, r = 32': {
@@ -115,7 +116,7 @@ def measure(
       'bytes_sent': [x['bytes_sent'] for x in steps],
       'phases': [plan.phase_at(i) for i in range(len(steps))],
       'rates': [full or rate_at(i) for i in range(len(steps))],
-      'seconds': [round(b - a, 4) for a, b in zip(ends, ends[1:], strict=False)],
+      'seconds': [round(b - a, 4) for a, b in itertools.pairwise(ends)],
       'losses': [round(x['loss'], 5) for x in steps],
       'evaluations': [
           [x['step'], round(x['eval_loss'], 5)] for x in lines
