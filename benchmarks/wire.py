@@ -136,7 +136,8 @@ def main(argv: list[str]) -> int:
         print(*_kind_rows(runs[-1:]), sep='\n', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
     return command.fail(error, 1)
-  text = report(runs, given.rate, ' '.join(['benchmarks.wire', *argv]))
+  module = f'benchmarks.wire --hosts {given.hosts} --rate {given.rate}'
+  text = report(runs, given.rate, module)
   pathlib.Path(given.output).write_text(text, encoding='utf-8')
   return 0
 
