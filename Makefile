@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: quickstart test lint peers experiments bench clean
+.PHONY: quickstart test lint peers experiments bench soak clean
 
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
@@ -36,6 +36,11 @@ experiments: .venv/train
 
 bench: .venv/train
 	$(PY) -m benchmarks.decompositions
+
+# Ten minutes or more each: very many steps, and very many kills.
+soak: .venv/train
+	$(PY) -m benchmarks.soak
+	$(PY) -m benchmarks.kills
 
 clean:
 	rm -rf .venv runs

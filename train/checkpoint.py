@@ -23,6 +23,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import greedylore_jax as gl
+from train import agreement
 from train import config
 from train import differences
 from train import fingerprint
@@ -83,11 +84,14 @@ class Checkpoints:
 
     Raises:
       OSError: if this or an earlier one could not be written.
+      ValueError: if not all processes hold the same, bit by bit.
     """
     if self._manager.latest_step() == now.step:
       return now
     collapsed = self._on_mesh(gl.collapse, self._saved_axis, now.opt_state)
     state = {'params': now.params, 'opt_state': collapsed}
+    marks = fingerprint.of(state)
+    agreement.check(state=marks)
     with self._writing():
       self._manager.save(
           now.step,
@@ -95,7 +99,7 @@ class Checkpoints:
               state=ocp.args.StandardSave(state),
               progress=ocp.args.JsonSave(now.progress),
               identity=ocp.args.JsonSave(self._identity),
-              fingerprint=ocp.args.JsonSave(fingerprint.of(state)),
+              fingerprint=ocp.args.JsonSave(marks),
           ),
       )
     return dataclasses.replace(now, opt_state=self._expand(collapsed))

@@ -139,7 +139,7 @@ def _prepare(
   compiled = step.lower(
       params, opt_state, jax.ShapeDtypeStruct(shape, np.int32)
   ).compile()
-  start = {
+  start: dict[str, Any] = {
       'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0,
       'diagnostics': [],
   }  # fmt: skip

@@ -1,0 +1,131 @@
+"""`python -m benchmarks.kills`: a run that is killed fifty times, and one not.
+
+The run is ended by SIGKILL at random moments, many of them while a checkpoint
+is being written, and started again by the same command each time. Everything
+that it measures, times aside, must be what an uninterrupted run measures, and
+its last checkpoint must have the same fingerprint.
+"""
+
+import argparse
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from rich import progress
+
+from benchmarks import machine
+from train import metrics
+
+CONFIG = 'configs/soak.py'
+
+
+class Run:
+  """A run of the trainer that can be killed."""
+
+  def __init__(
+      self, workdir: pathlib.Path, words: list[str], env: dict[str, str]
+  ):
+    """A run of `words`, configuration and options, in that folder."""
+    self.workdir = workdir
+    self._command = [
+        sys.executable, '-m', 'train', *words, '--workdir', str(workdir),
+    ]  # fmt: skip
+    self._env = env
+
+  def step(self) -> int:
+    """The last one that it has written down."""
+    with contextlib.suppress(IndexError, json.JSONDecodeError):
+      return metrics.read(self.workdir / 'metrics.jsonl')[-1]['step']
+    return 0
+
+  def numbers(self) -> list[dict[str, Any]]:
+    """Everything that it measured, except for times."""
+    return [
+        {key: x for key, x in line.items() if 'second' not in key}
+        for line in metrics.read(self.workdir / 'metrics.jsonl')
+    ]
+
+  def fingerprint(self) -> dict[str, int]:
+    """That of the last checkpoint: parameters, moments, errors, bases."""
+    folders = (self.workdir / 'checkpoints').glob('*/fingerprint/metadata')
+    last = max(folders, key=lambda path: int(path.parts[-3]))
+    return json.loads(last.read_text(encoding='utf-8'))
+
+  def finish(self) -> None:
+    """Goes on to the end."""
+    subprocess.run(
+        self._command, env=self._env, check=True, stdout=subprocess.DEVNULL
+    )
+
+  def killed(self, kills: int, within: float, seed: int = 0) -> Iterator[int]:
+    """Starts it again and again; yields at which step it was killed.
+
+    Args:
+      kills: how often, at most; fewer if the run ends before.
+      within: seconds after its first new step, uniformly at random. What
+        happens before, that nothing is lost while it starts, shows itself.
+      seed: of the moments.
+    """
+    moments = random.Random(seed)
+    for _ in range(kills):
+      before = self.step()
+      with subprocess.Popen(
+          self._command, env=self._env, stdout=subprocess.DEVNULL,
+          stderr=subprocess.PIPE,
+      ) as process:  # fmt: skip
+        while self.step() <= before and process.poll() is None:
+          time.sleep(0.01)
+        time.sleep(moments.uniform(0, within))
+        process.kill()
+        _, error = process.communicate()
+      if process.returncode == 0:
+        return
+      if process.returncode != -9:
+        raise RuntimeError(error.decode())
+      yield self.step()
+
+
+def unfinished(run: Run) -> int:
+  """Checkpoints in the folder that were being written at a kill."""
+  return len([*(run.workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp')])
+
+
+def main(argv: list[str]) -> int:
+  """Prints what happened; 1 if the kills changed anything."""
+  parser = argparse.ArgumentParser(prog='python -m benchmarks.kills')
+  parser.add_argument('--kills', type=int, default=50)
+  kills = parser.parse_args(argv).kills
+  words = [
+      CONFIG, '--steps', '2000', '--checkpoint.every', '5', '--log.every', '1',
+  ]  # fmt: skip
+  env = os.environ | {'JAX_PLATFORMS': 'cpu'}
+  with tempfile.TemporaryDirectory() as folder:
+    run = Run(pathlib.Path(folder) / 'killed', words, env)
+    whole = Run(pathlib.Path(folder) / 'whole', words, env)
+    steps, cut_off = [], 0
+    for step in progress.track(run.killed(kills, 0.6), 'killing', kills):
+      steps.append(step)
+      cut_off += unfinished(run)
+    run.finish()
+    whole.finish()
+    same = run.numbers() == whole.numbers()
+    same = same and run.fingerprint() == whole.fingerprint()
+  print(
+      f'{len(steps)} kills at steps {steps}, {cut_off} of them while a'
+      ' checkpoint was being written; numbers and last checkpoint are'
+      f' {"the same" if same else "NOT the same"} as without'
+      f' ({machine.describe()}).'
+  )
+  return 0 if same else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""`python -m benchmarks.soak`: what only very many steps show.
+
+Trains configs/soak.py on 4 processes of this machine, with their memory read
+every second. At each checkpoint the trainer itself compares the parameters of
+the processes, bit by bit, and fails if they differ.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks import machine
+from train import metrics
+
+CONFIG = 'configs/soak.py'
+PROCESSES = 4
+
+
+def main(argv: list[str]) -> int:
+  """Prints what was seen; 1 if memory or errors grow, or the run fails."""
+  with tempfile.TemporaryDirectory() as folder:
+    workdir = pathlib.Path(folder)
+    program = [
+        sys.executable, '-m', 'train.launch', '--num-processes', str(PROCESSES),
+        CONFIG, '--workdir', folder, *argv,
+    ]  # fmt: skip
+    begin = time.monotonic()
+    env = os.environ | {'JAX_PLATFORMS': 'cpu'}
+    with subprocess.Popen(program, env=env) as run:
+      samples = _watch(run, workdir)
+    if run.returncode:
+      return run.returncode
+    minutes = (time.monotonic() - begin) / 60
+    lines = metrics.read(workdir / 'metrics.jsonl')
+  slopes = [_slope(series) for series in samples.values()]
+  errors = [x['error_to_gradient'] for x in lines if 'error_to_gradient' in x]
+  quarter = len(errors) // 4
+  growth = np.mean(errors[-quarter:]) / np.mean(errors[quarter : 2 * quarter])
+  print(f'\n{lines[-1]["step"]:,} steps on {PROCESSES} processes,', end=' ')
+  print(f'{minutes:.0f} minutes ({machine.describe()}).')
+  print('Parameters bitwise equal on all processes at every checkpoint.')
+  for i, (slope, noise, last) in enumerate(slopes):
+    print(
+        f'process {i}: {last:.0f} MB resident, {slope:+.2f} +- {noise:.2f} MB'
+        ' per 1,000 steps'
+    )
+  print(f'Error over gradient, last quarter over the second one: {growth:.2f}')
+  flat = all(s <= max(2 * noise, 0.001 * last) for s, noise, last in slopes)
+  return 0 if flat and growth < 1.5 else 1
+
+
+def _watch(
+    run: subprocess.Popen[bytes], workdir: pathlib.Path
+) -> dict[int, list[tuple[int, float]]]:
+  """Resident memory of the processes: {pid: [(step, MB), ...]}."""
+  samples: dict[int, list[tuple[int, float]]] = {}
+  children = pathlib.Path(f'/proc/{run.pid}/task/{run.pid}/children')
+  while run.poll() is None:
+    time.sleep(1)
+    lines = metrics.read(workdir / 'metrics.jsonl')
+    if not lines or not children.exists():
+      continue
+    for pid in map(int, children.read_text().split()):
+      if megabytes := _resident(pid):
+        samples.setdefault(pid, []).append((lines[-1]['step'], megabytes))
+  return samples
+
+
+def _resident(pid: int) -> float:
+  """MB of a process; 0 once it has ended."""
+  path = pathlib.Path(f'/proc/{pid}/status')
+  try:
+    text = path.read_text(encoding='utf-8')
+  except OSError:
+    return 0.0
+  found = [x for x in text.splitlines() if x.startswith('VmRSS:')]
+  return int(found[0].split()[1]) / 1e3 if found else 0.0
+
+
+def _slope(series: list[tuple[int, float]]) -> tuple[float, float, float]:
+  """MB per 1,000 steps, its standard error, and the last value.
+
+  From the second fifth on: before, caches and buffers fill up. Readings that
+  follow each other are not independent, so the error is that of the means of
+  ten stretches.
+  """
+  steps, sizes = np.array(series).T
+  later = steps > 0.2 * steps[-1]
+  steps, sizes = steps[later] / 1e3, sizes[later]
+  stretches = np.array_split(np.arange(len(steps)), 10)
+  x = np.array([steps[part].mean() for part in stretches])
+  y = np.array([sizes[part].mean() for part in stretches])
+  (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
+  return float(slope), float(np.sqrt(covariance[0, 0])), float(sizes[-1])
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
