@@ -11,9 +11,11 @@ is on disk. With it lies a fingerprint of every array: what is read is what was
 written, or it is refused.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import re
 import textwrap
@@ -66,8 +68,12 @@ class Checkpoints:
       axis_name: its axis of the workers.
       is_linear: whether the mean error is enough to go on (`gl.collapse`).
     """
-    self._mesh, self._axis = mesh, axis_name
+    logging.getLogger('absl').setLevel(logging.ERROR)  # What Orbax clears up.
+    self._mesh = mesh
     self._saved_axis = None if is_linear else axis_name
+    workers = mesh.shape[axis_name]
+    self._collapse = _OnMesh(gl.collapse, mesh, self._saved_axis)
+    self._expand = _OnMesh(lambda s: gl.expand(s, workers), mesh, axis_name)
     self._identity = {
         'config': identity(run),
         'data': description,
@@ -88,7 +94,7 @@ class Checkpoints:
     """
     if self._manager.latest_step() == now.step:
       return now
-    collapsed = self._on_mesh(gl.collapse, self._saved_axis, now.opt_state)
+    collapsed = self._collapse(now.opt_state)
     state = {'params': now.params, 'opt_state': collapsed}
     marks = fingerprint.of(state)
     agreement.check(state=marks)
@@ -180,16 +186,29 @@ class Checkpoints:
           ' the one before, or put back a copy of it.'
       ) from error
 
-  def _expand(self, collapsed: Any) -> Any:
-    workers = self._mesh.shape[self._axis]
-    return self._on_mesh(lambda s: gl.expand(s, workers), self._axis, collapsed)
 
-  def _on_mesh(self, function: Any, axis_name: str | None, state: Any) -> Any:
-    """A function of the state, with the errors of its result over the axis."""
-    shapes = jax.eval_shape(function, state)
-    specs = gl.state_partition_specs(shapes, axis_name)
-    place = lambda spec: jax.sharding.NamedSharding(self._mesh, spec)
-    return jax.jit(function, out_shardings=jax.tree.map(place, specs))(state)
+class _OnMesh:
+  """A function of the state, with the errors of its result over an axis.
+
+  Compiled at the first call, for all that follow.
+  """
+
+  def __init__(
+      self, function: Callable[[Any], Any], mesh: jax.sharding.Mesh,
+      axis_name: str | None,
+  ):  # fmt: skip
+    self._function, self._mesh, self._axis = function, mesh, axis_name
+    self._compiled: Callable[[Any], Any] | None = None
+
+  def __call__(self, state: Any) -> Any:
+    if self._compiled is None:
+      shapes = jax.eval_shape(self._function, state)
+      specs = gl.state_partition_specs(shapes, self._axis)
+      place = lambda spec: jax.sharding.NamedSharding(self._mesh, spec)
+      self._compiled = jax.jit(
+          self._function, out_shardings=jax.tree.map(place, specs)
+      )
+    return self._compiled(state)
 
 
 def identity(run: config.Config) -> dict[str, Any]:
