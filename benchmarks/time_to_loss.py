@@ -6,15 +6,16 @@ and each method. The loss after a step does not depend on the link, so one run
 serves all bandwidths: while it goes on, the links' rate is changed every few
 steps, and each step is timed at the rate that it had. The time to a loss at one
 rate is then the sum of its steps' times there, where a step counts as the
-median of its kind (warm-up, refresh, compressed) at that rate. Evaluations and
-the first step (start-up) do not count.
+median of its kind (warm-up, refresh, compressed) at that rate. The first step,
+evaluations and start-up are not timed.
 
 `--full 200mbit` runs at that one rate from beginning to end instead, to be held
 against such sums.
 
 Finished runs are lines of experiments/time_to_loss/results.jsonl; the same
-command goes on with those that are missing, and then writes table.md and
-time_to_loss.png there. Needs root and iproute2.
+command goes on with those that are missing, and then writes table.md and two
+figures there. Needs root and iproute2, and about ten minutes a run on two busy
+cores.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Tables and figure of `benchmarks.time_to_loss`."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import itertools
 import math
@@ -12,23 +13,20 @@ import numpy as np
 from benchmarks import hosts as hosts_lib
 
 matplotlib.use('Agg')
+from matplotlib import ticker
 import matplotlib.pyplot as plt
 
 Line = dict[str, Any]
 _COLORS = ('#1f77b4', '#d62728', '#2ca02c', '#9467bd')
-# As what the steps of a kind count: quantile -> words.
-_TYPICAL, _QUIET = 0.5, 0.1
-_WORDS = {
-    _TYPICAL: 'Steps count as the median of their kind at that rate.',
-    _QUIET: (
-        'The same with the fastest tenth of each kind: nearer to what a machine'
-        ' without other work would do.'
-    ),
-}
+_Clock = Callable[[Line, str], list[float]]
+# Seconds of computing in a step, where they are taken to be the same for all.
+_COMPUTING = 0.5
+# Of a frame of 1,514 bytes on an Ethernet card, 1,448 are inside of TCP.
+_FRAMES = 1514 / 1448
 
 
 def write(folder: pathlib.Path, lines: list[Line]) -> None:
-  """Writes table.md and time_to_loss.png of the runs that are finished."""
+  """Writes table.md and two figures of the runs that are finished."""
   runs = [line for line in lines if not line['full']]
   if not runs:
     return
@@ -36,12 +34,28 @@ def write(folder: pathlib.Path, lines: list[Line]) -> None:
       '# Time to a loss', '',
       'Written by `python -m benchmarks.time_to_loss`; what it means is in'
       ' EXPERIMENTS.md.', '',
-      *_loss_tables(runs, _TYPICAL), *_loss_tables(runs, _QUIET),
+      *_loss_tables(
+          runs, typical,
+          'Steps count as the median of their kind at that rate.',
+      ),
+      *_loss_tables(
+          runs, quiet,
+          'Steps count as the fastest tenth of their kind at that rate, nearer'
+          ' to what a machine without other work would do.',
+      ),
+      *_loss_tables(
+          runs, predicted,
+          f'Predicted: {_COMPUTING:g} s of computing in every step of every'
+          ' method, and then its bytes, with the ring and the headers, at that'
+          ' rate.',
+      ),
       *_step_table(runs), '',
       *_check_table(runs, [line for line in lines if line['full']]),
   ]  # fmt: skip
   (folder / 'table.md').write_text('\n'.join(texts), encoding='utf-8')
-  draw(folder / 'time_to_loss.png', runs)
+  draw(folder / 'time_to_loss.png', runs, typical, 'measured, medians of steps')
+  words = f'predicted, with {_COMPUTING:g} s of computing in every step'
+  draw(folder / 'predicted.png', runs, predicted, words)
 
 
 def step_seconds(line: Line) -> dict[tuple[str, str], list[float]]:
@@ -53,27 +67,43 @@ def step_seconds(line: Line) -> dict[tuple[str, str], list[float]]:
   return found
 
 
-def seconds_after(line: Line, rate: str, quantile: float) -> list[float]:
-  """Seconds after 0, 1, 2, ... steps, had all of them been at one rate."""
+def typical(line: Line, rate: str) -> list[float]:
+  """Seconds of each step, had all been at one rate: medians of their kind."""
+  return _by_kind(line, rate, 0.5)
+
+
+def quiet(line: Line, rate: str) -> list[float]:
+  """The same by the fastest tenth of each kind."""
+  return _by_kind(line, rate, 0.1)
+
+
+def _by_kind(line: Line, rate: str, quantile: float) -> list[float]:
   timed = step_seconds(line)
   each = {
       phase: float(np.quantile(timed[rate, phase], quantile))
       for phase in set(line['phases'])
   }
-  seconds = (each[phase] for phase in line['phases'])
-  return [*itertools.accumulate(seconds, initial=0.0)]
+  return [each[phase] for phase in line['phases']]
 
 
-def seconds_to(line: Line, rate: str, target: float, quantile: float) -> float:
+def predicted(line: Line, rate: str) -> list[float]:
+  """Seconds of each step by its bytes, with the same computing for all."""
+  ring = 2 * (line['hosts'] - 1) / line['hosts']
+  per_byte = 8 * ring * _FRAMES / hosts_lib.bits_per_second(rate)
+  sent = itertools.pairwise([0, *line['bytes_sent']])
+  return [_COMPUTING + per_byte * (b - a) for a, b in sent]
+
+
+def seconds_to(line: Line, rate: str, target: float, clock: _Clock) -> float:
   """When the held-out loss reaches a target; infinite if it does not.
 
   Between two evaluations the loss is taken to fall evenly.
   """
-  clock = seconds_after(line, rate, quantile)
+  after_step = [*itertools.accumulate(clock(line, rate), initial=0.0)]
   for (a, before), (b, after) in itertools.pairwise(line['evaluations']):
     if after <= target:
       share = max(0.0, (before - target) / (before - after))
-      return clock[a] + share * (clock[b] - clock[a])
+      return after_step[a] + share * (after_step[b] - after_step[a])
   return math.inf
 
 
@@ -83,54 +113,62 @@ def rates(runs: list[Line]) -> list[str]:
   return sorted(found, key=hosts_lib.bits_per_second)
 
 
-def targets(runs: list[Line]) -> tuple[float, float]:
-  """A loss that every method reaches, and one 2 % above that of dense."""
-  ends = {line['method']: line['evaluations'][-1][1] for line in runs}
-  return max(ends.values()), 1.02 * ends.get('dense', min(ends.values()))
-
-
 def _by_hosts(runs: list[Line]) -> dict[int, list[Line]]:
   counts = sorted({line['hosts'] for line in runs})
   return {n: [x for x in runs if x['hosts'] == n] for n in counts}
 
 
-def _loss_tables(runs: list[Line], quantile: float) -> Iterator[str]:
+def _loss_tables(
+    runs: list[Line], clock: _Clock, words: str
+) -> Iterator[str]:
   """What was learnt and sent, and how long that takes at each rate."""
   for count, group in _by_hosts(runs).items():
-    near = targets(group)
+    ends = [line['evaluations'][-1][1] for line in group]
+    both = [end_of_both(line, group) for line in group]
     yield (
-        f'{count} hosts. A: seconds of training to a held-out loss of'
-        f' {near[0]:.3f}, which all reach; B: to {near[1]:.3f}, within 2 % of'
-        ' what dense ends with. In brackets: times faster than dense.'
-        f' {_WORDS[quantile]}'
+        f'{count} hosts. Seconds of training, A: to a held-out loss of'
+        f' {max(ends):.3f}, which all reach; B: to the last one that both this'
+        ' method and dense reach. In brackets: times faster than dense comes to'
+        ' the same loss.'
+        f' {words}'
     )
     yield ''
     every = rates(runs)
     header = ['method', 'held-out nats', 'MB sent', '', *every]
     yield f'| {" | ".join(header)} |'
     yield '|---' * len(header) + '|'
-    for line in group:
-      loss, sent = line['evaluations'][-1][1], line['bytes_sent'][-1] / 1e6
-      first = [line['method'], f'{loss:.4f}', f'{sent:,.0f}']
-      for name, target in zip('AB', near, strict=True):
-        cells = _times(line, group, every, target, quantile)
+    for line, end, shared in zip(group, ends, both, strict=True):
+      sent = f'{line["bytes_sent"][-1] / 1e6:,.0f}'
+      first = [line['method'], f'{end:.4f}', sent]
+      for name, target in (('A', max(ends)), ('B', shared)):
+        cells = _times(line, group, every, target, clock)
         yield f'| {" | ".join([*first, name, *cells])} |'
         first = ['', '', '']
     yield ''
 
 
-def _times(line, group, every, target, quantile) -> Iterator[str]:
+def end_of_both(line: Line, group: list[Line]) -> float:
+  """The lowest held-out loss that both this run and dense come to."""
+  ends = [
+      x['evaluations'][-1][1] for x in group if x is line or _is_dense(x)
+  ]  # fmt: skip
+  return max(ends)
+
+
+def _is_dense(line: Line) -> bool:
+  return line['method'] == 'dense'
+
+
+def _times(line, group, every, target, clock) -> Iterator[str]:
   """Seconds to a loss at each rate, and how many times faster than dense."""
-  dense = next((x for x in group if x['method'] == 'dense'), line)
+  dense = next(filter(_is_dense, group), line)
   for rate in every:
-    seconds = seconds_to(line, rate, target, quantile)
-    if math.isinf(seconds):
-      yield 'not reached'
-    elif line is dense:
-      yield f'{seconds:,.0f}'
-    else:
-      times_faster = seconds_to(dense, rate, target, quantile) / seconds
-      yield f'{seconds:,.0f} ({times_faster:.2f})'
+    seconds = seconds_to(line, rate, target, clock)
+    text = f'{seconds:,.0f}'
+    if line is not dense:
+      others = seconds_to(dense, rate, target, clock)
+      text += f' ({others / seconds:.2f})'
+    yield text
 
 
 def _step_table(runs: list[Line]) -> Iterator[str]:
@@ -175,17 +213,19 @@ def _check_table(runs: list[Line], full: list[Line]) -> Iterator[str]:
   yield '|---|---|---|---|---|---|'
   for line, other in itertools.product(full, runs):
     if all(line[key] == other[key] for key in ('hosts', 'method')):
-      clock = seconds_after(other, line['full'], _TYPICAL)
+      steps = typical(other, line['full'])
       pairs = zip(line['losses'], other['losses'], strict=True)
       yield (
           f'| {line["hosts"]} | {line["method"]} | {line["full"]} |'
-          f' {sum(line["seconds"][1:]):.0f} | {clock[-1] - clock[1]:.0f} |'
+          f' {sum(line["seconds"][1:]):.0f} | {sum(steps[1:]):.0f} |'
           f' {max(abs(a - b) for a, b in pairs):.1e} |'
       )
   yield ''
 
 
-def draw(path: pathlib.Path, runs: list[Line]) -> None:
+def draw(
+    path: pathlib.Path, runs: list[Line], clock: _Clock, words: str
+) -> None:
   """Held-out loss against minutes, a panel per rate, and against bytes."""
   every = rates(runs)
   groups = _by_hosts(runs)
@@ -203,13 +243,16 @@ def draw(path: pathlib.Path, runs: list[Line]) -> None:
       }  # fmt: skip
       steps, losses = zip(*line['evaluations'], strict=True)
       for ax, rate in zip(axes, every, strict=False):
-        clock = seconds_after(line, rate, _TYPICAL)
-        ax.plot([clock[i] / 60 for i in steps], losses, **style)
+        minutes = np.cumsum(clock(line, rate)) / 60
+        ax.plot([minutes[i - 1] for i in steps], losses, **style)
         ax.set_title(f'{count} hosts, {rate}')
       sent = [line['bytes_sent'][i - 1] / 1e6 for i in steps]
       axes[-1].plot(sent, losses, **style)
     axes[-1].set_title(f'{count} hosts')
     axes[-1].set_xscale('log')
+    axes[-1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[-1].xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
+    axes[-1].xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].set_ylabel('held-out loss, nats per byte')
     for ax in axes:
       ax.grid(alpha=0.3, which='both')
@@ -217,5 +260,6 @@ def draw(path: pathlib.Path, runs: list[Line]) -> None:
     ax.set_xlabel('minutes of training')
   grid[-1][-1].set_xlabel('MB sent per worker (payload)')
   grid[0][0].legend()
+  figure.suptitle(words)
   figure.savefig(path, dpi=110)
   plt.close(figure)

@@ -8,7 +8,7 @@ factors. Embedding and head are compressed, too.
 
 Command: python -m benchmarks.time_to_loss; one run is python -m train
   configs/time_to_loss.py --distributed.* on each host.
-Cost: about an hour on two cores for all eight runs; root and iproute2.
+Cost: ten minutes a run on two busy cores; root and iproute2.
 Expected: see EXPERIMENTS.md, 'Time to a loss'.
 """
 
