@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: quickstart test lint peers experiments bench soak clean
+.PHONY: quickstart test lint peers experiments bench bench-hosts soak clean
 
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
@@ -41,6 +41,11 @@ bench: .venv/train
 soak: .venv/train
 	$(PY) -m benchmarks.soak
 	$(PY) -m benchmarks.kills
+
+# On hosts of its own (network namespaces): root, iproute2, an hour and a half.
+bench-hosts: .venv/train
+	$(PY) -m benchmarks.wire
+	$(PY) -m benchmarks.time_to_loss
 
 clean:
 	rm -rf .venv runs
