@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: quickstart test lint peers experiments bench bench-hosts soak clean
+.PHONY: quickstart test lint peers experiments theory bench bench-hosts soak clean
 
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
@@ -33,6 +33,9 @@ list = $(subst $() ,$(comma),$(strip $(1)))
 experiments: .venv/train
 	$(COMPARE) configs/family.py --workdir experiments/family --budgets 4,10 \
 	  --compressors $(call list,$(FAMILY))
+
+theory: .venv/train
+	JAX_PLATFORMS=cpu $(PY) -m experiments.theory
 
 bench: .venv/train
 	$(PY) -m benchmarks.decompositions

@@ -12,7 +12,10 @@ import greedylore_jax
 ROOT = pathlib.Path(greedylore_jax.__file__).parent.parent
 SOURCES = sorted(
     path.relative_to(ROOT)
-    for folder in ('greedylore_jax', 'train', 'tests', 'configs', 'benchmarks')
+    for folder in (
+        'greedylore_jax', 'train', 'tests', 'configs', 'benchmarks',
+        'experiments',
+    )
     for path in (ROOT / folder).rglob('*.py')
 )
 

@@ -1,0 +1,1 @@
+"""Studies; what each found lies beside its code."""

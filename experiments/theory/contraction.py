@@ -1,0 +1,253 @@
+"""What a greedy choice captures, against the share r / a that is proved."""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.theory import feeding
+from experiments.theory.study import Claim
+from experiments.theory.study import Track
+from experiments.theory.study import interval
+from experiments.theory.study import table
+import greedylore_jax as gl
+
+NAME = 'contraction'
+TITLE = 'The contraction of a greedy choice, with independent and shared probes'
+_INDEPENDENT = 'independent'
+Case = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """Captured energy in units of (r / a) ||H||^2: at least 1 is the bound."""
+
+  mean: float
+  margin: float
+  """Half of its 95 % confidence interval."""
+
+  @classmethod
+  def of(cls, captured: np.ndarray, rank: int, side: int) -> 'Share':
+    """From shares of ||H||^2, [draws]."""
+    shares = captured * side / rank
+    margin = 1.96 * shares.std(ddof=1) / np.sqrt(len(shares))
+    # Draws that are all equal differ by rounding.
+    return cls(float(shares.mean()), float(max(margin, 1e-5)))
+
+  @property
+  def keeps(self) -> bool:
+    """Whether nothing speaks against the bound."""
+    return self.mean + self.margin >= 1
+
+  def __str__(self) -> str:
+    return interval(self.mean, self.margin)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What was captured, by case and probes."""
+
+  side: int
+  rank: int
+  shares: dict[tuple[str, str | int], Share]
+  worst: dict[str | int, tuple[Share, float]]
+  """The lowest of the copies' cases for rank 1, with its c^2."""
+  proved: dict[int, float]
+  """For a count of shared probes in those cases, s / rho: `stable_rank`."""
+
+
+def copies(a: int, b: int, low: int, energy: float) -> Case:
+  """The counterexample: a - low equal rows, and `low` weak ones across.
+
+  H has a - low rows e_0 and rows sqrt(energy) e_1 .. e_low, and the basis is
+  that of the unit vectors. The equal rows always have equal scores and count
+  as one draw, the weak ones are as many draws as there are of them.
+  """
+  h = np.zeros((a, b))
+  h[: a - low, 0] = 1
+  h[np.arange(a - low, a), np.arange(1, low + 1)] = np.sqrt(energy)
+  return h, np.eye(a)
+
+
+def cases(a: int, b: int) -> dict[str, Case]:
+  """Matrices with a basis, by name.
+
+  A basis is old (it has nothing to do with the matrix) or fresh, as a refresh
+  with this matrix would leave it.
+  """
+  rng = np.random.default_rng(0)
+  orthogonal = lambda n, m: np.linalg.qr(rng.normal(size=(n, m)))[0]
+  old, random = orthogonal(a, a), rng.normal(size=(a, b))
+  left, right = orthogonal(a, a), orthogonal(b, a)
+  decaying = (left * 0.9 ** np.arange(a)) @ right.T
+  return {
+      'flat, old basis': (right.T, old),
+      'random, old basis': (random, old),
+      'random, fresh basis': (random, np.linalg.svd(random)[0]),
+      'decaying, old basis': (decaying, old),
+      'decaying, fresh basis': (decaying, left),
+      'copies, c² = 0.3': copies(a, b, a // 4, 0.3),
+      'copies, c² = 0.6': copies(a, b, a // 4, 0.6),
+  }
+
+
+def measure(
+    a: int = 64,
+    b: int = 96,
+    rank: int = 4,
+    probes: Sequence[int] = (1, 4, 16),
+    more_probes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+    draws: int = 4000,
+    track: Track = iter,
+) -> Found:
+  """All cases at one rank, then the counterexample at its worst.
+
+  The search is over c^2, with a / 8 weak rows.
+  """
+  low = a // 8
+  runs = [
+      (rank, p, name, *case)
+      for p, (name, case) in itertools.product(
+          (_INDEPENDENT, *probes), cases(a, b).items()
+      )
+  ] + [
+      (1, p, energy, *copies(a, b, low, energy))
+      for p, energy in itertools.product(
+          (_INDEPENDENT, *more_probes), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+      )
+  ]
+  shares, worst = {}, {}
+  for r, p, what, h, basis in track(runs):
+    method = gl.GreedyLore(r, feeding.NEVER, p)
+    share = Share.of(feeding.captured(method, h, basis, draws), r, a)
+    if isinstance(what, str):
+      shares[what, p] = share
+    elif p not in worst or share.mean < worst[p][0].mean:
+      worst[p] = share, what
+  proved = {p: stable_rank(low + 1, p) / (low + 1) for p in more_probes}
+  return Found(a, rank, shares, worst, proved)
+
+
+def stable_rank(rho: int, probes: int, draws: int = 2000) -> float:
+  """E ||V||_F^2 / ||V||_2^2, which is s, for Gaussian V, [rho, probes]."""
+  v = np.random.default_rng(0).normal(size=(draws, rho, probes))
+  squares = np.linalg.svd(v, compute_uv=False) ** 2
+  return float(np.mean(squares.sum(-1) / squares[:, 0]))
+
+
+def claims(found: Found) -> list[Claim]:
+  """For independent probes the bound, for shared ones what is true."""
+  fresh = lambda name, p: 'fresh' in name and p != _INDEPENDENT
+  lowest = lambda chosen: min(
+      (x for key, x in found.shares.items() if chosen(*key)),
+      key=lambda x: x.mean,
+  )
+  independent = lowest(lambda _, p: p == _INDEPENDENT)
+  alike = lowest(fresh)
+  others = lowest(lambda name, p: p == 1 and 'old' in name)
+  count, (broken, energy) = next(
+      (p, x) for p, x in found.worst.items() if p != _INDEPENDENT
+  )
+  what = 'captured, of (r/a) ‖H‖²'
+  lines = [
+      Claim(
+          f'independent probes, lowest of all cases: {what}',
+          'contraction with δ = r/a', 'at least 1',
+          str(independent), independent.keeps,
+      ),
+      Claim(
+          f'shared probes, fresh basis, lowest: {what}',
+          'the same: scores are independent', 'at least 1', str(alike),
+          alike.keeps,
+      ),
+      Claim(
+          f'one shared probe, old basis, lowest: {what}',
+          'no theorem', 'need not be 1', str(others), True,
+      ),
+      Claim(
+          f'{count} shared probe, copies with c² = {energy}, r = 1: {what}',
+          'counterexample', 'below 1', str(broken),
+          broken.mean + broken.margin < 1,
+      ),
+  ]  # fmt: skip
+  for p, least in found.proved.items():
+    share, energy = found.worst[p]
+    lines.append(
+        Claim(
+            f'{p} shared, copies with the worst c² = {energy}, r = 1: {what}',
+            'contraction with δ = (r/a) s/ρ', f'at least {least:.3f}',
+            str(share), share.mean + share.margin >= least,
+        )
+    )  # fmt: skip
+  return lines
+
+
+def details(found: Found) -> str:
+  """All cases, what breaks the bound in bold."""
+  kinds = list(dict.fromkeys(p for _, p in found.shares))
+  mark = lambda x: str(x) if x.keeps else f'**{x}**'
+  return table(
+      [
+          f'captured / ((r/a) ‖H‖²), r = {found.rank}',
+          *(f'{p}' if p == _INDEPENDENT else f'{p} shared' for p in kinds),
+      ],
+      [
+          [name, *(mark(found.shares[name, p]) for p in kinds)]
+          for name in dict.fromkeys(name for name, _ in found.shares)
+      ],
+  )
+
+
+def draw(found: Found, path: str) -> None:
+  """All cases on the left, the worst ones against the probes on the right."""
+  figure, (left, right) = plt.subplots(
+      1, 2, figsize=(11, 4.4), layout='constrained', width_ratios=(3, 2)
+  )
+  names = list(dict.fromkeys(name for name, _ in found.shares))
+  kinds = list(dict.fromkeys(p for _, p in found.shares))
+  for i, p in enumerate(kinds):
+    shares = [found.shares[name, p] for name in names]
+    left.errorbar(
+        np.arange(len(names)) + 0.15 * (i - (len(kinds) - 1) / 2),
+        [x.mean for x in shares], [x.margin for x in shares],
+        fmt='o', ms=4, capsize=3, color='black' if i == 0 else f'C{i - 1}',
+        label=f'{p} probes' if i == 0 else f'{p} shared',
+    )  # fmt: skip
+  left.set_xticks(
+      range(len(names)), [x.replace(', ', '\n') for x in names], fontsize=7
+  )
+  left.set(
+      yscale='log', ylabel='captured energy / ((r/a) ‖H‖²)',
+      title=f'a = {found.side}, r = {found.rank}',
+  )  # fmt: skip
+  counts = [p for p in found.worst if p != _INDEPENDENT]
+  worst = [found.worst[p][0] for p in counts]
+  right.errorbar(
+      counts, [x.mean for x in worst], [x.margin for x in worst], fmt='o-',
+      ms=4, capsize=3, color='C0', label='shared probes, worst c² found',
+  )  # fmt: skip
+  right.plot(
+      counts, [found.proved[p] for p in counts], 'k--',
+      label='proved for shared probes: s / ρ',
+  )
+  exact = found.worst[_INDEPENDENT][0]
+  right.axhspan(
+      exact.mean - exact.margin, exact.mean + exact.margin, color='gray',
+      alpha=0.5, label='independent probes, worst c²',
+  )  # fmt: skip
+  right.set(
+      xscale='log', yscale='log', xlabel='shared probes',
+      title=f'copies, a = {found.side}, r = 1',
+  )  # fmt: skip
+  right.set_xticks(counts, [str(p) for p in counts])
+  for ax, ticks in ((left, (0.7, 1, 2, 4, 8)), (right, (0.1, 0.2, 0.5, 1))):
+    ax.axhline(1, color='black', lw=1, ls=':', label='bound r/a')
+    ax.set_yticks(ticks, [f'{x:g}' for x in ticks])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+  left.legend(fontsize=8, loc='upper left')
+  right.legend(fontsize=8, loc='lower right')
+  figure.savefig(path, dpi=90)
+  plt.close(figure)
