@@ -20,10 +20,14 @@ DType = Literal['float32', 'bfloat16', 'float16']
 
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
-  """Where the text comes from and how it becomes tokens."""
+  """Where text or images come from and what they become."""
 
-  source: Literal['python-stdlib', 'files'] = 'python-stdlib'
-  """The standard library's own .py sources, or the text files of data.files."""
+  source: str = 'python-stdlib'
+  """'python-stdlib', its own .py sources; 'files', the texts of data.files;
+  'digits', scikit-learn's images; or a data set below data.data_dir: c4/en,
+  cifar10, fashion_mnist, glue/mrpc, or what `python -m train.prepare` wrote."""
+  data_dir: str = '~/tensorflow_datasets'
+  """Folder of the data sets of tensorflow-datasets."""
   files: tuple[str, ...] = ()
   """Paths or glob patterns of UTF-8 text files (.xz is read too), for source
   'files'."""
@@ -32,14 +36,22 @@ class Data(Section):
   tokenizer.json."""
   sequence_length: int = 256
   """Tokens of context per sequence."""
+  max_bytes: int = 0
+  """Text of a data set: so many bytes of it at most, whole documents; 0 is
+  all, which has to fit into memory."""
+  crop: int = 0
+  """Images: pixels by which they are shifted at most while training."""
+  flip: bool = False
+  """Images: mirror half of them while training."""
   eval_fraction: float = 0.05
-  """Share of the files (by size, whole files) that is held out."""
+  """Share of the files (by size, whole files) or images that is held out; data
+  sets with a part for it keep to that."""
   seed: int = 0
-  """Order of the training sequences, not of the held-out ones."""
+  """Order of the training examples, not of the held-out ones."""
 
   def _check(self):
     self._at_least(1, 'sequence_length')
-    self._at_least(0, 'seed')
+    self._at_least(0, 'max_bytes', 'crop', 'seed')
     self._fraction('eval_fraction')
     if bool(self.files) != (self.source == 'files'):
       raise ValueError(

@@ -1,5 +1,6 @@
 """Text documents, and which of them are held out for evaluation."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
@@ -99,6 +100,30 @@ def read(source: str, files: Sequence[str] = ()) -> Corpus:
         f'data.source {source!r} must hold text, got {len(named_paths)} files'
         " and no text in them: use data.source 'files' and name text files in"
         ' data.files.'
+    )
+  return Corpus(name, tuple(documents))
+
+
+def of_texts(name: str, texts: Iterable[bytes], max_bytes: int = 0) -> Corpus:
+  """Texts in their order as a corpus, up to so many bytes (0 is all).
+
+  Second copies of a text are dropped. A document's name is its number.
+
+  Raises:
+    ValueError: there is no text.
+  """
+  documents, seen, size = [], {b''}, 0
+  for i, text in enumerate(texts):
+    size += len(text)
+    if max_bytes and size > max_bytes:
+      break
+    if text not in seen:
+      seen.add(text)
+      documents.append(Document(f'{i:09}', text))
+  if not documents:
+    raise ValueError(
+        f'{name} must hold a text of at most data.max_bytes={max_bytes} bytes,'
+        ' got none.'
     )
   return Corpus(name, tuple(documents))
 

@@ -7,11 +7,15 @@ import grain
 import numpy as np
 
 from train import config
+from train.data import batches
 from train.data import corpus as corpus_lib
+from train.data import datasets
 from train.data import tokenizers
 
-# The tokens are in memory: a thread that prefetches would only add waiting.
-_IN_MEMORY = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+# Training and held-out documents.
+_Parts = tuple[
+    tuple[corpus_lib.Document, ...], tuple[corpus_lib.Document, ...]
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,14 +48,7 @@ class TextData:
   ) -> grain.DatasetIterator:
     """Endless batches, int32 [batch_size / process_count, length + 1].
 
-    The windows come in an order given by data.seed, another one in each epoch;
-    a batch may span two epochs. Step t's windows are the same for every number
-    of processes: process p holds the p-th of process_count equal runs of them,
-    so that their concatenation is the batch of a single process.
-
-    The iterator's `get_state()` is a small dict fit for JSON, equal on all
-    processes and the same for any number of them; `set_state` continues from
-    it.
+    Shuffled by data.seed and divided as in `batches.endless`.
 
     Args:
       batch_size: windows per step over all processes; process_count divides
@@ -64,27 +61,17 @@ class TextData:
         training windows than one batch needs.
 
     Example:
-      >>> batches = load(config.Data(sequence_length=8)).train(batch_size=4)
-      >>> next(batches).shape, batches.get_state()
+      >>> windows = load(config.Data(sequence_length=8)).train(batch_size=4)
+      >>> next(windows).shape, windows.get_state()
       ((4, 9), {'next_index': 1})
     """
-    if batch_size % process_count:
-      raise ValueError(
-          'batch_size must be a multiple of the number of processes, got'
-          f' batch_size={batch_size} and {process_count} processes.'
-      )
     windows = self.training_windows
     _require_windows(windows, batch_size, 'training', 'one batch')
-    local_size = batch_size // process_count
-    local = slice(process_index * local_size, (process_index + 1) * local_size)
-    # Only indices are shuffled and batched; the windows are gathered at once.
-    order = grain.MapDataset.range(len(windows)).seed(self.seed).shuffle()
-    # There is no remainder to drop, but without it the length of a batched
-    # endless dataset is rounded up as a float, beyond what len() can return.
-    batches = order.repeat().batch(batch_size, drop_remainder=True).map(
-        lambda indices: windows[indices[local]].astype(np.int32)
-    )
-    return iter(batches.to_iter_dataset(_IN_MEMORY))
+    return batches.endless(
+        len(windows),
+        lambda indices, _: windows[indices].astype(np.int32),
+        batch_size, self.seed, process_index, process_count,
+    )  # fmt: skip
 
   def evaluation(self, sequences: int) -> np.ndarray:
     """Held-out windows, int32 [sequences, length + 1].
@@ -98,8 +85,8 @@ class TextData:
     _require_windows(
         self.held_out_windows, sequences, 'held-out', 'evaluation.sequences'
     )
-    spread = np.arange(sequences) * len(self.held_out_windows) // sequences
-    return self.held_out_windows[spread].astype(np.int32)
+    chosen = batches.spread(len(self.held_out_windows), sequences)
+    return self.held_out_windows[chosen].astype(np.int32)
 
 
 def load(data: config.Data) -> TextData:
@@ -119,8 +106,7 @@ def load(data: config.Data) -> TextData:
     (256, 1.0, (2, 9))
   """
   tokenizer = tokenizers.load(data.tokenizer)
-  corpus = corpus_lib.read(data.source, data.files)
-  train, held_out = corpus_lib.split(corpus, data.eval_fraction)
+  corpus, (train, held_out) = _documents(data)
   train_tokens = _tokens(train, tokenizer)
   held_out_tokens = _tokens(held_out, tokenizer)
   train_windows = _windows(train_tokens, data.sequence_length)
@@ -147,6 +133,26 @@ def load(data: config.Data) -> TextData:
       held_out_windows=held_out_windows,
       seed=data.seed,
   )
+
+
+def _documents(data: config.Data) -> tuple[corpus_lib.Corpus, _Parts]:
+  """The corpus, and what of it is for training and what is held out."""
+  if data.source in ('python-stdlib', 'files'):
+    corpus = corpus_lib.read(data.source, data.files)
+    return corpus, corpus_lib.split(corpus, data.eval_fraction)
+  found = datasets.read(data.source, data.data_dir)
+  if 'text' not in found.features:
+    raise ValueError(
+        f'{found.name} must hold texts for a language model, got'
+        f' {", ".join(found.features)}: choose another model.name.'
+    )
+  texts = lambda split: (split[i]['text'] for i in range(len(split)))
+  corpus = corpus_lib.of_texts(found.name, texts(found.train), data.max_bytes)
+  if found.held_out is None:
+    return corpus, corpus_lib.split(corpus, data.eval_fraction)
+  held_out = corpus_lib.of_texts(found.name, texts(found.held_out))
+  whole = corpus_lib.Corpus(found.name, corpus.documents + held_out.documents)
+  return whole, (corpus.documents, held_out.documents)
 
 
 def _tokens(

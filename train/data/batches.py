@@ -1,0 +1,81 @@
+"""Endless batches of examples, the same for any number of processes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+
+# For what is in memory: a thread that prefetches would only add waiting.
+IN_MEMORY = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+# For what has to be read and decoded: a few batches ahead.
+FROM_DISK = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+
+# From indices of examples, [rows], and uniform numbers in [0, 1) that belong to
+# them, [rows, columns], to a batch: an array or a dict of arrays, [rows, ...].
+Read = Callable[[np.ndarray, np.ndarray], Any]
+
+
+def endless(
+    count: int,
+    read: Read,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    *,
+    columns: int = 0,
+    options: grain.ReadOptions = IN_MEMORY,
+) -> grain.DatasetIterator:
+  """Batches of shuffled examples, read when they are needed.
+
+  The examples come in an order given by `seed`, another one in each epoch; a
+  batch may span two epochs. Step t's examples, and the uniform numbers for
+  their augmentation, are the same for every number of processes: process p
+  holds the p-th of process_count equal runs of them, so that their
+  concatenation is the batch of a single process.
+
+  The iterator's `get_state()` is a small dict fit for JSON, equal on all
+  processes and the same for any number of them; `set_state` continues from it.
+
+  Args:
+    count: how many examples there are.
+    read: makes a batch of this process's examples.
+    batch_size: examples per step over all processes; process_count divides it.
+    seed: of order and augmentation.
+    process_index: this process, from 0.
+    process_count: how many there are.
+    columns: uniform numbers that `read` gets for each example.
+    options: `IN_MEMORY` or `FROM_DISK`.
+
+  Raises:
+    ValueError: process_count does not divide batch_size.
+
+  Example:
+    >>> batches = endless(10, lambda indices, _: 2 * indices, 4, seed=0)
+    >>> next(batches).shape, batches.get_state()
+    ((4,), {'next_index': 1})
+  """
+  if batch_size % process_count:
+    raise ValueError(
+        'batch_size must be a multiple of the number of processes, got'
+        f' batch_size={batch_size} and {process_count} processes.'
+    )
+  local_size = batch_size // process_count
+  local = slice(process_index * local_size, (process_index + 1) * local_size)
+
+  def of_this_process(indices, rng):
+    uniform = rng.random((batch_size, columns))
+    return read(indices[local], uniform[local])
+
+  # Only indices are shuffled and batched; the examples are gathered at once.
+  order = grain.MapDataset.range(count).seed(seed).shuffle()
+  # There is no remainder to drop, but without it the length of a batched
+  # endless dataset is rounded up as a float, beyond what len() can return.
+  batches = order.repeat().batch(batch_size, drop_remainder=True)
+  return iter(batches.random_map(of_this_process).to_iter_dataset(options))
+
+
+def spread(count: int, wanted: int) -> np.ndarray:
+  """Indices of so many examples, always the same, evenly over all of them."""
+  return np.arange(wanted) * count // wanted

@@ -1,0 +1,146 @@
+"""Data sets of tensorflow-datasets on disk, read without TensorFlow."""
+
+from collections.abc import Sequence
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+# Where the official sets of that name keep what is held out; in this order.
+_HELD_OUT = ('validation', 'validation_matched', 'test')
+_TRAIN = 'train'
+_FORMAT = 'array_record'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """The examples of one part: `split[i]` is a dict of what it holds.
+
+  Texts are bytes, images encoded bytes (see `pixels`), labels numbers.
+  """
+
+  examples: Sequence[dict[str, Any]]
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self.examples[int(index)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DataSet:
+  """A data set with a training part and, mostly, a held-out one."""
+
+  name: str
+  """Name, configuration and version: 'glue/mrpc/2.0.0'."""
+  train: Split
+  held_out: Split | None
+  features: dict[str, Any]
+  """What an example holds, as tensorflow-datasets describes it."""
+
+  def classes(self) -> int | None:
+    """How many values a label has; None if it is a number or there is none."""
+    label = self.features.get('label')
+    return getattr(label, 'num_classes', None)
+
+
+def read(name: str, data_dir: str) -> DataSet:
+  """Opens a data set; nothing is downloaded.
+
+  Args:
+    name: 'cifar10', 'glue/mrpc', ...: the folders below `data_dir`; the newest
+      version is taken unless it is named, too.
+    data_dir: the folder of tensorflow-datasets.
+
+  Raises:
+    ValueError: there is none, or it is not stored as array_record.
+    ImportError: tensorflow-datasets is not installed.
+  """
+  folder = _folder(name, pathlib.Path(data_dir).expanduser())
+  info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
+  if info.get('fileFormat') != _FORMAT:
+    raise ValueError(
+        f'{folder} must hold a data set in {_FORMAT} format, got'
+        f' {info.get("fileFormat")!r}: {_command(name, data_dir)}'
+    )
+  tfds = library()
+  builder = tfds.builder_from_directory(folder)
+  features = dict(builder.info.features)
+  raw = {
+      key: tfds.decode.SkipDecoding()
+      for key, feature in features.items()
+      if isinstance(feature, tfds.features.Image)
+  }
+  split = lambda part: Split(builder.as_data_source(part, decoders=raw))
+  held_out = next((x for x in _HELD_OUT if x in builder.info.splits), None)
+  if _TRAIN not in builder.info.splits:
+    raise ValueError(
+        f'{folder} must have a part {_TRAIN!r}, got'
+        f' {", ".join(builder.info.splits)}.'
+    )
+  root = pathlib.Path(data_dir).expanduser()
+  return DataSet(
+      folder.relative_to(root).as_posix(), split(_TRAIN),
+      split(held_out) if held_out else None, features,
+  )  # fmt: skip
+
+
+def pixels(encoded: bytes) -> np.ndarray:
+  """A PNG or JPEG as uint8 [height, width, channels]."""
+  from PIL import Image
+
+  with Image.open(io.BytesIO(encoded)) as image:
+    array = np.asarray(image)
+  return array if array.ndim == 3 else array[:, :, None]
+
+
+def library() -> Any:
+  """The module tensorflow_datasets.
+
+  Raises:
+    ImportError: it is not installed.
+  """
+  # It logs in which order it looked for what it does not need.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  try:
+    import tensorflow_datasets
+  except ImportError as error:
+    raise ImportError(
+        f'Data sets by name need tensorflow-datasets ({error}): pip install'
+        " 'greedylore-jax[data]'. It works without TensorFlow."
+    ) from error
+  return tensorflow_datasets
+
+
+def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
+  """The folder of the newest version: the one with dataset_info.json."""
+  if not re.fullmatch(r'[\w.-]+(/[\w.-]+)*', name) or '..' in name:
+    raise ValueError(
+        'data.source must be python-stdlib, files, digits or the name of a data'
+        f' set such as cifar10 or glue/mrpc, got {name!r}.'
+    )
+  start = root / name
+  if (start / 'dataset_info.json').is_file():
+    return start
+  versions = [x.parent for x in start.glob('*/dataset_info.json')]
+  if not versions:
+    raise ValueError(
+        f'There is no data set {name!r} below data.data_dir={str(root)!r}:'
+        f' {_command(name, str(root))}'
+    )
+  numbers = lambda folder: [int(n) for n in re.findall(r'\d+', folder.name)]
+  return max(versions, key=numbers)
+
+
+def _command(name: str, data_dir: str) -> str:
+  """How to get it."""
+  return (
+      f'prepare it with `python -m train.prepare {name} --data_dir {data_dir}`,'
+      ' or name another folder.'
+  )

@@ -1,0 +1,213 @@
+"""Labelled images: scikit-learn's digits, or a data set by name."""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+from typing import Any
+
+import grain
+import numpy as np
+
+from train import config
+from train.data import batches
+from train.data import datasets
+
+Batch = dict[str, np.ndarray]
+# Images that are hashed to tell data sets apart.
+_SAMPLE = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+  """Images of one size with their labels, read when they are asked for."""
+
+  count: int
+  read: Callable[[np.ndarray], Batch]
+  """From indices, [rows], to image, uint8 [rows, height, width, channels], and
+  label, int32 [rows]."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+  """Training and held-out images."""
+
+  description: dict[str, str | int]
+  """What the data are, fit for JSON: corpus, sha256 (of a sample of them),
+  train_images, held_out_images, classes. Accuracies compare only between runs
+  where all of these are equal."""
+  classes: int
+  """Labels are below this."""
+  shape: tuple[int, int, int]
+  """Height, width and channels."""
+  training: Part
+  held_out: Part
+  crop: int
+  """Most pixels by which a training image is shifted in each direction."""
+  flip: bool
+  """Whether half of the training images are mirrored."""
+  seed: int
+  """Of the order and the augmentation."""
+  options: grain.ReadOptions
+
+  def train(
+      self, batch_size: int, process_index: int = 0, process_count: int = 1
+  ) -> grain.DatasetIterator:
+    """Endless augmented batches, see `batches.endless`.
+
+    Raises:
+      ValueError: process_count does not divide batch_size.
+    """
+
+    def read(indices, uniform):
+      batch = self.training.read(indices)
+      image = augmented(batch['image'], uniform, self.crop, self.flip)
+      return batch | {'image': image}
+
+    return batches.endless(
+        self.training.count, read, batch_size, self.seed, process_index,
+        process_count, columns=3, options=self.options,
+    )  # fmt: skip
+
+  def evaluation(self, images: int) -> Batch:
+    """Held-out images as they are, always the same ones; 0 is all of them.
+
+    Raises:
+      ValueError: there are fewer.
+    """
+    count = self.held_out.count
+    if images > count:
+      raise ValueError(
+          f'evaluation.sequences asks for {images} held-out images, but there'
+          f' are {count}; 0 takes all of them.'
+      )
+    return self.held_out.read(batches.spread(count, images or count))
+
+
+def augmented(
+    image: np.ndarray, uniform: np.ndarray, crop: int, flip: bool
+) -> np.ndarray:
+  """Images shifted at random, with zeros where they leave, and mirrored.
+
+  Args:
+    image: [rows, height, width, channels].
+    uniform: numbers in [0, 1), [rows, 3]: down, right, mirrored or not.
+    crop: the largest shift in pixels; all from -crop to crop are equally
+      likely.
+    flip: whether those with a third number below one half are mirrored.
+  """
+  height, width = image.shape[1:3]
+  edges = (0, 0), (crop, crop), (crop, crop), (0, 0)
+  padded = np.pad(image, edges)
+  down, right = np.int64(uniform[:, :2].T * (2 * crop + 1))
+  rows = down[:, None] + np.arange(height)
+  columns = right[:, None] + np.arange(width)
+  if flip:
+    mirrored = uniform[:, 2:] < 0.5
+    columns = np.where(mirrored, columns[:, ::-1], columns)
+  each = np.arange(len(image))[:, None, None]
+  return padded[each, rows[:, :, None], columns[:, None, :]]
+
+
+def load(data: config.Data) -> ImageData:
+  """The images that a configuration asks for.
+
+  Raises:
+    ValueError: there is no such data set, it holds no images of one size with
+      labels, or nothing is left to train or evaluate on.
+    ImportError: the library that reads it is not installed.
+  """
+  if data.source == 'digits':
+    name, parts, classes = 'digits', _digits(data.eval_fraction), 10
+    options = batches.IN_MEMORY
+  else:
+    name, parts, classes = _by_name(data)
+    options = batches.FROM_DISK
+  training, held_out = parts
+  if not training.count or not held_out.count:
+    raise ValueError(
+        f'{name} must have images to train and to evaluate on, got'
+        f' {training.count} and {held_out.count}: use another'
+        ' data.eval_fraction.'
+    )
+  count = training.count
+  sample = training.read(batches.spread(count, min(count, _SAMPLE)))
+  digest = hashlib.sha256(sample['image'].tobytes())
+  digest.update(sample['label'].tobytes())
+  shape = sample['image'].shape[1:]
+  return ImageData(
+      description={
+          'corpus': name,
+          'sha256': digest.hexdigest()[:16],
+          'train_images': training.count,
+          'held_out_images': held_out.count,
+          'classes': classes,
+      },
+      classes=classes,
+      shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+      training=training,
+      held_out=held_out,
+      crop=data.crop,
+      flip=data.flip,
+      seed=data.seed,
+      options=options,
+  )
+
+
+def _digits(eval_fraction: float) -> tuple[Part, Part]:
+  """1,797 images of 8 x 8 pixels, 17 grays, which come with scikit-learn."""
+  try:
+    from sklearn import datasets as sklearn_datasets
+  except ImportError as error:
+    raise ImportError(
+        "data.source 'digits' needs scikit-learn: pip install"
+        " 'greedylore-jax[data]'."
+    ) from error
+  digits = sklearn_datasets.load_digits()
+  image = np.uint8(np.round(digits.images[..., None] * 255 / 16))
+  label = np.int32(digits.target)
+  order = np.random.default_rng(0).permutation(len(label))
+  cut = round(eval_fraction * len(label))
+
+  def part(chosen):
+    read = lambda indices: {
+        'image': image[chosen[indices]], 'label': label[chosen[indices]]
+    }  # fmt: skip
+    return Part(len(chosen), read)
+
+  return part(order[cut:]), part(order[:cut])
+
+
+def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
+  """A data set of tensorflow-datasets; without a held-out part, a share."""
+  found = datasets.read(data.source, data.data_dir)
+  classes = found.classes()
+  if 'image' not in found.features or classes is None:
+    raise ValueError(
+        f'{found.name} must hold images with labels for an image model, got'
+        f' {", ".join(found.features)}: choose another model.name.'
+    )
+  if found.held_out is not None:
+    return found.name, (_part(found.train), _part(found.held_out)), classes
+  order = np.random.default_rng(0).permutation(len(found.train))
+  cut = round(data.eval_fraction * len(order))
+  both = _part(found.train, order[cut:]), _part(found.train, order[:cut])
+  return found.name, both, classes
+
+
+def _part(split: datasets.Split, chosen: np.ndarray | None = None) -> Part:
+  """Some examples of a split, by default all."""
+  index = np.arange(len(split)) if chosen is None else chosen
+
+  def read(indices: Any) -> Batch:
+    examples = [split[i] for i in index[indices]]
+    images = [datasets.pixels(example['image']) for example in examples]
+    if len({image.shape for image in images}) > 1:
+      raise ValueError(
+          'All images must be of one size, got'
+          f' {sorted({image.shape for image in images})}: prepare them with'
+          ' `python -m train.prepare NAME --images FOLDER --size PIXELS`.'
+      )
+    label = np.array([example['label'] for example in examples], np.int32)
+    return {'image': np.stack(images), 'label': label}
+
+  return Part(len(index), read)
