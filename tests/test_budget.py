@@ -1,6 +1,7 @@
 """Is the rank that is chosen for a budget the largest that stays within it?"""
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -9,8 +10,13 @@ from train import budget
 from train import config
 from train import models
 from train import optimizer
+from train import tasks
 
-VOCAB = 256
+
+@functools.cache
+def task(settings):
+  """The same for settings that differ in their compression."""
+  return tasks.load(settings)
 
 
 @pytest.mark.parametrize('method', ['greedylore', 'powersgd', 'fixed_subspace'])
@@ -23,7 +29,7 @@ def test_the_largest_rank_that_fits(method):
           method, update_interval=12, start_step=1, embeddings=True
       ),
   )
-  params = models.init(settings.model, VOCAB, 0)
+  params = task(settings).init(0)
   reached = {}
   for rank in range(1, 17):
     compression = dataclasses.replace(settings.compression, rank=rank)
@@ -37,7 +43,7 @@ def test_the_largest_rank_that_fits(method):
   chosen = []
   for times in (1.0, 1.5, 2.0, 3.0, reached[5]):
     fitting = [rank for rank, x in reached.items() if x >= times]
-    chosen.append(budget.largest(settings, VOCAB, times))
+    chosen.append(budget.largest(settings, task(settings), times))
     assert chosen[-1] == max(fitting), f'{times} times fewer, of {reached}'
   assert len({*chosen}) >= 4, 'budgets that different ranks meet'
   assert chosen[-1] == 5, 'a budget that is met exactly'
@@ -50,10 +56,10 @@ def test_the_largest_density_that_fits_to_three_digits(method):
       model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
       compression=config.Compression(method, embeddings=True),
   )
-  density = budget.largest(settings, VOCAB, 3.0)
+  density = budget.largest(settings, task(settings), 3.0)
   assert density == float(f'{density:.2e}')
   times = lambda x: budget.times_fewer(
-      budget._with(settings, 'density', x), VOCAB
+      budget._with(settings, 'density', x), task(settings)
   )
   # A step further would send more, or round to as many numbers.
   assert times(density + 1e-3) < 3.0 <= times(density) < 3.3
@@ -64,7 +70,7 @@ def test_a_budget_that_cannot_be_met_says_what_can():
       steps=40, compression=config.Compression('powersgd', start_step=20)
   )
   with pytest.raises(LookupError, match=r'rank, 1, sends 1\.\d\d times'):
-    budget.largest(settings, VOCAB, 2.0)
+    budget.largest(settings, task(settings), 2.0)
 
 
 def test_every_method_has_a_knob_of_the_configuration_or_none():

@@ -183,8 +183,6 @@ def test_help_for_a_file_shows_its_values(write, capsys):
     (['--model.width', '30'],
      'model.width must be a multiple of 2 * model.heads (rotary positions'
      ' pair up channels), got width=30, heads=4.'),
-    (['--batch_size', '7'],
-     'evaluation.sequences must be a multiple of batch_size, got 256 and 7.'),
     (['--distributed.num_processes', '2'],
      'distributed.coordinator, .num_processes and .process_id go together,'
      ' got (None, 2, None).'),

@@ -134,7 +134,7 @@ def test_a_training_line_in_words():
 
 def test_a_held_out_line_in_words():
   assert progress.describe(LINES[1]) == (
-      'held-out loss 4.9877 (7.196 bits per byte)'
+      'held-out loss 4.9877, 7.196 bits per byte'
   )
   assert progress.describe({'eval_loss': 1.0}) == 'held-out loss 1.0000'
 
@@ -212,8 +212,8 @@ def test_the_paragraph(tmp_path, workers):
       ' sent 20.0 MB, 4.00x as much.'
   )
   assert report.paragraph(summary, LINES, tmp_path) == (
-      '20 steps took the training loss from 5.543 to 4.500 nats per token in'
-      ' 62 s. On held-out text it is 4.250, which is 6.131 bits per byte.'
+      '20 steps took the training loss from 5.543 to 4.500 nats in 62 s. Held'
+      ' out it is 4.250, 6.131 bits per byte.'
       f'{sent if workers > 1 else ""}'
       f' Checkpoints, metrics and loss.png lie in {tmp_path}.'
   )

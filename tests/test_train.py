@@ -16,6 +16,7 @@ from train import config
 from train import loop
 from train import models
 from train import optimizer
+from train import tasks
 
 
 @pytest.fixture(scope='module')
@@ -53,9 +54,10 @@ def test_a_run_leaves_what_it_promises(finished):
 def test_bytes_are_those_of_the_plan_losses_and_checkpoints_included(finished):
   folder, workdir, summary, params = finished
   compression = runs.settings(folder).compression
+  task = tasks.load(runs.settings(folder))
   plan = gl.plan(
-      optimizer.compressors(compression), params,
-      **optimizer.policy(compression, _matrices),
+      optimizer.compressors(compression, task), params,
+      **optimizer.policy(compression, task),
   )  # fmt: skip
   errors = sum(leaf.error_bytes for leaf in plan.leaves)
   assert errors > 0
@@ -64,12 +66,6 @@ def test_bytes_are_those_of_the_plan_losses_and_checkpoints_included(finished):
   assert summary['bytes_sent'] == plan.bytes_after(8) + beside + 2 * errors
   last = [x for x in runs.lines_of(workdir) if 'loss' in x][-1]
   assert last['bytes_sent'] == plan.bytes_after(8) + beside + errors
-
-
-def _matrices(params):
-  from train import models
-
-  return models.matrix_dimension_numbers(params)
 
 
 @pytest.mark.parametrize('steps', [5, 7])

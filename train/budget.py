@@ -15,8 +15,8 @@ import jax
 
 import greedylore_jax as gl
 from train import config
-from train import models
 from train import optimizer
+from train import tasks
 
 # What sets the bytes of a method, where it is not the rank.
 _KNOBS = {
@@ -37,7 +37,7 @@ def knob(method: str) -> str | None:
   return _KNOBS.get(method, 'rank')
 
 
-def plan(run: config.Config, vocab_size: int) -> gl.Plan:
+def plan(run: config.Config, task: tasks.Task) -> gl.Plan:
   """What a run will send.
 
   Raises:
@@ -46,49 +46,45 @@ def plan(run: config.Config, vocab_size: int) -> gl.Plan:
   # No seed changes what is sent.
   compression = dataclasses.replace(run.compression, seed=0)
   workers = run.mesh.replica or 1
-  return _plan(compression, run.model, vocab_size, workers)
+  return _plan(compression, task, workers)
 
 
 @functools.cache
 def _plan(
     compression: config.Compression,
-    model: config.Model,
-    vocab_size: int,
+    task: tasks.Task,
     workers: int,
 ) -> gl.Plan:
-  matrices = lambda params: models.matrix_dimension_numbers(
-      params, compression.embeddings
-  )
   return gl.plan(
-      optimizer.compressors(compression), _shapes(model, vocab_size),
+      optimizer.compressors(compression, task), _shapes(task),
       num_workers=workers,
-      **optimizer.policy(compression, matrices),
+      **optimizer.policy(compression, task),
   )  # fmt: skip
 
 
-def times_fewer(run: config.Config, vocab_size: int) -> float:
+def times_fewer(run: config.Config, task: tasks.Task) -> float:
   """Bytes of dense steps over the bytes of the run."""
-  planned = plan(run, vocab_size)
+  planned = plan(run, task)
   return run.steps * planned.dense_bytes / planned.bytes_after(run.steps)
 
 
-def largest(run: config.Config, vocab_size: int, budget: float) -> float:
+def largest(run: config.Config, task: tasks.Task, budget: float) -> float:
   """The largest rank or density that stays within the budget.
 
   Args:
     run: a configuration of a method with a knob.
-    vocab_size: of its tokenizer.
+    task: of that configuration.
     budget: times fewer bytes than dense, over the whole run.
 
   Raises:
     LookupError: if even the smallest sends more; its message says how much.
   """
   name = str(knob(run.compression.method))
-  values = _values(name, _shapes(run.model, vocab_size))
+  values = _values(name, _shapes(task))
 
   def reached(value):
     try:
-      return times_fewer(_with(run, name, value), vocab_size)
+      return times_fewer(_with(run, name, value), task)
     except ValueError:  # More than another setting allows.
       return 0.0
 
@@ -120,5 +116,5 @@ def _with(run: config.Config, name: str, value: float) -> config.Config:
   return dataclasses.replace(run, compression=changed)
 
 
-def _shapes(model: config.Model, vocab_size: int) -> Any:
-  return jax.eval_shape(lambda: models.init(model, vocab_size, seed=0))
+def _shapes(task: tasks.Task) -> Any:
+  return jax.eval_shape(lambda: task.init(0))

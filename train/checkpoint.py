@@ -214,6 +214,7 @@ class _OnMesh:
 def identity(run: config.Config) -> dict[str, Any]:
   """The part of a configuration that may not change when a run goes on."""
   fields = dataclasses.asdict(run)
+  del fields['data']['data_dir']  # The description tells data apart.
   return {key: value for key, value in fields.items() if key not in _FREE}
 
 

@@ -1,6 +1,7 @@
 """The workers of a run: a mesh over its devices."""
 
 import contextlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,9 +63,10 @@ def _request_cpu_devices(count: int) -> None:
     jax.config.update('jax_num_cpu_devices', count)
 
 
-def divide(mesh: jax.sharding.Mesh, rows: np.ndarray) -> jax.Array:
-  """This process's rows of a batch, divided over its workers."""
+def divide(mesh: jax.sharding.Mesh, batch: Any) -> Any:
+  """This process's rows of a batch's arrays, divided over its workers."""
   spec = jax.sharding.PartitionSpec(WORKER_AXIS)
-  return jax.make_array_from_process_local_data(
-      jax.sharding.NamedSharding(mesh, spec), rows
+  place = jax.sharding.NamedSharding(mesh, spec)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(place, x), batch
   )

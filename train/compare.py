@@ -154,27 +154,27 @@ def _plan(choices: grid.Choices) -> dict[str, list[grid.Run]]:
   import jax
 
   from train import budget
-  from train import data
   from train import study
+  from train import tasks
 
   # The memory of an accelerator belongs to the runs.
   jax.config.update('jax_platforms', 'cpu')
-  text = data.load(choices.config().data)
+  task = tasks.load(choices.config())
 
   def choose(method: grid.Entry, times: float) -> grid.Knob | None:
     name = budget.knob(method.method)
     if name is None or name in dict(method.settings):
       return None
     settings = choices.config(*method.options)
-    value = budget.largest(settings, text.vocab_size, times)
+    value = budget.largest(settings, task, times)
     print(f'{method.text} within {times:g}x: {name} {value:g}', flush=True)
     return grid.Knob(name, value)
 
   runs = grid.runs(choices, list(grid.variants(choices, choose)))
-  study.check(runs, text.vocab_size)
+  study.check(runs, task)
   found: dict[str, list[grid.Run]] = {}
   for run in runs:
-    found.setdefault(study.identity(run, text.description), []).append(run)
+    found.setdefault(study.identity(run, task.description), []).append(run)
   return found
 
 

@@ -8,6 +8,12 @@ from typing import Any
 from train import grid
 from train.study import Line
 
+# What a summary may hold beside the held-out loss.
+_BESIDE = (
+    ('final_eval_bits_per_byte', 'bits per byte'),
+    ('final_eval_accuracy', 'accuracy'),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -42,7 +48,7 @@ class Row:
 
   def mean(self, key: str) -> float:
     """Mean over the seeds of a number of the summaries, at the best rate."""
-    return statistics.fmean(_number(x['summary'][key]) for x in self.lines)
+    return statistics.fmean(_number(x['summary'].get(key)) for x in self.lines)
 
   @property
   def compute_seconds(self) -> float:
@@ -110,13 +116,17 @@ def table(rows: list[Row], bandwidth: float) -> str:
       default=None,
   )
   peak = all('peak_bytes' in x['summary'] for row in rows for x in row.lines)
+  beside = [
+      (key, name) for key, name in _BESIDE
+      if any(key in x['summary'] for row in rows for x in row.lines)
+  ]
   columns = [
       'method', 'budget', 'setting', 'learning rate', 'held-out nats (seeds)',
-      'over dense', 'bits per byte', 'kB per step',
+      'over dense', *(name for _, name in beside), 'kB per step',
       *(['kB at peak'] if peak else []),
       'times fewer', 'ms per step', f'ms at {bandwidth:g} Mbit/s',
   ]  # fmt: skip
-  cells = [_cells(row, dense, peak, bandwidth) for row in rows]
+  cells = [_cells(row, dense, beside, peak, bandwidth) for row in rows]
   text = _markdown(columns, cells)
   text += (
       '\nHeld out: mean and half the range over the seeds, at the best learning'
@@ -138,7 +148,7 @@ def table(rows: list[Row], bandwidth: float) -> str:
   return text
 
 
-def _cells(row, dense, peak, bandwidth) -> list[str]:
+def _cells(row, dense, beside, peak, bandwidth) -> list[str]:
   """What the table says of a row."""
   sent = row.mean('bytes_per_step')
   seconds = row.compute_seconds
@@ -150,7 +160,7 @@ def _cells(row, dense, peak, bandwidth) -> list[str]:
       f'{row.rate:g}',
       _spread(row.lines),
       f'{row.loss / dense - 1:+.1%}' if dense else '',
-      f'{row.mean("final_eval_bits_per_byte"):.3f}',
+      *(f'{row.mean(key):.3f}' for key, _ in beside),
       f'{sent / 1e3:,.0f}',
       *([f'{row.mean("peak_bytes") / 1e3:,.0f}'] if peak else []),
       f'{row.mean("compression"):.2f}',

@@ -9,82 +9,15 @@ import dataclasses
 from typing import Literal
 
 from train.section import Section
+from train.subject import Data
+from train.subject import DType
+from train.subject import Model
 
 Method = Literal[
     'dense', 'greedylore', 'powersgd', 'range_finder', 'two_sided', 'tsr',
     'fixed_subspace', 'random_subspace', 'top_k', 'random_k', 'quantize',
     'sign', 'tsr_adam',
 ]  # fmt: skip
-DType = Literal['float32', 'bfloat16', 'float16']
-
-
-@dataclasses.dataclass(frozen=True)
-class Data(Section):
-  """Where text or images come from and what they become."""
-
-  source: str = 'python-stdlib'
-  """'python-stdlib', its own .py sources; 'files', the texts of data.files;
-  'digits', scikit-learn's images; or a data set below data.data_dir: c4/en,
-  cifar10, fashion_mnist, glue/mrpc, or what `python -m train.prepare` wrote."""
-  data_dir: str = '~/tensorflow_datasets'
-  """Folder of the data sets of tensorflow-datasets."""
-  files: tuple[str, ...] = ()
-  """Paths or glob patterns of UTF-8 text files (.xz is read too), for source
-  'files'."""
-  tokenizer: str = 'bytes'
-  """'bytes', or the path of a SentencePiece .model or a Hugging Face
-  tokenizer.json."""
-  sequence_length: int = 256
-  """Tokens of context per sequence."""
-  max_bytes: int = 0
-  """Text of a data set: so many bytes of it at most, whole documents; 0 is
-  all, which has to fit into memory."""
-  crop: int = 0
-  """Images: pixels by which they are shifted at most while training."""
-  flip: bool = False
-  """Images: mirror half of them while training."""
-  eval_fraction: float = 0.05
-  """Share of the files (by size, whole files) or images that is held out; data
-  sets with a part for it keep to that."""
-  seed: int = 0
-  """Order of the training examples, not of the held-out ones."""
-
-  def _check(self):
-    self._at_least(1, 'sequence_length')
-    self._at_least(0, 'max_bytes', 'crop', 'seed')
-    self._fraction('eval_fraction')
-    if bool(self.files) != (self.source == 'files'):
-      raise ValueError(
-          "data.files is needed with data.source 'files' and only there, got"
-          f' source={self.source!r} and files={self.files!r}.'
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class Model(Section):
-  """A LLaMA: RMSNorm, rotary positions, SwiGLU, no biases."""
-
-  width: int = 128
-  """Size of the residual stream (hidden size)."""
-  layers: int = 4
-  """Number of transformer blocks."""
-  heads: int = 4
-  """Attention heads; they divide the width into even parts."""
-  feed_forward: int = 344
-  """Inner size of the SwiGLU block."""
-  dtype: DType = 'float32'
-  """Type of activations and matrix products; parameters stay float32."""
-  remat: bool = False
-  """Recompute each block in the backward pass: more time and less memory, of
-  which XLA saves little on a CPU."""
-
-  def _check(self):
-    self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
-    if self.width % (2 * self.heads):
-      raise ValueError(
-          'model.width must be a multiple of 2 * model.heads (rotary positions'
-          f' pair up channels), got width={self.width}, heads={self.heads}.'
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,17 +166,17 @@ class Distributed(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Section):
-  """Loss on the held-out files."""
+  """Score on what is held out."""
 
   every: int = 100
   """Steps between evaluations (one always follows the last step); 0 is only
   at the end."""
   sequences: int = 512
-  """Held-out sequences per evaluation, always the same ones."""
+  """Held-out sequences, or images, per evaluation, always the same ones; 0 is
+  all there are."""
 
   def _check(self):
-    self._at_least(0, 'every')
-    self._at_least(1, 'sequences')
+    self._at_least(0, 'every', 'sequences')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +218,7 @@ class Config(Section):
   steps: int = 300
   """Optimizer steps."""
   batch_size: int = 16
-  """Sequences per step, over all workers."""
+  """Sequences, or images, per step, over all workers."""
   accumulate_steps: int = 1
   """Micro-batches that a worker adds up before it sends anything."""
   seed: int = 0
@@ -305,8 +238,3 @@ class Config(Section):
   def _check(self):
     self._at_least(1, 'steps', 'batch_size', 'accumulate_steps')
     self._at_least(0, 'seed')
-    if self.evaluation.sequences % self.batch_size:
-      raise ValueError(
-          'evaluation.sequences must be a multiple of batch_size, got'
-          f' {self.evaluation.sequences} and {self.batch_size}.'
-      )

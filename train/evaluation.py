@@ -1,4 +1,4 @@
-"""The loss on held-out text."""
+"""The score on held-out examples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,40 +8,52 @@ import numpy as np
 
 from train import cluster
 from train import config
-from train import data
+from train import tasks
 
 _P = jax.sharding.PartitionSpec
 
 
 def build(
-    settings: config.Config,
-    mesh: jax.sharding.Mesh,
-    text: data.TextData,
-    loss_fn: Callable[..., jax.Array],
-) -> Callable[[Any], float]:
-  """The mean loss over evaluation.sequences, as a function of parameters."""
+    settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+) -> Callable[[Any], dict[str, float]]:
+  """The task's metrics on evaluation.sequences, as a function of parameters."""
   axis = cluster.WORKER_AXIS
+  size = settings.batch_size
 
-  def mean_loss(params, batch):
-    return jax.lax.pmean(loss_fn(params, batch), axis)
+  def mean_statistics(params, batch):
+    means = lambda x: jax.lax.pmean(x, axis)
+    return jax.tree.map(means, task.statistics(params, batch))
 
-  loss_of = jax.jit(
-      jax.shard_map(
-          mean_loss, mesh=mesh, in_specs=(_P(), _P(axis)), out_specs=_P()
-      )
+  on_mesh = lambda function, specs, out: jax.jit(
+      jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out),
+      out_shardings=jax.sharding.NamedSharding(mesh, _P()),
   )
-  rows = text.evaluation(settings.evaluation.sequences)
-  local = settings.batch_size // jax.process_count()
-  mine = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
-  batches = rows.reshape(-1, settings.batch_size, rows.shape[-1])[:, mine]
+  statistics_of = on_mesh(mean_statistics, (_P(), _P(axis)), _P())
+  outputs_of = on_mesh(task.outputs, (_P(), _P(), _P(axis)), _P(axis))
+  held_out = task.held_out(settings.evaluation.sequences)
+  count = len(jax.tree.leaves(held_out)[0])
 
+  def local_batch(start):
+    # The last batch is filled up with what comes first.
+    rows = np.arange(start, start + size).reshape(jax.process_count(), -1)
+    mine = rows[jax.process_index()] % count
+    return jax.tree.map(lambda x: x[mine], held_out)
+
+  # Each result is waited for: virtual devices must not fall far behind.
   def evaluate(params):
-    # Each loss is waited for: virtual devices must not fall far behind.
-    return float(
-        np.mean([
-            float(loss_of(params, cluster.divide(mesh, rows)))
-            for rows in batches
-        ])
+    found = [
+        jax.device_get(statistics_of(params, cluster.divide(mesh, batch)))
+        for batch in task.calibration(size)
+    ]
+    statistics = (
+        jax.tree.map(lambda *xs: np.mean(xs, axis=0), *found) if found else ()
     )
+    outputs = [
+        np.asarray(
+            outputs_of(params, statistics, cluster.divide(mesh, local_batch(i)))
+        )
+        for i in range(0, count, size)
+    ]
+    return task.score(np.concatenate(outputs)[:count], held_out)
 
   return evaluate

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 import dataclasses
 import json
-import math
 import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 import greedylore_jax as gl
@@ -16,17 +14,16 @@ from train import agreement
 from train import checkpoint
 from train import cluster
 from train import config
-from train import data
 from train import diagnosis
 from train import evaluation
 from train import fingerprint
 from train import metrics
-from train import models
 from train import optimizer
 from train import preemption
 from train import processes
 from train import progress
 from train import report
+from train import tasks
 from train import traffic
 
 _P = jax.sharding.PartitionSpec
@@ -45,32 +42,32 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
     FloatingPointError: if gradients are not finite for many steps in a row.
   """
   mesh = cluster.start(settings)
-  text = data.load(settings.data)
+  task = tasks.load(settings)
   agreement.check(
       settings=checkpoint.identity(settings),
-      data=text.description,
+      data=task.description,
       jax=jax.__version__,
   )
-  job = _prepare(settings, mesh, text)
+  job = _prepare(settings, mesh, task)
   agreement.check(parameters=fingerprint.of(job.fresh.params))
   with checkpoint.Checkpoints(
-      workdir / 'checkpoints', settings, text.description, mesh, _AXIS,
+      workdir / 'checkpoints', settings, task.description, mesh, _AXIS,
       job.plan.is_linear,
   ) as checkpoints:
-    return _run(settings, workdir, text, job, checkpoints)
+    return _run(settings, workdir, job, checkpoints)
 
 
-def _run(settings, workdir, text, job, checkpoints):
+def _run(settings, workdir, job, checkpoints):
   """Everything from where the last checkpoint stands."""
   now = checkpoints.latest(job.fresh)
   _write_config(settings, workdir)
-  batches = text.train(
+  batches = job.task.train(
       settings.batch_size, jax.process_index(), jax.process_count()
   )
   if now.progress['data']:
     batches.set_state(now.progress['data'])
   bar = progress.Bar(settings.steps, now.step, processes.is_main())
-  bar.say(_introduction(settings, job, text, now))
+  bar.say(_introduction(settings, job, now))
   with (
       bar,
       metrics.Metrics(
@@ -93,66 +90,64 @@ def _run(settings, workdir, text, job, checkpoints):
 class _Job:
   """The compiled parts of a run."""
 
+  task: tasks.Task
   fresh: checkpoint.Snapshot
   step: Callable[..., Any]
-  evaluate: Callable[[Any], float]
-  place: Callable[[np.ndarray], jax.Array]
+  evaluate: Callable[[Any], dict[str, float]]
+  place: Callable[[Any], Any]
   schedule: optax.Schedule
   plan: gl.Plan
   traffic: traffic.Traffic
   diagnosed: bool
-  bytes_per_token: float
   workers: int
 
 
 def _prepare(
-    settings: config.Config, mesh: jax.sharding.Mesh, text: data.TextData
+    settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
 ) -> _Job:
   """Builds and compiles everything before the first step."""
   workers = mesh.shape[_AXIS]
   replicated = jax.sharding.NamedSharding(mesh, _P())
-  matrices = lambda params: models.matrix_dimension_numbers(
-      params, settings.compression.embeddings
-  )
-  tx, schedule = optimizer.build(settings, _AXIS, matrices)
+  tx, schedule = optimizer.build(settings, _AXIS, task)
   params = jax.jit(
-      lambda: models.init(settings.model, text.vocab_size, settings.seed),
-      out_shardings=replicated,
+      lambda: task.init(settings.seed), out_shardings=replicated
   )()
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
-  loss_fn = models.make_loss(settings.model, text.vocab_size)
-  rules = optimizer.compressors(settings.compression)
+  rules = optimizer.compressors(settings.compression, task)
   plan = gl.plan(
       rules, params, num_workers=workers,
-      **optimizer.policy(settings.compression, matrices),
+      **optimizer.policy(settings.compression, task),
   )  # fmt: skip
   # Only what is kept in errors can be diagnosed.
   diagnosed = settings.log.diagnostics and any(
       leaf.error_bytes for leaf in plan.leaves
   )
   step = gl.make_train_step(
-      loss_fn, tx, mesh, axis_name=_AXIS,
+      task.loss, tx, mesh, axis_name=_AXIS,
       accumulate_steps=settings.accumulate_steps,
       diagnose=rules if diagnosed else None,
   )  # fmt: skip
-  shape = (settings.batch_size, settings.data.sequence_length + 1)
-  compiled = step.lower(
-      params, opt_state, jax.ShapeDtypeStruct(shape, np.int32)
-  ).compile()
+  batch = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+          (settings.batch_size, *x.shape), x.dtype
+      ),
+      task.example(),
+  )
+  compiled = step.lower(params, opt_state, batch).compile()
   start: dict[str, Any] = {
       'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0,
       'diagnostics': [],
   }  # fmt: skip
   return _Job(
+      task=task,
       fresh=checkpoint.Snapshot(0, params, opt_state, start),
       step=compiled,
-      place=lambda rows: cluster.divide(mesh, rows),
-      evaluate=evaluation.build(settings, mesh, text, loss_fn),
+      place=lambda batch: cluster.divide(mesh, batch),
+      evaluate=evaluation.build(settings, mesh, task),
       schedule=schedule,
       plan=plan,
       traffic=traffic.Traffic(plan, compiled, workers, diagnosed),
       diagnosed=diagnosed,
-      bytes_per_token=text.bytes_per_token,
       workers=workers,
   )
 
@@ -208,7 +203,7 @@ def _advance(job, now, batches, seen):
 
 def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
   """A line of metrics for the step that was just taken."""
-  tokens = settings.batch_size * settings.data.sequence_length
+  units = settings.batch_size * job.task.units_per_example
   rate = clock.lap(now.step)
   skipped = int(optax.tree.get(now.opt_state, 'total_notfinite'))
   now.progress['skipped'] = skipped
@@ -216,7 +211,7 @@ def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
       'loss': loss,
       'learning_rate': float(job.schedule(now.step - 1 - skipped)),
       'seconds': clock.seconds,
-      'tokens_per_second': rate * tokens,
+      f'{job.task.unit}_per_second': rate * units,
       'bytes_sent': now.progress['bytes_sent'],
       'dense_bytes': now.step * job.traffic.dense_bytes,
       'skipped_steps': skipped,
@@ -224,11 +219,10 @@ def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
 
 
 def _evaluate(job, now) -> dict[str, Any]:
-  """A line of metrics with the loss on held-out text."""
-  loss = job.evaluate(now.params)
+  """A line of metrics with the score on what is held out."""
+  score = job.evaluate(now.params)
   return {
-      'eval_loss': loss,
-      'eval_bits_per_byte': loss / math.log(2) / job.bytes_per_token,
+      **{f'eval_{name}': value for name, value in score.items()},
       'bytes_sent': now.progress['bytes_sent'],
       'dense_bytes': now.step * job.traffic.dense_bytes,
   }
@@ -249,8 +243,7 @@ def _summary(settings, job, now, journal) -> dict[str, Any]:
   return {
       'steps': steps,
       'final_loss': journal.last('loss'),
-      'final_eval_loss': journal.last('eval_loss'),
-      'final_eval_bits_per_byte': journal.last('eval_bits_per_byte'),
+      **{f'final_{x}': journal.last(x) for x in journal.names('eval_')},
       'compressor': settings.compression.method,
       'num_workers': job.workers,
       'bytes_sent': sent,
@@ -262,12 +255,10 @@ def _summary(settings, job, now, journal) -> dict[str, Any]:
   }
 
 
-def _introduction(settings, job, text, now) -> str:
+def _introduction(settings, job, now) -> str:
   """What will be trained, on what, and what each step will send."""
-  of = text.description
   lines = [
-      f'{of["corpus"]}: {of["train_tokens"]:,} tokens to learn from,'
-      f' {of["held_out_tokens"]:,} held out (sha256 {of["sha256"]})',
+      job.task.introduction,
       f'{sum(x.size for x in jax.tree.leaves(now.params)):,} parameters,'
       f' {job.workers} workers on {jax.devices()[0].device_kind},'
       f' {settings.compression.method} before {settings.optimizer.name}',

@@ -48,6 +48,14 @@ class Metrics:
     values = (x[name] for x in reversed(self.lines) if name in x)
     return next(values, default)
 
+  def names(self, prefix: str) -> list[str]:
+    """The names of all values so far that begin so, in their order."""
+    return list(
+        dict.fromkeys(
+            name for x in self.lines for name in x if name.startswith(prefix)
+        )
+    )
+
   def __enter__(self) -> 'Metrics':
     return self
 
@@ -64,6 +72,15 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     return []
   lines = path.read_text(encoding='utf-8').split('\n')[:-1]
   return [json.loads(line) for line in lines]
+
+
+def beside(values: dict[str, Any]) -> str:
+  """What it says beside the held-out loss: ', 0.912 accuracy'."""
+  return ''.join(
+      f', {value:.3f} {name.split("eval_")[1].replace("_", " ")}'
+      for name, value in values.items()
+      if 'eval_' in name and not name.endswith('eval_loss')
+  )
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -11,14 +11,14 @@ import optax
 
 import greedylore_jax as gl
 from train import config
-from train import models
+from train import tasks
 
 # After so many non-finite steps in a row something is broken for good.
 MAX_SKIPPED_IN_A_ROW = 10
 
 
 def build(
-    run: config.Config, axis_name: str, matrices: Callable[[Any], Any]
+    run: config.Config, axis_name: str, task: tasks.Task
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The chain and its learning-rate schedule.
 
@@ -28,7 +28,7 @@ def build(
   Args:
     run: the configuration.
     axis_name: mesh axis of the workers.
-    matrices: from parameters to dimension numbers, for the compression.
+    task: says which parameters are matrices, for the compression.
 
   Raises:
     ValueError: if optax has no such optimizer or it takes no such option.
@@ -44,7 +44,7 @@ def build(
   )
   if run.compression.method == 'tsr_adam':
     return optax.chain(
-        _tsr_adam(run, schedule, axis_name, matrices),
+        _tsr_adam(run, schedule, axis_name, task),
         optax.apply_if_finite(optax.identity(), MAX_SKIPPED_IN_A_ROW),
     ), schedule
   clip = optax.clip_by_global_norm(settings.clip_norm)
@@ -54,8 +54,8 @@ def build(
   )
   return optax.chain(
       gl.compress_gradients(
-          compressors(run.compression), axis_name,
-          seed=run.compression.seed, **policy(run.compression, matrices),
+          compressors(run.compression, task), axis_name,
+          seed=run.compression.seed, **policy(run.compression, task),
       ),
       optax.apply_if_finite(behind, MAX_SKIPPED_IN_A_ROW),
   ), schedule  # fmt: skip
@@ -74,7 +74,7 @@ def _check_tsr_adam(run: config.Config) -> None:
 
 
 def _tsr_adam(
-    run: config.Config, schedule: Any, axis_name: str, matrices: Any
+    run: config.Config, schedule: Any, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
   """The optimizer that sends and steps in one."""
   sent, step = run.compression, run.optimizer
@@ -90,15 +90,18 @@ def _tsr_adam(
       embedding_update_interval=(
           sent.embedding_update_interval or sent.update_interval
       ),
-      embeddings=models.EMBEDDINGS, average=sent.average,
+      embeddings=task.embeddings, average=sent.average,
       rotate_moments=sent.rotate_moments, scale=sent.scale,
-      clip_norm=step.clip_norm or None, weight_dimension_numbers=matrices,
+      clip_norm=step.clip_norm or None,
+      weight_dimension_numbers=_matrices(sent, task),
       min_compression_rate=sent.min_compression_rate, seed=sent.seed,
       **options,
   )  # fmt: skip
 
 
-def compressors(settings: config.Compression) -> list[tuple[str, Any]]:
+def compressors(
+    settings: config.Compression, task: tasks.Task
+) -> list[tuple[str, Any]]:
   """The method of each parameter, as rules over their paths."""
   of_embeddings = dataclasses.replace(
       settings,
@@ -109,7 +112,7 @@ def compressors(settings: config.Compression) -> list[tuple[str, Any]]:
       ),
   )
   return [
-      (models.EMBEDDINGS, compressor(of_embeddings)),
+      (task.embeddings, compressor(of_embeddings)),
       ('', compressor(settings)),
   ]
 
@@ -146,9 +149,7 @@ def compressor(settings: config.Compression) -> gl.Compressor:
       return gl.Sign()
 
 
-def policy(
-    settings: config.Compression, matrices: Callable[[Any], Any]
-) -> dict[str, Any]:
+def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
   """The arguments that `gl.compress_gradients` and `gl.plan` share."""
   return {
       'start_step': settings.start_step,
@@ -156,10 +157,17 @@ def policy(
           settings.method != 'tsr_adam' and settings.error_feedback
       ),
       'min_compression_rate': settings.min_compression_rate,
-      'weight_dimension_numbers': matrices,
+      'weight_dimension_numbers': _matrices(settings, task),
       'error_dtype': settings.error_dtype,
       'factor_dtype': settings.factor_dtype,
   }
+
+
+def _matrices(
+    settings: config.Compression, task: tasks.Task
+) -> Callable[[Any], Any]:
+  """From parameters to dimension numbers."""
+  return lambda params: task.matrices(params, settings.embeddings)
 
 
 def _by_name(

@@ -11,6 +11,8 @@ from rich import console
 from rich import progress
 from rich import table
 
+from train import metrics
+
 
 class Bar:
   """A progress bar; where the output is no terminal, a line now and then."""
@@ -83,12 +85,12 @@ class Clock:
 def describe(line: dict[str, Any]) -> str:
   """A line of metrics.jsonl in a few words."""
   if 'eval_loss' in line:
-    bits = line.get('eval_bits_per_byte')
-    shown = f' ({bits:.3f} bits per byte)' if bits else ''
-    return f'held-out loss {line["eval_loss"]:.4f}{shown}'
+    return f'held-out loss {line["eval_loss"]:.4f}{metrics.beside(line)}'
   sent, dense = line['bytes_sent'] / 1e6, line['dense_bytes'] / 1e6
   digits = 0 if dense >= 100 else 2
+  unit = next(x for x in line if x.endswith('_per_second'))
+  speed = f'{line[unit]:,.0f} {unit.removesuffix("_per_second")}/s'
   return (
-      f'loss {line["loss"]:.3f}  {line["tokens_per_second"]:,.0f} tokens/s '
+      f'loss {line["loss"]:.3f}  {speed} '
       f' sent {sent:,.{digits}f} of {dense:,.{digits}f} MB'
   )

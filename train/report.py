@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+from train import metrics
+
 
 def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
   """Writes summary.json."""
@@ -23,10 +25,8 @@ def paragraph(
   first = next(x['loss'] for x in lines if 'loss' in x)
   text = (
       f'{summary["steps"]} steps took the training loss from {first:.3f} to'
-      f' {summary["final_loss"]:.3f} nats per token in'
-      f' {summary["seconds"]:.0f} s. On held-out text it is'
-      f' {summary["final_eval_loss"]:.3f}, which is'
-      f' {summary["final_eval_bits_per_byte"]:.3f} bits per byte.'
+      f' {summary["final_loss"]:.3f} nats in {summary["seconds"]:.0f} s. Held'
+      f' out it is {summary["final_eval_loss"]:.3f}{metrics.beside(summary)}.'
   )
   if summary['num_workers'] > 1:
     text += (
@@ -68,7 +68,7 @@ def draw_curves(
     axes[1].axvline(end, color='gray', ls='--', label='sent by dense averaging')
   axes[0].set_xlabel('step')
   axes[1].set_xlabel('MB sent per worker')
-  axes[0].set_ylabel('loss, nats per token')
+  axes[0].set_ylabel('loss, nats')
   axes[1].legend()
   for ax in axes:
     ax.grid(alpha=0.3)

@@ -23,8 +23,8 @@ from train import cluster
 from train import config
 from train import grid
 from train import metrics
-from train import models
 from train import optimizer
+from train import tasks
 
 Line = dict[str, Any]
 # Points of the training loss that a line keeps.
@@ -33,15 +33,11 @@ _POINTS = 50
 _HEAVY = ('checkpoints', 'tensorboard')
 
 
-def check(runs: list[grid.Run], vocab_size: int) -> None:
+def check(runs: list[grid.Run], task: tasks.Task) -> None:
   """Raises a ValueError for an optimizer or compression that cannot be."""
   for run in runs:
-    compression = run.config.compression
-    matrices = lambda params, embeddings=compression.embeddings: (
-        models.matrix_dimension_numbers(params, embeddings)
-    )
-    optimizer.build(run.config, cluster.WORKER_AXIS, matrices)
-    budget.plan(run.config, vocab_size)
+    optimizer.build(run.config, cluster.WORKER_AXIS, task)
+    budget.plan(run.config, task)
 
 
 def identity(run: grid.Run, description: dict[str, Any]) -> str:
@@ -54,7 +50,7 @@ def identity(run: grid.Run, description: dict[str, Any]) -> str:
 
   Args:
     run: the run.
-    description: of the data, as `train.data.TextData` has it.
+    description: of the data, as `train.tasks.Task` has it.
 
   Returns:
     sha256 of sorted JSON, in hexadecimal.
@@ -155,7 +151,7 @@ def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
   return {
       'diverged_at': last['step'],
       'final_eval_loss': None,
-      'final_eval_bits_per_byte': None,
+      **{f'final_{x}': None for line in lines for x in line if 'eval_' in x},
       'num_workers': max(run.config.mesh.replica, 1),
       'bytes_per_step': last['bytes_sent'] / last['step'],
       'compression': last['dense_bytes'] / max(last['bytes_sent'], 1),

@@ -77,7 +77,7 @@ class TextData:
     """Held-out windows, int32 [sequences, length + 1].
 
     They are spread evenly over the held-out text: always the same ones,
-    whatever data.seed and the number of processes.
+    whatever data.seed and the number of processes. 0 is all of them.
 
     Raises:
       ValueError: there are fewer than `sequences` held-out windows.
@@ -85,7 +85,8 @@ class TextData:
     _require_windows(
         self.held_out_windows, sequences, 'held-out', 'evaluation.sequences'
     )
-    chosen = batches.spread(len(self.held_out_windows), sequences)
+    count = len(self.held_out_windows)
+    chosen = batches.spread(count, sequences or count)
     return self.held_out_windows[chosen].astype(np.int32)
 
 

@@ -1,0 +1,81 @@
+"""What is learnt: the sections of a configuration for data and model."""
+
+import dataclasses
+from typing import Literal
+
+from train.section import Section
+
+DType = Literal['float32', 'bfloat16', 'float16']
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Section):
+  """Where text or images come from and what they become."""
+
+  source: str = 'python-stdlib'
+  """'python-stdlib', its own .py sources; 'files', the texts of data.files;
+  'digits', scikit-learn's images; or a data set below data.data_dir: c4/en,
+  cifar10, fashion_mnist, glue/mrpc, or what `python -m train.prepare` wrote."""
+  data_dir: str = '~/tensorflow_datasets'
+  """Folder of the data sets of tensorflow-datasets."""
+  files: tuple[str, ...] = ()
+  """Paths or glob patterns of UTF-8 text files (.xz is read too), for source
+  'files'."""
+  tokenizer: str = 'bytes'
+  """'bytes', or the path of a SentencePiece .model or a Hugging Face
+  tokenizer.json."""
+  sequence_length: int = 256
+  """Tokens of context per sequence."""
+  max_bytes: int = 0
+  """Text of a data set: so many bytes of it at most, whole documents; 0 is
+  all, which has to fit into memory."""
+  crop: int = 0
+  """Images: pixels by which they are shifted at most while training."""
+  flip: bool = False
+  """Images: mirror half of them while training."""
+  eval_fraction: float = 0.05
+  """Share of the files (by size, whole files) or images that is held out; data
+  sets with a part for it keep to that."""
+  seed: int = 0
+  """Order of the training examples, not of the held-out ones."""
+
+  def _check(self):
+    self._at_least(1, 'sequence_length')
+    self._at_least(0, 'max_bytes', 'crop', 'seed')
+    self._fraction('eval_fraction')
+    if bool(self.files) != (self.source == 'files'):
+      raise ValueError(
+          "data.files is needed with data.source 'files' and only there, got"
+          f' source={self.source!r} and files={self.files!r}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Section):
+  """What is trained."""
+
+  name: Literal['llama', 'resnet8', 'resnet18'] = 'llama'
+  """A language model (RMSNorm, rotary positions, SwiGLU, no biases), or a
+  residual network with the stem of CIFAR for images."""
+  width: int = 128
+  """Size of the residual stream (hidden size); channels of a ResNet's first
+  stage, 64 in the papers."""
+  layers: int = 4
+  """llama: number of transformer blocks."""
+  heads: int = 4
+  """llama: attention heads; they divide the width into even parts."""
+  feed_forward: int = 344
+  """llama: inner size of the SwiGLU block."""
+  dtype: DType = 'float32'
+  """Type of activations and matrix products; parameters stay float32."""
+  remat: bool = False
+  """llama: recompute each block in the backward pass: more time and less
+  memory, of which XLA saves little on a CPU."""
+
+  def _check(self):
+    self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
+    if self.name == 'llama' and self.width % (2 * self.heads):
+      raise ValueError(
+          'model.width must be a multiple of 2 * model.heads (rotary positions'
+          f' pair up channels), got width={self.width}, heads={self.heads}.'
+      )

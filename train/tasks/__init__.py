@@ -1,0 +1,20 @@
+"""What there is to learn: `load(run)` is all that the trainer needs."""
+
+from train import config
+from train.tasks.base import Task
+from train.tasks.images import ImageClassification
+from train.tasks.language import LanguageModeling
+
+__all__ = ['ImageClassification', 'LanguageModeling', 'Task', 'load']
+
+
+def load(run: config.Config) -> Task:
+  """The task of a configuration: its model says which, its data on what.
+
+  Raises:
+    ValueError: the data are not there, are damaged or do not fit the model.
+    ImportError: the library that reads them is not installed.
+  """
+  if run.model.name == 'llama':
+    return LanguageModeling(run)
+  return ImageClassification(run)
