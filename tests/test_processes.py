@@ -1,5 +1,6 @@
 """Are several processes one run, and what do they say when they cannot be?"""
 
+import json
 import os
 import re
 import signal

@@ -14,7 +14,7 @@ import numpy as np
 # Where the official sets of that name keep what is held out; in this order.
 _HELD_OUT = ('validation', 'validation_matched', 'test')
 _TRAIN = 'train'
-_FORMAT = 'array_record'
+FORMAT = 'array_record'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,9 +64,9 @@ def read(name: str, data_dir: str) -> DataSet:
   """
   folder = _folder(name, pathlib.Path(data_dir).expanduser())
   info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
-  if info.get('fileFormat') != _FORMAT:
+  if info.get('fileFormat') != FORMAT:
     raise ValueError(
-        f'{folder} must hold a data set in {_FORMAT} format, got'
+        f'{folder} must hold a data set in {FORMAT} format, got'
         f' {info.get("fileFormat")!r}: {_command(name, data_dir)}'
     )
   tfds = library()
@@ -89,6 +89,15 @@ def read(name: str, data_dir: str) -> DataSet:
       folder.relative_to(root).as_posix(), split(_TRAIN),
       split(held_out) if held_out else None, features,
   )  # fmt: skip
+
+
+def check_name(name: str) -> None:
+  """Raises a ValueError for what cannot be the name of a data set."""
+  if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)*', name):
+    raise ValueError(
+        'data.source must be python-stdlib, files, digits or the name of a data'
+        f' set such as cifar10 or glue/mrpc, got {name!r}.'
+    )
 
 
 def pixels(encoded: bytes) -> np.ndarray:
@@ -120,11 +129,7 @@ def library() -> Any:
 
 def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
   """The folder of the newest version: the one with dataset_info.json."""
-  if not re.fullmatch(r'[\w.-]+(/[\w.-]+)*', name) or '..' in name:
-    raise ValueError(
-        'data.source must be python-stdlib, files, digits or the name of a data'
-        f' set such as cifar10 or glue/mrpc, got {name!r}.'
-    )
+  check_name(name)
   start = root / name
   if (start / 'dataset_info.json').is_file():
     return start

@@ -98,7 +98,7 @@ def augmented(
   height, width = image.shape[1:3]
   edges = (0, 0), (crop, crop), (crop, crop), (0, 0)
   padded = np.pad(image, edges)
-  down, right = np.int64(uniform[:, :2].T * (2 * crop + 1))
+  down, right = (uniform[:, :2].T * (2 * crop + 1)).astype(np.int64)
   rows = down[:, None] + np.arange(height)
   columns = right[:, None] + np.arange(width)
   if flip:
@@ -163,8 +163,8 @@ def _digits(eval_fraction: float) -> tuple[Part, Part]:
         " 'greedylore-jax[data]'."
     ) from error
   digits = sklearn_datasets.load_digits()
-  image = np.uint8(np.round(digits.images[..., None] * 255 / 16))
-  label = np.int32(digits.target)
+  image = np.round(digits.images[..., None] * 255 / 16).astype(np.uint8)
+  label = digits.target.astype(np.int32)
   order = np.random.default_rng(0).permutation(len(label))
   cut = round(eval_fraction * len(label))
 

@@ -90,10 +90,11 @@ class ResNet(nnx.Module):
     self.dtype = model.dtype
     blocks = _BLOCKS[model.name]
     self.stem = NormedConvolution(rngs, (channels, model.width), 3, 1)
-    self.stages = nnx.Dict()
+    self.stages: Any = nnx.Dict()
     width = model.width
     for i, count in enumerate(blocks):
-      out, stage = model.width * 2**i, nnx.Dict()
+      out = model.width * 2**i
+      stage: Any = nnx.Dict()
       for j in range(count):
         stride = 2 if i > 0 and j == 0 else 1
         stage[str(j)] = Block(rngs, (width, out), stride)
@@ -120,8 +121,8 @@ class Network:
     """Args: the section `model`, channels of an image, labels there are."""
     self._new = lambda rngs: ResNet(model, channels, classes, rngs)
     shapes = nnx.eval_shape(lambda: self._new(nnx.Rngs(0)))
-    self._graph, _, blank = nnx.split(shapes, nnx.Param, nnx.BatchStat)
-    self._blank = nnx.to_pure_dict(blank)
+    self._graph = nnx.graphdef(shapes)
+    self._blank = nnx.to_pure_dict(nnx.state(shapes, nnx.BatchStat))
 
   def init(self, seed: int) -> Params:
     """Initial parameters; equal seeds give equal ones."""

@@ -44,6 +44,9 @@ class Task(Protocol):
   """A pattern of the paths of parameters that `compression.embeddings` is
   about: token embedding and head, stem and classifier."""
 
+  def __hash__(self) -> int:
+    """Of its identity."""
+
   def init(self, seed: int) -> Params:
     """Initial parameters; equal seeds give equal ones."""
 

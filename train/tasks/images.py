@@ -27,7 +27,13 @@ class ImageClassification:
   def __init__(self, run: config.Config):
     """Opens the images of a configuration."""
     self._images = images.load(run.data)
-    self.description = self._images.description
+    self.description = of = self._images.description
+    size = ' x '.join(map(str, self._images.shape))
+    self.introduction = (
+        f'{of["corpus"]}: {of["train_images"]:,} images of {size} to learn'
+        f' from, {of["held_out_images"]:,} held out, {of["classes"]} classes'
+        f' (sha256 {of["sha256"]})'
+    )
     network = resnet.Network(
         run.model, self._images.shape[2], self._images.classes
     )
@@ -36,17 +42,6 @@ class ImageClassification:
     self.matrices = network.matrices
     self.train = self._images.train
     self.held_out = self._images.evaluation
-
-  @property
-  def introduction(self) -> str:
-    """Its size and hash."""
-    of = self.description
-    size = ' x '.join(map(str, self._images.shape))
-    return (
-        f'{of["corpus"]}: {of["train_images"]:,} images of {size} to learn'
-        f' from, {of["held_out_images"]:,} held out, {of["classes"]} classes'
-        f' (sha256 {of["sha256"]})'
-    )
 
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """An image and its label."""

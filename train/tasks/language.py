@@ -25,7 +25,11 @@ class LanguageModeling:
     """Reads the text of a configuration."""
     text = data.load(run.data)
     self._text = text
-    self.description = text.description
+    self.description = of = text.description
+    self.introduction = (
+        f'{of["corpus"]}: {of["train_tokens"]:,} tokens to learn from,'
+        f' {of["held_out_tokens"]:,} held out (sha256 {of["sha256"]})'
+    )
     self.units_per_example = run.data.sequence_length
     self.init = functools.partial(models.init, run.model, text.vocab_size)
     self.matrices = models.matrix_dimension_numbers
@@ -33,15 +37,6 @@ class LanguageModeling:
     self.held_out = text.evaluation
     self.loss = models.make_loss(run.model, text.vocab_size)
     self._apply = models.make_apply(run.model, text.vocab_size)
-
-  @property
-  def introduction(self) -> str:
-    """Its size and hash."""
-    of = self.description
-    return (
-        f'{of["corpus"]}: {of["train_tokens"]:,} tokens to learn from,'
-        f' {of["held_out_tokens"]:,} held out (sha256 {of["sha256"]})'
-    )
 
   def example(self) -> jax.ShapeDtypeStruct:
     """A window of tokens, int32 [sequence_length + 1]."""
