@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
+import functools
 import glob
 import gzip
 import io
@@ -120,7 +121,7 @@ def images(folder: str, size: int | None) -> Source:
 
   return Source(
       _image_features(shapes.pop(), names),
-      {part or 'train': lambda part=part: examples(part) for part in parts},
+      {x or 'train': functools.partial(examples, x) for x in parts},
   )
 
 
@@ -147,15 +148,16 @@ def idx(folder: str) -> Source:
   count = int(max(labels.max() for _, labels in arrays.values())) + 1
   return Source(
       _image_features(shape, [*map(str, range(count))]),
-      {part: lambda part=part: examples(part) for part in arrays},
+      {part: functools.partial(examples, part) for part in arrays},
   )
 
 
 def write(name: str, root: pathlib.Path, source: Source) -> str:
   """Writes a data set and says where it lies."""
   tfds = datasets.library()
+  base: Any = tfds.core.GeneratorBasedBuilder
 
-  class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  class Prepared(base, skip_registration=True):
     """Examples that are at hand."""
 
     VERSION = tfds.core.Version(_VERSION)
@@ -167,7 +169,7 @@ def write(name: str, root: pathlib.Path, source: Source) -> str:
     def _split_generators(self, dl_manager):
       del dl_manager
       return {
-          part: enumerate(examples()) for part, examples in source.splits.items()
+          part: enumerate(part_of()) for part, part_of in source.splits.items()
       }
 
     def _generate_examples(self):
