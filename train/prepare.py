@@ -157,7 +157,7 @@ def write(name: str, root: pathlib.Path, source: Source) -> str:
   tfds = datasets.library()
   base: Any = tfds.core.GeneratorBasedBuilder
 
-  class Prepared(base, skip_registration=True):
+  class Prepared(base, skip_registration=True):  # type: ignore[call-arg]
     """Examples that are at hand."""
 
     VERSION = tfds.core.Version(_VERSION)
@@ -260,8 +260,9 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
   """An array of bytes in the format of MNIST: sizes, then values."""
   content = gzip.decompress(path.read_bytes())
   rank = content[3] if content[:3] == b'\0\0\x08' else 0
-  shape = np.frombuffer(content, '>u4', rank, offset=4)
-  values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
+  head = 4 + 4 * rank
+  shape = np.frombuffer(content[4:head], '>u4')
+  values = np.frombuffer(content[head:], np.uint8)
   if not rank or values.size != np.prod(shape):
     raise ValueError(f'{path} must hold an array of bytes in IDX format.')
   return values.reshape(shape)
