@@ -1,6 +1,7 @@
 """Data sets of tensorflow-datasets on disk, read without TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from collections.abc import Iterator
 import dataclasses
 import io
 import json
@@ -15,22 +16,31 @@ import numpy as np
 _HELD_OUT = ('validation', 'validation_matched', 'test')
 _TRAIN = 'train'
 FORMAT = 'array_record'
+_TOGETHER = 1000
+
+Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """The examples of one part: `split[i]` is a dict of what it holds.
+  """The examples of one part: dicts of what `DataSet.features` says.
 
   Texts are bytes, images encoded bytes (see `pixels`), labels numbers.
   """
 
-  examples: Sequence[dict[str, Any]]
+  source: Any
+  """As tensorflow-datasets opened it."""
 
   def __len__(self) -> int:
-    return len(self.examples)
+    return len(self.source)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return self.examples[int(index)]
+  def take(self, indices: Iterable[int]) -> list[Example]:
+    """Those examples, read together, which is several times faster."""
+    return self.source.__getitems__([int(i) for i in indices])
+
+  def __iter__(self) -> Iterator[Example]:
+    for start in range(0, len(self), _TOGETHER):
+      yield from self.take(range(start, min(start + _TOGETHER, len(self))))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

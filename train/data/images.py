@@ -199,7 +199,7 @@ def _part(split: datasets.Split, chosen: np.ndarray | None = None) -> Part:
   index = np.arange(len(split)) if chosen is None else chosen
 
   def read(indices: Any) -> Batch:
-    examples = [split[i] for i in index[indices]]
+    examples = split.take(index[indices])
     images = [datasets.pixels(example['image']) for example in examples]
     if len({image.shape for image in images}) > 1:
       raise ValueError(

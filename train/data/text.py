@@ -147,7 +147,7 @@ def _documents(data: config.Data) -> tuple[corpus_lib.Corpus, _Parts]:
         f'{found.name} must hold texts for a language model, got'
         f' {", ".join(found.features)}: choose another model.name.'
     )
-  texts = lambda split: (split[i]['text'] for i in range(len(split)))
+  texts = lambda split: (example['text'] for example in split)
   corpus = corpus_lib.of_texts(found.name, texts(found.train), data.max_bytes)
   if found.held_out is None:
     return corpus, corpus_lib.split(corpus, data.eval_fraction)

@@ -133,6 +133,24 @@ class HuggingFace:
     )
     return _concatenate(chunks, self.vocab_size)
 
+  def encode_with_marks(
+      self, first: str, second: str | None = None, *, length: int
+  ) -> tuple[list[int], list[int]]:
+    """A sentence or a pair with the special tokens of its model.
+
+    Args:
+      first: a sentence.
+      second: the other one of a pair.
+      length: tokens at most, marks included; the longer sentence is cut.
+
+    Returns:
+      Ids, and for each 0, or 1 where it belongs to the second sentence.
+    """
+    self._model.enable_truncation(length)
+    found = self._model.encode(first, second)
+    self._model.no_truncation()
+    return found.ids, found.type_ids
+
 
 def id_type(vocab_size: int) -> np.dtype:
   """The smallest unsigned type that holds ids below `vocab_size`."""

@@ -1,0 +1,145 @@
+"""Labelled sentences and pairs of sentences: GLUE and its like."""
+
+import dataclasses
+import hashlib
+
+import grain
+import numpy as np
+
+from train import config
+from train.data import batches
+from train.data import datasets
+from train.data import tokenizers
+
+Batch = dict[str, np.ndarray]
+# What the texts of a data set are called; the first that it has all of.
+_TEXTS = (
+    ('sentence1', 'sentence2'),
+    ('question1', 'question2'),
+    ('premise', 'hypothesis'),
+    ('question', 'sentence'),
+    ('sentence',),
+    ('text',),
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SentenceData:
+  """Training and held-out examples, tokenized.
+
+  A batch holds tokens, int32 [rows, sequence_length], filled up with zeros;
+  segments, int32 of the same shape: 1 in a second sentence, else 0; length,
+  int32 [rows], of what is not filling; and label, [rows]: int32, or float32
+  for a score.
+  """
+
+  description: dict[str, str | int]
+  """What the data are, fit for JSON: corpus, sha256 (of the training part),
+  tokenizer, sequence_length, train_examples, held_out_examples, classes."""
+  vocab_size: int
+  """Token ids are below this."""
+  classes: int
+  """Labels are below this; 0 for a score."""
+  training: Batch
+  held_out: Batch
+  seed: int
+  """Of the order of training."""
+
+  def train(
+      self, batch_size: int, process_index: int = 0, process_count: int = 1
+  ) -> grain.DatasetIterator:
+    """Endless batches, see `batches.endless`.
+
+    Raises:
+      ValueError: process_count does not divide batch_size.
+    """
+    take = lambda indices, _: {k: x[indices] for k, x in self.training.items()}
+    return batches.endless(
+        len(self.training['label']), take, batch_size, self.seed,
+        process_index, process_count,
+    )  # fmt: skip
+
+  def evaluation(self, examples: int) -> Batch:
+    """Held-out examples, always the same ones; 0 is all of them.
+
+    Raises:
+      ValueError: there are fewer.
+    """
+    count = len(self.held_out['label'])
+    if examples > count:
+      raise ValueError(
+          f'evaluation.sequences asks for {examples} held-out examples, but'
+          f' there are {count}; 0 takes all of them.'
+      )
+    chosen = batches.spread(count, examples or count)
+    return {key: x[chosen] for key, x in self.held_out.items()}
+
+
+def load(data: config.Data) -> SentenceData:
+  """The sentences that a configuration asks for, in memory.
+
+  Raises:
+    ValueError: there is no such data set, it holds no labelled sentences, has
+      no held-out part, or data.tokenizer does not encode pairs.
+    ImportError: the library that reads it is not installed.
+  """
+  found = datasets.read(data.source, data.data_dir)
+  columns = next((x for x in _TEXTS if {*x} <= {*found.features}), None)
+  if columns is None or 'label' not in found.features or not found.held_out:
+    raise ValueError(
+        f'{found.name} must hold sentences with labels and a part to evaluate'
+        f' on, got {", ".join(found.features)}: choose another model.name.'
+    )
+  tokenizer = tokenizers.load(data.tokenizer)
+  if not isinstance(tokenizer, tokenizers.HuggingFace):
+    raise ValueError(
+        'data.tokenizer must be the path of a Hugging Face tokenizer.json, for'
+        f' sentences with its special tokens, got {data.tokenizer!r}.'
+    )
+  classes = found.classes() or 0
+  encode = lambda split: _encoded(
+      split, columns, tokenizer, data.sequence_length, is_score=not classes
+  )
+  training, held_out = encode(found.train), encode(found.held_out)
+  digest = hashlib.sha256()
+  for array in training.values():
+    digest.update(array.tobytes())
+  return SentenceData(
+      description={
+          'corpus': found.name,
+          'sha256': digest.hexdigest()[:16],
+          'tokenizer': tokenizer.name,
+          'sequence_length': data.sequence_length,
+          'train_examples': len(training['label']),
+          'held_out_examples': len(held_out['label']),
+          'classes': classes,
+      },
+      vocab_size=tokenizer.vocab_size,
+      classes=classes,
+      training=training,
+      held_out=held_out,
+      seed=data.seed,
+  )
+
+
+def _encoded(
+    split: datasets.Split,
+    columns: tuple[str, ...],
+    tokenizer: tokenizers.HuggingFace,
+    length: int,
+    is_score: bool,
+) -> Batch:
+  """All examples of a part, cut to `length` tokens."""
+  count = len(split)
+  tokens = np.zeros((count, length), np.int32)
+  segments = np.zeros_like(tokens)
+  lengths = np.zeros(count, np.int32)
+  labels = np.zeros(count, np.float32 if is_score else np.int32)
+  for i, example in enumerate(split):
+    texts = [example[column].decode('utf-8') for column in columns]
+    ids, kinds = tokenizer.encode_with_marks(*texts, length=length)
+    tokens[i, : len(ids)], segments[i, : len(ids)] = ids, kinds
+    lengths[i], labels[i] = len(ids), example['label']
+  return {
+      'tokens': tokens, 'segments': segments, 'length': lengths, 'label': labels
+  }  # fmt: skip
