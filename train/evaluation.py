@@ -30,6 +30,7 @@ def build(
   )
   statistics_of = on_mesh(mean_statistics, (_P(), _P(axis)), _P())
   outputs_of = on_mesh(task.outputs, (_P(), _P(), _P(axis)), _P(axis))
+  calibration = list(task.calibration(size))
   held_out = task.held_out(settings.evaluation.sequences)
   count = len(jax.tree.leaves(held_out)[0])
 
@@ -43,7 +44,7 @@ def build(
   def evaluate(params):
     found = [
         jax.device_get(statistics_of(params, cluster.divide(mesh, batch)))
-        for batch in task.calibration(size)
+        for batch in calibration
     ]
     statistics = (
         jax.tree.map(lambda *xs: np.mean(xs, axis=0), *found) if found else ()

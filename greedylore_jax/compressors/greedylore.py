@@ -36,7 +36,8 @@ class GreedyLore(base.LazyBasis):
     probes: m, random probes that all directions share. More come closer to
       the true energies and send a numbers each. 'independent' draws one probe
       for each direction, as in the paper: 2 a^2 b operations per matrix rather
-      than 2 a b m, one score per direction.
+      than 2 a b m, one score per direction. Only they are sure to send r / a of
+      the energy on average, whatever the gradients do (docs/theory.md).
     basis_size: directions in U. None is all a of them, by a refresh that sends
       a * b numbers. A number is so many by a randomized range finder, which
       sends basis_size * (a + b) numbers, so that no step is dense; what it does
