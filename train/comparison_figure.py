@@ -58,7 +58,7 @@ def draw(
   axes[0].set_xlabel('step')
   axes[1].set_xlabel('MB sent per worker')
   axes[2].set_xlabel(f'predicted seconds at {bandwidth:g} Mbit/s')
-  axes[0].set_ylabel('held-out loss, nats per token')
+  axes[0].set_ylabel('held-out loss, nats')
   for ax in axes:
     ax.grid(alpha=0.3, which='both')
   _legend(figure, colors, styles)
