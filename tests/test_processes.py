@@ -1,6 +1,5 @@
 """Are several processes one run, and what do they say when they cannot be?"""
 
-import json
 import os
 import re
 import signal
