@@ -9,6 +9,7 @@ os.environ['XLA_FLAGS'] = ' '.join((
     '--xla_backend_optimization_level=0',  # Tests compile more than they run.
 ))
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # As in train.__main__.
 
 import jax
 import pytest

@@ -1,6 +1,7 @@
 """`python -m train CONFIG [--section.key VALUE ...]`; see --help."""
 
 import dataclasses
+import os
 import pathlib
 import sys
 from typing import NoReturn
@@ -16,6 +17,9 @@ def main(argv: list[str]) -> int:
     return command.fail(error)
   if not settings.workdir:
     settings = dataclasses.replace(settings, workdir=f'runs/{name}')
+  # Workers decompose side by side. Threads of LAPACK's own would wait for each
+  # other: on a busy machine a refresh then takes ten times as long.
+  os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
   # JAX starts only for a command that makes sense.
   from train import loop
   from train import preemption

@@ -19,9 +19,6 @@ _USAGE = f'expected {_PROG} --num-processes N CONFIG [--section.key VALUE ...]'
 # How long the others may take to say what they saw of a failure.
 _GRACE = 5.0
 _AS_ASKED = (None, 0, command.PREEMPTED)
-# On the same few cores, the threads of several processes' LAPACK wait for each
-# other: a refresh takes ten times as long.
-_ENVIRONMENT = {'PYTHONUNBUFFERED': '1', 'OPENBLAS_NUM_THREADS': '1'}
 
 
 def main(argv: list[str]) -> int:
@@ -81,7 +78,7 @@ def _start(count: int, rest: list[str]) -> list[subprocess.Popen[bytes]]:
               f'--distributed.process_id={i}',
           ],
           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-          start_new_session=True, env=_ENVIRONMENT | os.environ,
+          start_new_session=True, env=os.environ | {'PYTHONUNBUFFERED': '1'},
       )
       for i in range(count)
   ]  # fmt: skip
