@@ -5,8 +5,8 @@ from greedylore_jax._collectives import collectives
 from greedylore_jax._compress import CompressState
 from greedylore_jax._compress import compress_gradients
 from greedylore_jax._diagnostics import Diagnostics
-from greedylore_jax._placement import collapse
-from greedylore_jax._placement import expand
+from greedylore_jax._elastic import collapse
+from greedylore_jax._elastic import expand
 from greedylore_jax._placement import init_state
 from greedylore_jax._placement import state_partition_specs
 from greedylore_jax._plan import Plan

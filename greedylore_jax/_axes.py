@@ -22,6 +22,18 @@ def num_workers(axis_name: AxisName) -> int:
     ) from None
 
 
+def as_set(axis_name: AxisName) -> set[str]:
+  """The axes of the workers."""
+  return {axis_name} if isinstance(axis_name, str) else set(axis_name or ())
+
+
+def names(axis_name: AxisName) -> tuple[str, ...]:
+  """The axes by their names; none for a single worker."""
+  if isinstance(axis_name, str):
+    return (axis_name,)
+  return tuple(axis_name or ())
+
+
 def local(tree: Any, axis_name: AxisName) -> Any:
   """The tree, typed as varying over the axis, so that gradients stay local."""
 
@@ -38,11 +50,11 @@ def missing_axes(x: jax.Array, axis_name: AxisName) -> list[str]:
   Empty where JAX's types do not track this: under vmap, pmap and
   `check_vma=False`.
   """
-  if axis_name is None:
-    return []
-  axes = (axis_name,) if isinstance(axis_name, str) else axis_name
   varying = _varying_axes(x)
-  return [a for a in axes if types_know(a) and a not in varying]
+  return [
+      axis for axis in names(axis_name)
+      if types_know(axis) and axis not in varying
+  ]  # fmt: skip
 
 
 def types_know(axis_name: AxisName) -> bool:

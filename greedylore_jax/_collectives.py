@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 _KINDS = (
     'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all',
@@ -16,6 +17,11 @@ _INSTRUCTION = re.compile(
     r'= (?P<result>.*?) (?P<kind>' + '|'.join(_KINDS) + r')(?P<start>-start)?\('
 )
 _ARRAY = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]')
+_LISTED = re.compile(r'(?:replica_groups|source_target_pairs)={({[^=]*})}')
+_INNER = re.compile(r'{([\d,]+)}')
+_COUNTED = re.compile(
+    r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?'
+)
 _PHASE = re.compile(r'greedylore\.(\w+)')
 _DTYPES = {
     'f64': 'float64', 'f32': 'float32', 'bf16': 'bfloat16', 'f16': 'float16',
@@ -32,6 +38,8 @@ class Collective:
 
   Attributes:
     kind: 'all-reduce', 'all-gather', ...
+    axes: the mesh axes along which it goes, in their order; None if the program
+      does not say on which mesh it runs.
     dtype: of its result, as a NumPy name.
     shape: of its result.
     phase: 'warm_up', 'refresh' or 'compress' (or another of `Plan.rounds`) if
@@ -40,6 +48,7 @@ class Collective:
   """
 
   kind: str
+  axes: tuple[str, ...] | None
   dtype: str
   shape: tuple[int, ...]
   phase: str | None
@@ -51,7 +60,7 @@ class Collective:
 
   @property
   def bytes(self) -> int:
-    """Bytes of the result: for an all-reduce, its payload per worker."""
+    """Bytes of the result: for an all-reduce, its payload per device."""
     return self.size * jnp.dtype(self.dtype).itemsize
 
   @property
@@ -87,14 +96,24 @@ def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
         'collectives needs a compiled function, jitted.lower(...).compile(),'
         f' got {type(compiled).__name__}.'
     )
+  mesh = _mesh_of(compiled)
   return [
       collective
       for line in (compiled.as_text() or '').splitlines()
-      for collective in _parse(line)
+      for collective in _parse(line, mesh)
   ]
 
 
-def _parse(line: str) -> list[Collective]:
+def _mesh_of(compiled: jax.stages.Compiled) -> Any:
+  """The mesh on which a program has its arguments or results, or None."""
+  shardings = compiled.input_shardings, compiled.output_shardings
+  for sharding in jax.tree.leaves(shardings):
+    if isinstance(sharding, jax.sharding.NamedSharding):
+      return sharding.mesh
+  return None
+
+
+def _parse(line: str, mesh: Any) -> list[Collective]:
   """The arrays that a line of HLO communicates; mostly none."""
   found = _INSTRUCTION.search(line)
   if not found:
@@ -108,9 +127,41 @@ def _parse(line: str) -> list[Collective]:
   return [
       Collective(
           found['kind'],
+          _axes_of(line, mesh) if mesh else None,
           _DTYPES[dtype],
           tuple(int(n) for n in dims.split(',') if n),
           phase and phase[1],
       )
       for dtype, dims in arrays
   ]
+
+
+def _axes_of(line: str, mesh: Any) -> tuple[str, ...]:
+  """The axes along which the members of a line's groups differ."""
+  shape = tuple(mesh.shape.values())
+  groups = _groups(line) or [range(mesh.size)]
+  places = [np.unravel_index(np.array(group), shape) for group in groups]
+  return tuple(
+      axis for i, axis in enumerate(mesh.axis_names)
+      if any(len(set(place[i].tolist())) > 1 for place in places)
+  )  # fmt: skip
+
+
+def _groups(line: str) -> list[Any]:
+  """Who communicates with whom: by number, in the order of the mesh.
+
+  Written as {{0,1},{2,3}}, or as [2,2]<=[4], which is a shape for the numbers
+  from 0, or as [2,2]<=[2,2]T(1,0), which turns them round before.
+  """
+  if found := _LISTED.search(line):
+    return [
+        [int(i) for i in group.split(',')] for group in _INNER.findall(found[1])
+    ]
+  if not (found := _COUNTED.search(line)):
+    return []
+  to, start, order = (
+      [int(i) for i in (numbers or '').split(',') if i]
+      for numbers in found.groups()
+  )
+  numbers = np.arange(math.prod(start)).reshape(start)
+  return list(numbers.transpose(order or None).reshape(to))

@@ -5,6 +5,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _spread
+
 Decomposition = Literal['gram', 'svd']
 
 
@@ -20,6 +22,15 @@ def left_singular_basis(
   """
   one = {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
   return jax.lax.map(lambda x: _fix_signs(one(_unit_scale(x))), h)
+
+
+def thin_product(x: jax.Array, y: jax.Array) -> jax.Array:
+  """X Y for a Y of few columns, [k, a, b], [k, b, m] -> [k, a, m].
+
+  If a worker is several devices, every one of them gets all of it: told so, the
+  partitioner adds up parts of so little and does not gather X.
+  """
+  return _spread.hold(x @ y)
 
 
 def orthonormal(y: jax.Array) -> jax.Array:

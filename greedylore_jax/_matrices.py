@@ -1,5 +1,6 @@
 """Which leaves are matrices, and how such a leaf becomes a stack [k, a, b]."""
 
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
@@ -19,7 +20,8 @@ class Matrices:
   """
 
   shape: tuple[int, ...]
-  order: tuple[int, ...]
+  axes: tuple[tuple[int, ...], ...]
+  """Those of the leaf that make up the stack, the rows and the columns."""
   k: int
   a: int
   b: int
@@ -41,9 +43,22 @@ class Matrices:
     size = lambda axes: math.prod(shape[i] for i in axes)
     if size(rows) > size(columns):
       rows, columns = columns, rows
-    return cls(
-        shape, stack + rows + columns, size(stack), size(rows), size(columns)
-    )
+    axes = stack, rows, columns
+    return cls(shape, axes, *map(size, axes))
+
+  @property
+  def order(self) -> tuple[int, ...]:
+    """The leaf's axes as they stand when it is split."""
+    return sum(self.axes, ())
+
+  def stays_spread(self, spec: Sequence[Any]) -> bool:
+    """Whether a leaf that lies spread so can be split where it lies.
+
+    Of axes that become one, only the first may be spread.
+    """
+    spread = {i for i, entry in enumerate(spec) if entry}
+    merged = ([i for i in axes if self.shape[i] > 1][1:] for axes in self.axes)
+    return not any(spread.intersection(axes) for axes in merged)
 
   def split(self, leaf: jax.Array) -> jax.Array:
     """The leaf as a stack of matrices, [*shape] -> [k, a, b]."""

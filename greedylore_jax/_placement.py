@@ -1,31 +1,39 @@
-"""Where optimizer state lives: on the mesh, and in a checkpoint."""
+"""Where optimizer state lives on the mesh."""
 
-from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from greedylore_jax import _axes
+from greedylore_jax import _elastic
+from greedylore_jax import _policy
 from greedylore_jax._axes import AxisName
-from greedylore_jax._compress import CompressState
-from greedylore_jax._compress import NonlinearCompressState
 
-_P = jax.sharding.PartitionSpec
+_P: Any = jax.sharding.PartitionSpec
 
 
-def state_partition_specs(opt_state: Any, axis_name: AxisName) -> Any:
-  """The PartitionSpec of every leaf of an optimizer state, for `jax.shard_map`.
+def state_partition_specs(
+    opt_state: Any, axis_name: AxisName, params: Any = None
+) -> Any:
+  """The PartitionSpec of every leaf of an optimizer state.
 
   Args:
     opt_state: state (or its `jax.eval_shape`) of any chain of optax
       transformations that contains a `compress_gradients`.
     axis_name: mesh axis (or tuple of axes) of the workers.
+    params: parameters (or shapes that know their sharding) that lie spread over
+      other axes of the mesh. None leaves these out, which is what
+      `jax.shard_map` over the axes of the workers wants to be told.
 
   Returns:
-    A tree like `opt_state`: `P(axis_name)` for errors, of which every worker
-    has its own, and `P()` for all else, which is equal on all workers.
+    A tree like `opt_state`: `P(axis_name, ...)` for errors, of which every
+    worker has its own, and no `axis_name` for all else, which is equal on all
+    workers. `...` is as the parameter is spread, and so is whatever else has a
+    parameter's path and shape; what a compressor remembers, [k, rows, ...], has
+    its rows over all axes that are not the workers'.
 
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp
@@ -33,15 +41,76 @@ def state_partition_specs(opt_state: Any, axis_name: AxisName) -> Any:
     >>> gl.state_partition_specs(state, 'data').error
     {'w': P('data',)}
   """
-  shared = lambda tree: jax.tree.map(lambda _: _P(), tree)
-  own = lambda tree: jax.tree.map(lambda _: _P(axis_name), tree)
-  return _map_states(
+  spread = _Spread(params, axis_name)
+  return _elastic.map_states(
       lambda s: s._replace(
-          count=shared(s.count), error=own(s.error), memory=shared(s.memory)
+          count=_P(),
+          error=jax.tree_util.tree_map_with_path(
+              lambda path, x: _P(axis_name, *spread.like(path, x.shape[1:])),
+              s.error,
+          ),
+          memory=jax.tree_util.tree_map_with_path(spread.memory, s.memory),
       ),
-      lambda _: _P(),
+      lambda path, x: spread.like(path, x.shape),
       opt_state,
   )
+
+
+def check_spec(path: Any, spec: Any, axis_name: AxisName) -> None:
+  """Raises if a parameter lies spread over the workers, who all need it."""
+  axes = {axis for entry in spec for axis in _axes.names(entry)}
+  if axes.intersection(_axes.names(axis_name)):
+    raise ValueError(
+        f'{_policy.path_name(path)!r} lies spread as {spec} over the axis of'
+        f' the workers, axis_name={axis_name!r}, but must be equal on all of'
+        ' them: spread it over another axis of the mesh.'
+    )
+
+
+class _Spread:
+  """How parameters lie spread over the devices of a worker."""
+
+  def __init__(self, params: Any, axis_name: AxisName):
+    self._known = {
+        path: (x.shape, x.sharding)
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+        if isinstance(
+            getattr(x, 'sharding', None), jax.sharding.NamedSharding
+        )
+    }
+    for path, (_, sharding) in self._known.items():
+      check_spec(path, sharding.spec, axis_name)
+    specs = [_spelled(sharding) for _, sharding in self._known.values()]
+    self._used = set(jax.tree.leaves([tuple(spec) for spec in specs]))
+    self._workers = _axes.names(axis_name)
+
+  def like(self, path: Any, shape: tuple[int, ...]) -> Any:
+    """The spec of what has the path (or its end) and shape of a parameter."""
+    for start in range(len(path) + 1):
+      known, sharding = self._known.get(path[start:], (None, None))
+      if known == shape:
+        return _spelled(sharding)
+    return _P()
+
+  def memory(self, path: Any, x: Any) -> Any:
+    """The spec of something that a compressor remembers of a parameter."""
+    for end in range(len(path) + 1):
+      shape, sharding = self._known.get(path[:end], (None, None))
+      if sharding is None:
+        continue
+      if x.shape == shape and end < len(path):  # What EF21 follows.
+        return _spelled(sharding)
+      sizes = sharding.mesh.shape
+      # The workers' axes are not known for the state of a single one.
+      inner = tuple(
+          axis for axis, size in sizes.items()
+          if size > 1 and axis not in self._workers
+          and (self._workers or axis in self._used)
+      )  # fmt: skip
+      count = math.prod(sizes[axis] for axis in inner)
+      divides = inner and len(x.shape) > 1 and x.shape[1] % count == 0
+      return _P(None, inner) if divides else _P()
+    return _P()
 
 
 def init_state(
@@ -55,13 +124,16 @@ def init_state(
 
   Args:
     tx: any chain that contains a `compress_gradients`.
-    params: the parameters (the same on all workers).
+    params: the parameters (the same on all workers). They may lie spread over
+      other axes of the mesh. For `jax.ShapeDtypeStruct`s the state is such,
+      too: enough to compile a step and see what memory it takes.
     mesh: the devices, one worker for each index along `axis_name`.
     axis_name: mesh axis (or tuple of axes) of the workers.
 
   Returns:
     The state of `tx.init`, with errors [N, *leaf.shape] sharded over
-    `axis_name` and everything else replicated.
+    `axis_name` and everything else equal on all workers, both spread within a
+    worker as the parameters are (see `state_partition_specs`).
 
   Raises:
     ValueError: if the mesh has no such axis.
@@ -77,150 +149,56 @@ def init_state(
     P('data',)
   """
   workers = num_workers(mesh, axis_name)
-  init = lambda params: expand(tx.init(params), workers, exact=False)
-  specs = state_partition_specs(jax.eval_shape(init, params), axis_name)
+  init = lambda params: _elastic.expand(tx.init(params), workers, exact=False)
+  shapes = jax.eval_shape(init, params)
+  specs = state_partition_specs(shapes, axis_name, params)
   place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
-  return jax.jit(init, out_shardings=jax.tree.map(place, specs))(params)
+  shardings = jax.tree.map(place, specs)
+  if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding
+        ),
+        shapes,
+        shardings,
+    )
+  return jax.jit(init, out_shardings=shardings)(params)
+
+
+@functools.cache
+def on_mesh(mesh: jax.sharding.Mesh, sharding: Any) -> Any:
+  """A sharding on the mesh, in one spelling of many; None for any other."""
+  if not isinstance(sharding, jax.sharding.NamedSharding):
+    return None
+  if sharding.mesh != mesh:
+    return None
+  return jax.sharding.NamedSharding(mesh, _spelled(sharding))
+
+
+def _spelled(sharding: jax.sharding.NamedSharding) -> Any:
+  """Its spec without axes of one device and last entries that say nothing."""
+  sizes = sharding.mesh.shape
+  entries = [
+      tuple(axis for axis in _axes.names(entry) if sizes[axis] > 1)
+      for entry in sharding.spec
+  ]
+  used = [i for i, entry in enumerate(entries) if entry]
+  return _P(*entries[: used[-1] + 1 if used else 0])
 
 
 def num_workers(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
   """How many workers a mesh has along `axis_name`."""
-  axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+  axes = _axes.names(axis_name)
   for axis in axes:
     if axis not in mesh.shape:
       raise ValueError(
           f'The mesh has no axis {axis!r}, only {tuple(mesh.axis_names)}.'
       )
+  for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
+    if kind == jax.sharding.AxisType.Explicit and axis not in axes:
+      raise ValueError(
+          f'The axis {axis!r} of the mesh, beside those of the workers, must be'
+          ' left to the partitioner: make the mesh with axis_types='
+          f'(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}.'
+      )
   return math.prod(mesh.shape[axis] for axis in axes)
-
-
-def collapse(opt_state: Any, *, exact: bool = True) -> Any:
-  """The state as it goes into a checkpoint: the mean error of the workers.
-
-  For linear methods all future updates depend on the errors only through their
-  mean. So one copy, the size of the parameters, is enough to go on exactly, at
-  any number of workers. The errors of methods that are not linear (`Sign`,
-  `Quantize`, `TopK(indices='own')`, integer factors) stay as they are, all N.
-
-  Args:
-    opt_state: state with errors [N, *leaf.shape] of any N.
-    exact: False takes the mean of errors that are not linear, too: what was not
-      sent is conserved, but the run goes on somewhat differently.
-
-  Returns:
-    The same state with errors [1, *leaf.shape], which is also what one worker
-    would hold. Equal on all workers.
-
-  Example:
-    >>> import greedylore_jax as gl, jax.numpy as jnp
-    >>> state = gl.greedylore(2, 'data').init({'w': jnp.ones((8, 16))})
-    >>> gl.expand(gl.collapse(state), 4).error['w'].shape
-    (4, 8, 16)
-
-  References:
-    The linearity follows from GreedyLore, arXiv 2507.08784, Algorithm 2.
-  """
-
-  def mean(error):
-    wide = jnp.promote_types(error.dtype, jnp.float32)
-    return jnp.mean(error, 0, wide, keepdims=True).astype(error.dtype)
-
-  return _map_errors(
-      lambda state: None if exact and not _is_linear(state) else mean, opt_state
-  )
-
-
-def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
-  """The inverse of `collapse`, for any number of workers.
-
-  Args:
-    opt_state: state with errors [1, *leaf.shape], or [N, *leaf.shape] of a
-      method that is not linear.
-    num_workers: N, how many workers go on with it.
-    exact: False gives one error of a method that is not linear to all workers,
-      too. That is right for a fresh state, whose errors are 0.
-
-  Returns:
-    The state with errors [N, *leaf.shape], the same one for every worker. Place
-    it with `state_partition_specs`.
-
-  Raises:
-    ValueError: if the state holds the errors of several workers, or of another
-      number of them where every worker needs its own.
-  """
-  if num_workers < 1:
-    raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
-
-  def repeat(error):
-    if error.shape[0] != 1:
-      raise ValueError(
-          f'expand needs one (mean) error, got those of {error.shape[0]}'
-          ' workers: collapse the state first.'
-      )
-    return jnp.broadcast_to(error, (num_workers, *error.shape[1:]))
-
-  def own(error):
-    if error.shape[0] != num_workers:
-      raise ValueError(
-          f'This is the state of {error.shape[0]} workers whose errors cannot'
-          f' be handed to {num_workers} exactly, as the method is not linear in'
-          f' them. Go on with {error.shape[0]}; or accept another trajectory'
-          ' with gl.expand(gl.collapse(state, exact=False), num_workers,'
-          ' exact=False), which is also the way to expand a fresh state.'
-      )
-    return error
-
-  return _map_errors(
-      lambda state: own if exact and not _is_linear(state) else repeat,
-      opt_state,
-  )
-
-
-def check_num_workers(opt_state: Any, num_workers: int) -> None:
-  """Raises unless the state holds one error for each of so many workers."""
-
-  def check(error):
-    if error.shape[0] != num_workers:
-      raise ValueError(
-          f'The state holds the errors of {error.shape[0]} workers, the mesh'
-          f' has {num_workers}: create it with gl.init_state, or pass a saved'
-          ' one through gl.collapse and gl.expand.'
-      )
-
-  _map_errors(lambda _: check, opt_state)
-
-
-def _is_linear(state: CompressState) -> bool:
-  return not isinstance(state, NonlinearCompressState)
-
-
-def _map_errors(
-    function_of: Callable[[CompressState], Callable[[jax.Array], Any] | None],
-    opt_state: Any,
-) -> Any:
-  """Maps the errors, wherever they are, by what `function_of` their state is.
-
-  None leaves them alone.
-  """
-
-  def on_state(state):
-    function = function_of(state)
-    if function is None:
-      return state
-    return state._replace(error=jax.tree.map(function, state.error))
-
-  return _map_states(on_state, lambda leaf: leaf, opt_state)
-
-
-def _map_states(
-    on_state: Callable[[CompressState], Any],
-    on_leaf: Callable[[Any], Any],
-    opt_state: Any,
-) -> Any:
-  """Maps compression states as a whole and every other leaf by itself."""
-  is_state = lambda x: isinstance(x, CompressState)
-  return jax.tree.map(
-      lambda x: on_state(x) if is_state(x) else on_leaf(x),
-      opt_state,
-      is_leaf=is_state,
-  )

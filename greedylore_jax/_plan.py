@@ -3,16 +3,14 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
-import re
 from typing import Any
 
 import jax
 
+from greedylore_jax import _plan_table
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
 from greedylore_jax import _schedule
-
-_Rows = list[tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +26,9 @@ class LeafPlan:
     sent: phase -> bytes in such a step.
     error_bytes: of its error, one copy.
     memory_bytes: of the compressor's memory.
+    gathered: in which kinds of steps the devices of a worker, over which it
+      lies spread, hand each other whole matrices of it: 'every step',
+      'refreshes', or ''. That costs time and memory, not bytes between workers.
   """
 
   path: str
@@ -38,6 +39,7 @@ class LeafPlan:
   sent: dict[str, int]
   error_bytes: int
   memory_bytes: int
+  gathered: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Plan:
     rounds: phase -> the collectives of such a step, one (kind, dtype name,
       numbers per worker) per round and dtype, in order.
     num_workers: N.
+    devices_per_worker: each of which sends an equal part of every message.
     schedule: which phase comes when.
     is_linear: whether a checkpoint holds one mean error, for any number of
       workers, or (False) those of all workers (see `collapse`).
@@ -61,6 +64,7 @@ class Plan:
   leaves: list[LeafPlan]
   rounds: dict[str, list[_rounds.Sent]]
   num_workers: int
+  devices_per_worker: int
   schedule: _schedule.Schedule
   is_linear: bool
 
@@ -109,10 +113,11 @@ class Plan:
     if overhead_seconds <= 0:
       return float('inf')
     saved = self.dense_bytes - self.bytes_per_step
-    return _ring_factor(self.num_workers) * saved / overhead_seconds
+    return _plan_table.ring_factor(self.num_workers) * saved / overhead_seconds
 
   def __str__(self) -> str:
-    return '\n'.join([*_leaf_table(self), '', *_step_table(self)])
+    tables = _plan_table.leaf_table(self), _plan_table.step_table(self)
+    return '\n'.join([*tables[0], '', *tables[1]])
 
 
 def plan(
@@ -120,6 +125,7 @@ def plan(
     params: Any,
     *,
     num_workers: int = 1,
+    devices_per_worker: int = 1,
     start_step: int = 0,
     error_feedback: _policy.ErrorFeedback = True,
     min_compression_rate: float = 1.0,
@@ -136,8 +142,10 @@ def plan(
     compressor: the method, such as `GreedyLore(rank=32)`, or a list of
       (pattern, method); `Dense()` is the baseline.
     params: the parameters, arrays or `jax.ShapeDtypeStruct`s (gradients are
-      taken to have the same dtypes).
+      taken to have the same dtypes, and the same sharding).
     num_workers: N, for predictions about the network.
+    devices_per_worker: over which parameters may lie spread, by axes of the
+      mesh that are not the workers'. Messages that do not divide are filled up.
     start_step: this and the rest as for `compress_gradients`.
     error_feedback: see there.
     min_compression_rate: see there.
@@ -170,7 +178,12 @@ def plan(
   schedule = policy.schedule(leaves)
   kind = lambda phase, leaf: _policy.kind(schedule, phase, leaf)
   messages = {
-      phase: [_messages(policy, kind(phase, x), x, num_workers) for x in leaves]
+      phase: [
+          _messages(
+              policy, kind(phase, x), x, num_workers, devices_per_worker
+          )
+          for x in leaves
+      ]
       for phase in schedule.phases
   }
   sent = lambda i: {
@@ -178,22 +191,28 @@ def plan(
       for phase, of_leaves in messages.items()
   }
   return Plan(
-      [_leaf_plan(policy, leaf, sent(i)) for i, leaf in enumerate(leaves)],
+      [
+          _leaf_plan(policy, leaf, sent(i), x)
+          for i, (leaf, x) in enumerate(
+              zip(leaves, jax.tree.leaves(params), strict=True)
+          )
+      ],
       {phase: _packed(of_leaves) for phase, of_leaves in messages.items()},
       num_workers,
+      devices_per_worker,
       schedule,
       policy.is_linear(leaves),
   )
 
 
-def _messages(policy, kind, leaf, num_workers) -> list[_rounds.Sent]:
+def _messages(policy, kind, leaf, num_workers, devices) -> list[_rounds.Sent]:
   """What one leaf sends in a kind of step, a message per round."""
   g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   error, memory = jax.eval_shape(lambda: policy.init(leaf))
   key = jax.eval_shape(lambda: jax.random.key(0))
   return _rounds.record(
       policy.rounds(kind, leaf, num_workers), policy.wire_dtype(kind, leaf),
-      num_workers, g, error, memory, key,
+      num_workers, devices, g, error, memory, key,
   )  # fmt: skip
 
 
@@ -218,83 +237,25 @@ def _packed(of_leaves: Sequence[list[_rounds.Sent]]) -> list[_rounds.Sent]:
   return packed
 
 
-def _leaf_plan(policy, leaf, sent) -> LeafPlan:
+def _leaf_plan(policy, leaf, sent, x) -> LeafPlan:
   error, memory = jax.eval_shape(lambda: policy.init(leaf))
   kept = lambda tree: sum(map(_bytes, jax.tree.leaves(tree)))
   return LeafPlan(
       leaf.path, leaf.shape, leaf.reason, leaf.matrices is not None,
-      _bytes(leaf), sent, kept(error), kept(memory),
+      _bytes(leaf), sent, kept(error), kept(memory), _gathered(leaf, x),
   )  # fmt: skip
+
+
+def _gathered(leaf: _policy.Leaf, x: Any) -> str:
+  """When whole matrices of a leaf are needed that lies spread as `x` does."""
+  spec = getattr(getattr(x, 'sharding', None), 'spec', ())
+  if leaf.matrices is None or not any(spec):
+    return ''
+  whole = getattr(leaf.compressor, 'needs_whole', ())
+  if 'compress' in whole or not leaf.matrices.stays_spread(spec):
+    return 'every step'
+  return 'refreshes' if 'refresh' in whole else ''
 
 
 def _bytes(x: Any) -> int:
   return x.size * x.dtype.itemsize
-
-
-def _ring_factor(num_workers: int) -> float:
-  """Bytes on each worker's link per byte of payload in a ring all-reduce."""
-  return 2 * (num_workers - 1) / num_workers
-
-
-def _leaf_table(p: Plan) -> list[str]:
-  """One line per kind of leaf; the same leaf of many layers is one kind."""
-  kinds = collections.defaultdict(list)
-  for x in p.leaves:
-    kinds[re.sub(r'\d+', '*', x.path), x.shape, x.how].append(x)
-  rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
-  phase = list(p.rounds)[-1]
-  for (path, shape, how), group in kinds.items():
-    size = f'{len(group)} x ' if len(group) > 1 else ''
-    sent = sum(x.sent[phase] for x in group)
-    whole = sum(x.dense_bytes for x in group)
-    rows.append((
-        path,
-        size + ' x '.join(map(str, shape)),
-        f'matrices {how}' if group[0].compressed else f'dense: {how}',
-        _human(whole),
-        _human(sent),
-        f'{whole / max(sent, 1):.1f}x' if group[0].compressed else '',
-    ))
-  return _aligned(rows)
-
-
-def _step_table(p: Plan) -> list[str]:
-  """What steps send, what is kept, and what that saves on some links."""
-  ratio = lambda x: f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
-  name = lambda phase: f'{phase.replace("_", "-")} step sends'
-  rows: _Rows = [('dense step would send', _human(p.dense_bytes), '')]
-  if _schedule.DENSE not in p.rounds:
-    rows += [
-        (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
-    ]
-    rows.append((
-        'average step sends', _human(p.bytes_per_step), ratio(p.bytes_per_step)
-    ))  # fmt: skip
-    rows.append(('state added per worker', _human(p.state_bytes), ''))
-  saved = _ring_factor(p.num_workers) * (p.dense_bytes - p.bytes_per_step)
-  if saved > 0:
-    for gbits in (0.1, 1, 10, 100):
-      rows.append((
-          f'saved per step at {gbits:g} Gbit/s',
-          f'{8e-6 * saved / gbits:.3g} ms',
-          f'on the wire, ring of {p.num_workers}' if gbits == 0.1 else '',
-      ))
-  return _aligned(rows)
-
-
-def _aligned(rows: _Rows) -> list[str]:
-  """Rows of cells as lines of columns."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-      '  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-      for row in rows
-  ]
-
-
-def _human(count: float) -> str:
-  """Bytes in decimal units, three digits."""
-  units = ['B', 'kB', 'MB', 'GB', 'TB']
-  while count >= 999.5 and len(units) > 1:
-    count /= 1000
-    units.pop(0)
-  return f'{count:.3g} {units[0]}'

@@ -259,7 +259,7 @@ def _compression_rate(
   key = jax.eval_shape(lambda: jax.random.key(0))
   bytes_of = lambda generator: sum(
       sent.size * jnp.dtype(sent.dtype).itemsize
-      for sent in _rounds.record(generator, h.dtype, 1, h, memory, key)
+      for sent in _rounds.record(generator, h.dtype, 1, 1, h, memory, key)
   )
   return bytes_of(base.dense) / max(bytes_of(compressor.compress), 1)
 

@@ -3,13 +3,15 @@
 A compressor is a generator. Each `yield message` is a round: the messages of
 all leaves that wait for it are packed into one buffer per dtype, the buffer is
 averaged over the workers by one all-reduce, and every generator goes on with
-its part. A message marked `Gather` is handed round whole instead. This is the
-only module that communicates.
+its part. A message marked `Gather` is handed round whole instead. If a worker
+is several devices, each of them sends an equal part of every message. This is
+the only module that communicates.
 """
 
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Sequence
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from greedylore_jax import _axes
+from greedylore_jax import _spread
 
 # Yields messages and returns anything. For an array it receives (its mean over
 # the workers, what this worker put on the wire), for a `Gather` the arrays of
@@ -103,72 +106,105 @@ class Transport:
   def mean(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """The means of arrays, one all-reduce per dtype; of integers in float32."""
     means: list[Any] = [None] * len(arrays)
-    for dtype, members in _by_dtype(arrays).items():
-      buffer = jnp.concatenate([arrays[i].ravel() for i in members])
-      buffer = self._mean(buffer, jnp.issubdtype(dtype, jnp.integer))
-      self.finite &= jnp.all(jnp.isfinite(buffer))
-      ends = np.cumsum([arrays[i].size for i in members])
-      for i, part in zip(members, jnp.split(buffer, ends[:-1]), strict=True):
-        means[i] = part.reshape(arrays[i].shape)
+    for members in _by_dtype(arrays).values():
+      parts = self._exchange(self._mean, [arrays[i] for i in members])
+      for i, part in zip(members, parts, strict=True):
+        means[i] = _spread.join(part, arrays[i].shape)
     return means
-
-  def _mean(self, buffer: jax.Array, is_integer: bool) -> jax.Array:
-    if self.axis_name is None:
-      return buffer.astype(jnp.float32) if is_integer else buffer
-    if not is_integer:
-      return jax.lax.pmean(buffer, self.axis_name)
-    total = jax.lax.psum(buffer, self.axis_name)
-    return total.astype(jnp.float32) / _axes.num_workers(self.axis_name)
 
   def gather(self, messages: Sequence[Gather]) -> list[list[jax.Array]]:
     """The arrays of all workers, all of them by one all-gather of bytes."""
     arrays = [x for message in messages for x in message.arrays]
     if not arrays:
       return []
-    buffer = jnp.concatenate([_to_bytes(x) for x in arrays])
+    parts = self._exchange(self._gather, arrays)
+    whole = iter([
+        jax.vmap(functools.partial(_spread.join, shape=x.shape), 1)(part)
+        for x, part in zip(arrays, parts, strict=True)
+    ])
+    return [[next(whole) for _ in m.arrays] for m in messages]
+
+  def _exchange(
+      self, collective: Callable[..., Any], arrays: Sequence[jax.Array]
+  ) -> list[jax.Array]:
+    """What arrives where every device of a worker sends a part of each."""
+
+    def on_device(*parts):
+      received, finite = collective(parts)
+      return received, finite[None]
+
+    devices = _spread.devices_per_worker()
+    received, finite = _spread.on_each_device(
+        on_device, *(_spread.cut(x, devices) for x in arrays)
+    )
+    self.finite &= jnp.all(finite)
+    return received
+
+  def _mean(self, parts: Sequence[jax.Array]) -> Any:
+    """Means of arrays of one dtype, [1, n] each, and whether all is finite."""
+    buffer = jnp.concatenate(parts, axis=1)
+    is_integer = jnp.issubdtype(buffer.dtype, jnp.integer)
+    if self.axis_name is not None:
+      reduce = jax.lax.psum if is_integer else jax.lax.pmean
+      buffer = reduce(buffer, self.axis_name)
+    if is_integer:
+      workers = _axes.num_workers(self.axis_name)
+      buffer = buffer.astype(jnp.float32) / workers
+    return _split(buffer, parts), jnp.all(jnp.isfinite(buffer))
+
+  def _gather(self, parts: Sequence[jax.Array]) -> Any:
+    """[1, n] each -> [1, N, n] of all workers, and whether all is finite."""
+    as_bytes = [_to_bytes(x) for x in parts]
+    buffer = jnp.concatenate(as_bytes, axis=1)
     if self.axis_name is None:
-      buffer = buffer[None]
+      buffer = buffer[:, None]
     else:
       to = 'invarying' if _axes.types_know(self.axis_name) else 'varying'
-      buffer = jax.lax.all_gather(buffer, self.axis_name, to=to)
-    ends = np.cumsum([x.nbytes for x in arrays])
-    parts = [
-        _from_bytes(part, x)
-        for part, x in zip(
-            jnp.split(buffer, ends[:-1], axis=1), arrays, strict=True
-        )
+      buffer = jax.lax.all_gather(buffer, self.axis_name, axis=1, to=to)
+    received = [
+        _from_bytes(x, part.dtype)
+        for x, part in zip(_split(buffer, as_bytes), parts, strict=True)
     ]
-    for part in parts:
-      if jnp.issubdtype(part.dtype, jnp.floating):
-        self.finite &= jnp.all(jnp.isfinite(part))
-    remaining = iter(parts)
-    return [[next(remaining) for _ in m.arrays] for m in messages]
+    finite = [
+        jnp.all(jnp.isfinite(x))
+        for x in received
+        if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
+    return received, jnp.all(jnp.array(finite, bool))
 
 
 class _Record:
   """In the place of a `Transport`: writes down what would be sent."""
 
-  def __init__(self, num_workers: int):
-    self.num_workers = num_workers
+  def __init__(self, num_workers: int, devices: int):
+    self.num_workers, self.devices = num_workers, devices
     self.rounds: list[list[Sent]] = []
 
   def mean(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
     self.rounds.append([
-        Sent('all-reduce', str(x.dtype), x.size) for x in arrays
+        Sent('all-reduce', str(x.dtype), self._sent(x)) for x in arrays
     ])
     is_real = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
     return [x if is_real(x) else x.astype(jnp.float32) for x in arrays]
 
   def gather(self, messages: Sequence[Gather]) -> list[list[jax.Array]]:
     for message in messages:
-      size = sum(x.nbytes for x in message.arrays)
+      size = sum(self._sent(x) * x.dtype.itemsize for x in message.arrays)
       self.rounds.append([Sent('all-gather', 'uint8', size)])
     copies = lambda x: jnp.stack([x] * self.num_workers)
     return [[copies(x) for x in message.arrays] for message in messages]
 
+  def _sent(self, x: jax.Array) -> int:
+    """The numbers in all parts of an array together."""
+    return self.devices * _spread.part_size(x.size, self.devices)
+
 
 def record(
-    generator: Callable[..., Rounds], dtype: Any, num_workers: int, *args: Any
+    generator: Callable[..., Rounds],
+    dtype: Any,
+    num_workers: int,
+    devices: int,
+    *args: Any,
 ) -> list[Sent]:
   """What one generator would send, an entry per round, without running it.
 
@@ -176,9 +212,10 @@ def record(
     generator: a generator function.
     dtype: the dtype of its messages on the wire.
     num_workers: N, on which the shapes of what is gathered depend.
+    devices: of each worker.
     *args: its arguments, arrays or `jax.ShapeDtypeStruct`s.
   """
-  transport = _Record(num_workers)
+  transport = _Record(num_workers, devices)
   jax.eval_shape(lambda *xs: run([generator(*xs)], [dtype], transport), *args)
   return [sent for sent_together in transport.rounds for sent in sent_together]
 
@@ -222,15 +259,19 @@ def _by_dtype(arrays: Sequence[jax.Array]) -> dict[Any, list[int]]:
   return {d: [i for i, x in enumerate(arrays) if x.dtype == d] for d in dtypes}
 
 
+def _split(buffer: jax.Array, parts: Sequence[jax.Array]) -> list[jax.Array]:
+  """A buffer, [..., n], cut where it was joined together from the parts."""
+  ends = np.cumsum([x.shape[1] for x in parts])
+  return jnp.split(buffer, ends[:-1], axis=-1)
+
+
 def _to_bytes(x: jax.Array) -> jax.Array:
-  """An array's bytes, [*shape] -> [nbytes]."""
-  return jax.lax.bitcast_convert_type(x, jnp.uint8).ravel()
+  """[1, n] -> the bytes, [1, width * n]."""
+  return jax.lax.bitcast_convert_type(x, jnp.uint8).reshape(1, -1)
 
 
-def _from_bytes(buffer: jax.Array, like: jax.Array) -> jax.Array:
-  """The inverse of `_to_bytes` for each worker, [N, nbytes] -> [N, *shape]."""
-  width = like.dtype.itemsize
-  each = (width,) if width > 1 else ()
-  return jax.lax.bitcast_convert_type(
-      buffer.reshape(len(buffer), *like.shape, *each), like.dtype
-  )
+def _from_bytes(x: jax.Array, dtype: Any) -> jax.Array:
+  """The inverse for each worker, [1, N, width * n] -> [1, N, n]."""
+  if dtype.itemsize > 1:
+    x = x.reshape(*x.shape[:2], -1, dtype.itemsize)
+  return jax.lax.bitcast_convert_type(x, dtype)

@@ -11,9 +11,11 @@ import optax
 
 from greedylore_jax import _axes
 from greedylore_jax import _diagnostics
+from greedylore_jax import _elastic
 from greedylore_jax import _placement
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
+from greedylore_jax import _spread
 
 _P = jax.sharding.PartitionSpec
 
@@ -59,28 +61,47 @@ def value_and_local_grad(
 class TrainStep:
   """A jitted step that first puts parameters and batch onto the mesh.
 
-  Arrays that are there already are passed on. Without it, parameters fresh
-  from their initialisation would compile a program of their own.
+  What lies there already stays as it lies, and so does what becomes of it:
+  parameters that are spread over the devices of a worker stay so. Anything else
+  is put there, parameters whole and the batch divided over the workers; fresh
+  from their initialisation they would compile a program of their own.
   """
 
   jitted: Any
-  replicated: jax.sharding.NamedSharding
-  divided: jax.sharding.NamedSharding
+  mesh: jax.sharding.Mesh
+  axis_name: _axes.AxisName
 
   def __call__(self, params: Any, opt_state: Any, batch: Any) -> Any:
-    params = jax.device_put(params, self.replicated)
-    batch = jax.device_put(batch, self.divided)
-    return self.jitted(params, opt_state, batch)
+    put = jax.device_put
+    return self.jitted(*self._arguments(put, params, opt_state, batch))
 
   def lower(self, params: Any, opt_state: Any, batch: Any) -> Any:
     """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s."""
-    place = lambda tree, sharding: jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        tree,
+    describe = lambda x, sharding: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding
     )
     return self.jitted.lower(
-        place(params, self.replicated), opt_state, place(batch, self.divided)
+        *self._arguments(describe, params, opt_state, batch)
     )
+
+  def _arguments(self, put, params, opt_state, batch):
+    """Everything on the mesh, and how it lies there."""
+    specs = []
+
+    def place(x, otherwise):
+      given = getattr(x, 'sharding', None)
+      sharding = _placement.on_mesh(self.mesh, given) or otherwise
+      specs.append(sharding and sharding.spec)
+      return x if sharding in (None, given) else put(x, sharding)
+
+    def each(tree, spec):
+      otherwise = jax.sharding.NamedSharding(self.mesh, spec)
+      return jax.tree.map(lambda x: place(x, otherwise), tree)
+
+    params = each(params, _P())
+    opt_state = jax.tree.map(lambda x: place(x, None), opt_state)
+    held = tuple(specs)
+    return params, opt_state, each(batch, _P(self.axis_name)), held
 
 
 def make_train_step(
@@ -100,7 +121,9 @@ def make_train_step(
       batch, or (loss, aux) with `has_aux`.
     tx: a chain that begins with `compress_gradients` or `average_gradients`
       over the same axis.
-    mesh: the devices, one worker for each index along `axis_name`.
+    mesh: the devices, one worker for each index along `axis_name`. If it has
+      other axes, XLA's partitioner may use these to spread the work of each
+      worker, as parameters and batch are spread.
     axis_name: mesh axis (or tuple of axes) of the workers.
     has_aux: whether `loss_fn` also returns a tree of arrays; its mean over
       workers (and micro-batches) is returned beside the loss.
@@ -119,8 +142,10 @@ def make_train_step(
     any jitted function. Results are placed on the mesh.
 
   Raises:
-    ValueError: when traced, if the batch does not divide over workers and
-      micro-batches, or the state is that of another number of workers.
+    ValueError: if the other axes of the mesh are not left to the partitioner
+      (`AxisType.Auto`); when traced, if the batch does not divide over workers
+      and micro-batches, the state is that of another number of workers, or
+      parameters lie spread over the workers.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp, optax
@@ -143,8 +168,9 @@ def make_train_step(
   grad_fn = value_and_local_grad(loss_fn, axis_name, has_aux)
   grad_fn = _accumulate(grad_fn, accumulate_steps)
 
-  def local_step(params, opt_state, batch):
+  def local_step(specs, params, opt_state, batch):
     value, grads = grad_fn(params, batch)
+    grads = _hold(grads, specs[: len(jax.tree.leaves(grads))])
     updates, new_state = tx.update(grads, opt_state, params)
     new_params = optax.apply_updates(params, updates)
     if diagnose is not None:
@@ -157,23 +183,46 @@ def make_train_step(
       value = value, _diagnostics.diagnostics(
           diagnose, energies, opt_state, new_state
       )
+    new_params, new_state = _hold((new_params, new_state), specs)
     return new_params, new_state, value
 
-  def step(params, opt_state, batch):
+  def step(params, opt_state, batch, specs):
     _check_batch(batch, workers, accumulate_steps)
-    _placement.check_num_workers(opt_state, workers)
-    specs = _placement.state_partition_specs(opt_state, axis_name)
+    _elastic.check_num_workers(opt_state, workers)
+    for (path, _), spec in zip(
+        jax.tree_util.tree_leaves_with_path(params), specs, strict=False
+    ):
+      _placement.check_spec(path, spec, axis_name)
+    states = _placement.state_partition_specs(opt_state, axis_name)
     sharded = jax.shard_map(
-        local_step,
+        functools.partial(local_step, _without(specs, axis_name)),
         mesh=mesh,
-        in_specs=(_P(), specs, _P(axis_name)),
-        out_specs=(_P(), specs, _P()),
+        axis_names=frozenset(_axes.names(axis_name)),
+        in_specs=(_P(), states, _P(axis_name)),
+        out_specs=(_P(), states, _P()),
     )
     return sharded(params, opt_state, batch)
 
-  place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
-  jitted = jax.jit(step, donate_argnums=(0, 1))
-  return TrainStep(jitted, place(_P()), place(_P(axis_name)))
+  jitted = jax.jit(step, donate_argnums=(0, 1), static_argnums=3)
+  return TrainStep(jitted, mesh, axis_name)
+
+
+def _without(specs: Any, axis_name: _axes.AxisName) -> list[Any]:
+  """Specs as they are on one worker, which are of the inner axes only."""
+  workers = _axes.names(axis_name)
+  inner = lambda entry: tuple(
+      axis for axis in _axes.names(entry) if axis not in workers
+  )
+  return [spec and _P(*map(inner, spec)) for spec in specs]
+
+
+def _hold(tree: Any, specs: Any) -> Any:
+  """The tree, spread as the specs of its leaves say; None leaves one alone."""
+  leaves, treedef = jax.tree.flatten(tree)
+  return jax.tree.unflatten(treedef, [
+      x if spec is None else _spread.hold(x, *spec)
+      for x, spec in zip(leaves, specs, strict=True)
+  ])
 
 
 def _accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:

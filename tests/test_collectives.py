@@ -1,6 +1,8 @@
 """Is every form in which XLA writes a collective read?"""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from greedylore_jax import _collectives
@@ -36,7 +38,8 @@ REDUCE = '%r = f32[8,4]{1,0} all-reduce(%x), replica_groups={{0,1}}'
 )
 def test_lines_of_compiled_programs(line, expected):
   found = [
-      (c.kind, c.dtype, c.shape, c.phase) for c in _collectives._parse(line)
+      (c.kind, c.dtype, c.shape, c.phase)
+      for c in _collectives._parse(line, None)
   ]
   assert found == expected
 
@@ -47,5 +50,26 @@ def test_every_dtype_has_a_size():
 
 
 def test_bytes_are_numbers_times_their_size():
-  (found,) = _collectives._parse(REDUCE)
+  (found,) = _collectives._parse(REDUCE, None)
   assert (found.size, found.bytes) == (32, 128)
+
+
+@pytest.mark.parametrize(
+    ('groups', 'axes'),
+    [
+        ('replica_groups={{0,4},{1,5},{2,6},{3,7}}', ('replica',)),
+        ('replica_groups={{0,1},{2,3},{4,5},{6,7}}', ('tensor',)),
+        ('replica_groups=[4,2]<=[8]', ('tensor',)),
+        ('replica_groups=[2,4]<=[8]', ('fsdp', 'tensor')),
+        ('replica_groups=[4,2]<=[2,4]T(1,0)', ('replica',)),
+        ('replica_groups=[4,2]<=[2,2,2]T(0,2,1)', ('fsdp',)),
+        ('replica_groups={}', ('replica', 'fsdp', 'tensor')),
+        ('source_target_pairs={{0,2},{2,0},{1,3},{3,1}}', ('fsdp',)),
+    ],
+)
+def test_groups_are_told_by_the_axes_that_they_span(groups, axes):
+  devices = np.array(jax.devices()).reshape(2, 2, 2)
+  mesh = jax.sharding.Mesh(devices, ('replica', 'fsdp', 'tensor'))
+  line = f'%r = f32[8]{{0}} all-reduce(%x), channel_id=1, {groups}, to_apply=%f'
+  (found,) = _collectives._parse(line, mesh)
+  assert found.axes == axes

@@ -8,6 +8,8 @@ imports nothing heavy: a typing error in a command costs no JAX start-up.
 import dataclasses
 from typing import Literal
 
+from train.machines import Distributed
+from train.machines import Mesh
 from train.section import Section
 from train.subject import Data
 from train.subject import DType
@@ -117,51 +119,6 @@ class Compression(Section):
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
     self._fraction('density', 'warm')
-
-
-@dataclasses.dataclass(frozen=True)
-class Mesh(Section):
-  """The workers among whom the batch is divided."""
-
-  replica: int = 0
-  """Data-parallel workers. 0 takes every device there is; on a CPU a larger
-  number than there are devices makes virtual ones."""
-
-  def _check(self):
-    self._at_least(0, 'replica')
-
-
-@dataclasses.dataclass(frozen=True)
-class Distributed(Section):
-  """Several processes; leave empty where JAX finds its cluster by itself."""
-
-  coordinator: str | None = None
-  """HOST:PORT of process 0."""
-  num_processes: int | None = None
-  """How many processes there are."""
-  process_id: int | None = None
-  """Which of them this is, from 0."""
-  bind: str | None = None
-  """Where process 0 listens; None is at the coordinator's address only."""
-  start_timeout: int = 300
-  """Seconds that the processes wait for each other at the start."""
-  heartbeat_timeout: int = 60
-  """Seconds without a sign of life after which a process counts as gone."""
-
-  def _check(self):
-    self._at_least(1, 'num_processes', 'start_timeout', 'heartbeat_timeout')
-    given = (self.coordinator, self.num_processes, self.process_id)
-    if len({x is None for x in given}) > 1:
-      raise ValueError(
-          'distributed.coordinator, .num_processes and .process_id go together,'
-          f' got {given}.'
-      )
-    self._at_least(0, 'process_id')
-    if (self.process_id or 0) >= (self.num_processes or 1):
-      raise ValueError(
-          f'distributed.process_id must be below {self.num_processes}'
-          f' (num_processes), got {self.process_id}.'
-      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,6 +68,10 @@ class Model(Section):
   """llama: inner size of the SwiGLU block."""
   dtype: DType = 'float32'
   """Type of activations and matrix products; parameters stay float32."""
+  scan: bool = False
+  """llama: stack the blocks' parameters, [layers, ...], and compile one block
+  for all layers: far less time to compile, and a compressor sees each layer by
+  itself as before."""
   remat: bool = False
   """llama: recompute each block in the backward pass: more time and less
   memory, of which XLA saves little on a CPU."""

@@ -35,6 +35,10 @@ class Compressor(Protocol):
       Then a checkpoint of the mean error is enough to go on exactly, with any
       number of workers.
 
+  Where a worker is several devices, matrices lie spread over them. A method
+  that needs whole ones, so that the devices hand them to each other, may say in
+  which kinds of steps: `needs_whole`, of 'refresh' and 'compress'.
+
   A method with a basis may have `leading(memory)`, its r leading directions,
   [k, a, r], orthonormal: their drift is among the `Diagnostics`.
   """
@@ -69,7 +73,7 @@ def project(h: jax.Array, p: jax.Array) -> Rounds:
 
   P is the same on all workers and its columns are orthonormal.
   """
-  r, r_local = yield p.mT @ h
+  r, r_local = yield _linalg.thin_product(p.mT, h)
   return p @ r, p @ r_local
 
 
@@ -78,7 +82,7 @@ def project_both(h: jax.Array, p: jax.Array, q: jax.Array) -> Rounds:
 
   P, [k, a, r], and Q, [k, b, s], are the same on all workers and orthonormal.
   """
-  core, local = yield p.mT @ h @ q
+  core, local = yield _linalg.thin_product(p.mT, h) @ q
   return p @ core @ q.mT, p @ local @ q.mT
 
 
@@ -87,11 +91,11 @@ def range_of(h: jax.Array, omega: jax.Array, power_iterations: int) -> Rounds:
 
   Sends the sketch by omega, [k, b, s], and 2 more for each power iteration.
   """
-  y, _ = yield h @ omega
+  y, _ = yield _linalg.thin_product(h, omega)
   q = _linalg.orthonormal(y)
   for _ in range(power_iterations):
     z, _ = yield h.mT @ q
-    y, _ = yield h @ _linalg.orthonormal(z)
+    y, _ = yield _linalg.thin_product(h, _linalg.orthonormal(z))
     q = _linalg.orthonormal(y)
   return q
 
@@ -117,6 +121,11 @@ class LazyBasis:
   rank: int
   decomposition: _linalg.Decomposition
   linear = True
+
+  @property
+  def needs_whole(self) -> tuple[str, ...]:
+    """The Gram matrix can be added up from parts of H, an SVD cannot."""
+    return ('refresh',) if self.decomposition == 'svd' else ()
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
     """Before the first refresh any orthonormal basis will do."""

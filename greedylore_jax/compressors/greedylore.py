@@ -76,6 +76,12 @@ class GreedyLore(base.LazyBasis):
     if self.basis_size is not None:
       base.check_integer('basis_size', self.basis_size, self.rank)
 
+  @property
+  def needs_whole(self) -> tuple[str, ...]:
+    """Probes of their own for all directions take all of U, or U^T H."""
+    independent = ('compress',) if self.probes == 'independent' else ()
+    return super().needs_whole + independent
+
   def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
     """Before the first refresh any orthonormal directions will do."""
     return super().init(k, a, b, dtype)[:, :, : self.basis_size]
@@ -88,7 +94,7 @@ class GreedyLore(base.LazyBasis):
     size = min(self.basis_size, a)
     omega = jax.random.normal(key, (k, b, size), h.dtype)
     q = yield from base.range_of(h, omega, power_iterations=0)
-    factor, local = yield q.mT @ h
+    factor, local = yield _linalg.thin_product(q.mT, h)
     within = _linalg.left_singular_basis(factor, self.decomposition)
     return q @ factor, q @ local, q @ within
 
@@ -110,4 +116,4 @@ class GreedyLore(base.LazyBasis):
       return jnp.sum(rows * v, axis=-1, keepdims=True)
     k, _, b = h.shape
     v = jax.random.normal(key, (k, b, self.probes), h.dtype)
-    return basis.mT @ (h @ v)
+    return _linalg.thin_product(basis.mT, _linalg.thin_product(h, v))

@@ -72,9 +72,9 @@ class RangeFinder:
     columns = [memory] if w else []
     if r > w:
       columns.append(jax.random.normal(key, (k, b, r - w), h.dtype))
-    y, _ = yield h @ jnp.concatenate(columns, axis=2)
+    y, _ = yield _linalg.thin_product(h, jnp.concatenate(columns, axis=2))
     p = _linalg.orthonormal(y)
-    factor, local = yield p.mT @ h
+    factor, local = yield _linalg.thin_product(p.mT, h)
     if w:
       energies = jnp.sum(factor**2, axis=-1)
       memory = _linalg.top_columns(factor.mT, energies, w)

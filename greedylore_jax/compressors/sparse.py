@@ -60,6 +60,11 @@ class TopK(base.Memoryless):
     """Shared indices follow from the mean."""
     return self.indices == 'shared'
 
+  @property
+  def needs_whole(self) -> tuple[str, ...]:
+    """Entries compete with all others of their matrix."""
+    return ('compress',) if self.indices == 'own' else ()
+
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
     """Two rounds of means, or one in which entries are gathered."""
     method = self._columns if self.indices == 'shared' else self._entries
@@ -113,6 +118,7 @@ class RandomK(base.Memoryless):
   density: float
 
   linear = True
+  needs_whole = ('compress',)
 
   def __post_init__(self):
     base.check_share('density', self.density)

@@ -102,7 +102,7 @@ class TSR:
     if self.average == 'bases':
       return (yield from self._refresh_by_bases(h, omega))
     q = yield from base.range_of(h, omega, self.power_iterations)
-    b_mean, b_local = yield q.mT @ h
+    b_mean, b_local = yield _linalg.thin_product(q.mT, h)
     u, v = self._directions(q, b_mean)
     core = u.mT @ q @ b_mean @ v
     sent = u @ (u.mT @ q @ b_local @ v) @ v.mT
@@ -114,7 +114,7 @@ class TSR:
     for _ in range(self.power_iterations):
       q_local = _linalg.orthonormal(h @ _linalg.orthonormal(h.mT @ q_local))
     q, _ = yield q_local
-    b_mean, _ = yield q.mT @ h
+    b_mean, _ = yield _linalg.thin_product(q.mT, h)
     u, v = self._directions(q, b_mean)
     memory = TSRMemory(u, v, jnp.zeros_like(b_mean[:, : u.shape[2]]))
     return (yield from self.compress(h, memory, None))
@@ -128,5 +128,5 @@ class TSR:
     """One round: the core."""
     del key
     u, v, _ = memory
-    core, local = yield u.mT @ h @ v
+    core, local = yield _linalg.thin_product(u.mT, h) @ v
     return u @ core @ v.mT, u @ local @ v.mT, TSRMemory(u, v, core)

@@ -54,6 +54,8 @@ class TwoSided:
 
   linear = True
 
+  needs_whole = ('refresh',)  # To complete V to a basis.
+
   def __post_init__(self):
     base.check_lazy_basis(self)
     base.check_integer('probes', self.probes)
