@@ -30,7 +30,6 @@ from train import config
 from train import differences
 from train import fingerprint
 
-_P = jax.sharding.PartitionSpec
 # What may differ when a run goes on; everything else is part of what it is.
 _FREE = ('workdir', 'mesh', 'distributed', 'evaluation', 'checkpoint', 'log')
 
@@ -94,7 +93,7 @@ class Checkpoints:
     """
     if self._manager.latest_step() == now.step:
       return now
-    collapsed = self._collapse(now.opt_state)
+    collapsed = self._collapse(now.opt_state, now.params)
     state = {'params': now.params, 'opt_state': collapsed}
     marks = fingerprint.of(state)
     agreement.check(state=marks)
@@ -108,7 +107,8 @@ class Checkpoints:
               fingerprint=ocp.args.JsonSave(marks),
           ),
       )
-    return dataclasses.replace(now, opt_state=self._expand(collapsed))
+    expanded = self._expand(collapsed, now.params)
+    return dataclasses.replace(now, opt_state=expanded)
 
   def latest(self, fresh: Snapshot) -> Snapshot:
     """The newest checkpoint, or `fresh` if there is none.
@@ -126,13 +126,15 @@ class Checkpoints:
       ).identity
     _check_identity(saved, self._identity, self._manager.directory)
     collapsed = jax.eval_shape(gl.collapse, fresh.opt_state)
-    specs = gl.state_partition_specs(collapsed, self._saved_axis)
-    placed = lambda x, spec: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=jax.sharding.NamedSharding(self._mesh, spec)
+    shardings = _shardings(
+        collapsed, self._saved_axis, fresh.params, self._mesh
+    )
+    placed = lambda x, sharding: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding
     )
     target = {
-        'params': jax.tree.map(lambda x: placed(x, _P()), fresh.params),
-        'opt_state': jax.tree.map(placed, collapsed, specs),
+        'params': jax.tree.map(lambda x: placed(x, x.sharding), fresh.params),
+        'opt_state': jax.tree.map(placed, collapsed, shardings),
     }
     with self._reading(step):
       restored = self._manager.restore(
@@ -151,7 +153,7 @@ class Checkpoints:
     return Snapshot(
         step,
         restored.state['params'],
-        self._expand(restored.state['opt_state']),
+        self._expand(restored.state['opt_state'], restored.state['params']),
         restored.progress,
     )
 
@@ -190,7 +192,8 @@ class Checkpoints:
 class _OnMesh:
   """A function of the state, with the errors of its result over an axis.
 
-  Compiled at the first call, for all that follow.
+  Compiled at the first call, for all that follow; all of it lies spread as the
+  parameters do.
   """
 
   def __init__(
@@ -200,15 +203,21 @@ class _OnMesh:
     self._function, self._mesh, self._axis = function, mesh, axis_name
     self._compiled: Callable[[Any], Any] | None = None
 
-  def __call__(self, state: Any) -> Any:
+  def __call__(self, state: Any, params: Any) -> Any:
     if self._compiled is None:
       shapes = jax.eval_shape(self._function, state)
-      specs = gl.state_partition_specs(shapes, self._axis)
-      place = lambda spec: jax.sharding.NamedSharding(self._mesh, spec)
-      self._compiled = jax.jit(
-          self._function, out_shardings=jax.tree.map(place, specs)
-      )
+      shardings = _shardings(shapes, self._axis, params, self._mesh)
+      self._compiled = jax.jit(self._function, out_shardings=shardings)
     return self._compiled(state)
+
+
+def _shardings(
+    state: Any, axis_name: str | None, params: Any, mesh: jax.sharding.Mesh
+) -> Any:
+  """Where a state lies if the parameters lie so."""
+  specs = gl.state_partition_specs(state, axis_name, params)
+  place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
+  return jax.tree.map(place, specs)
 
 
 def identity(run: config.Config) -> dict[str, Any]:

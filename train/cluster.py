@@ -7,10 +7,13 @@ import jax
 import numpy as np
 
 from train import config
+from train import machines
 from train import processes
 
 # Every worker holds the parameters and its share of each batch.
-WORKER_AXIS = 'replica'
+WORKER_AXIS = machines.REPLICA
+# Rows of a batch are divided over the workers, and then over their devices.
+_ROWS = jax.sharding.PartitionSpec((machines.REPLICA, machines.FSDP))
 
 
 def start(run: config.Config) -> jax.sharding.Mesh:
@@ -20,41 +23,72 @@ def start(run: config.Config) -> jax.sharding.Mesh:
   devices become virtual ones.
 
   Raises:
-    ValueError: if the coordinator cannot be had, or if there are too few
-      devices for mesh.replica.
+    ValueError: if the coordinator cannot be had, or if the devices do not fit
+      the mesh.
   """
-  count = run.distributed.num_processes or 1
-  if run.mesh.replica % count:
+  processes_count = run.distributed.num_processes or 1
+  inner = run.mesh.fsdp * run.mesh.tensor
+  wanted = run.mesh.replica * inner
+  if wanted % processes_count:
     raise ValueError(
-        f'mesh.replica must be a multiple of the {count} processes, got'
-        f' {run.mesh.replica}.'
+        'mesh.replica x fsdp x tensor must be a multiple of the'
+        f' {processes_count} processes, got {_words(run.mesh)}.'
     )
   found_cluster = processes.join(run.distributed)
-  if run.mesh.replica and not found_cluster:
-    _request_cpu_devices(run.mesh.replica // count)
+  if wanted and not found_cluster:
+    _request_cpu_devices(wanted // processes_count)
   devices = jax.devices()
-  workers = run.mesh.replica or len(devices)
-  if workers > len(devices):
+  workers = run.mesh.replica or len(devices) // inner
+  devices = _enough(devices, run.mesh, max(workers, 1) * inner)
+  _check_batch(run, workers)
+  _check_processes(devices, run.mesh)
+  shape = workers, run.mesh.fsdp, run.mesh.tensor
+  axes = machines.REPLICA, machines.FSDP, machines.TENSOR
+  return jax.sharding.Mesh(np.array(devices).reshape(shape), axes)
+
+
+def _words(mesh: config.Mesh) -> str:
+  return f'{mesh.replica} x {mesh.fsdp} x {mesh.tensor}'
+
+
+def _enough(devices, mesh, count):
+  """So many of the devices, if there are."""
+  if count > len(devices):
     raise ValueError(
-        f'mesh.replica={workers} workers need as many devices, but JAX sees'
-        f' {len(devices)} of kind {devices[0].platform}. Take fewer workers, or'
-        ' JAX_PLATFORMS=cpu for virtual devices.'
+        f'mesh.replica={mesh.replica} workers of {mesh.fsdp} x {mesh.tensor}'
+        f' need as many devices, but JAX sees {len(devices)} of kind'
+        f' {devices[0].platform}. Take fewer workers, or JAX_PLATFORMS=cpu for'
+        ' virtual devices.'
     )
-  if run.batch_size % (workers * run.accumulate_steps):
+  return devices[:count]
+
+
+def _check_batch(run: config.Config, workers: int) -> None:
+  """Raises unless the batch divides over workers and their devices."""
+  if run.batch_size % (workers * run.mesh.fsdp * run.accumulate_steps):
     raise ValueError(
         f'batch_size must be a multiple of {workers} workers x'
-        f' {run.accumulate_steps} accumulate_steps, got {run.batch_size}.'
+        f' {run.mesh.fsdp} mesh.fsdp x {run.accumulate_steps} accumulate_steps,'
+        f' got {run.batch_size}.'
     )
+
+
+def _check_processes(devices, mesh) -> None:
+  """Raises unless every process has as many of the devices, for whole rows."""
   per_process = {
-      i: sum(d.process_index == i for d in devices[:workers])
+      i: sum(d.process_index == i for d in devices)
       for i in range(jax.process_count())
   }
   if len({*per_process.values()}) > 1:
     raise ValueError(
-        'every process needs the same number of workers, got'
+        'every process needs the same number of devices in the mesh, got'
         f' {", ".join(f"{n} on process {i}" for i, n in per_process.items())}.'
     )
-  return jax.sharding.Mesh(np.array(devices[:workers]), (WORKER_AXIS,))
+  if per_process[0] % mesh.tensor:
+    raise ValueError(
+        f'mesh.tensor={mesh.tensor} devices must be of one process, which has'
+        f' {per_process[0]}.'
+    )
 
 
 def _request_cpu_devices(count: int) -> None:
@@ -63,10 +97,37 @@ def _request_cpu_devices(count: int) -> None:
     jax.config.update('jax_num_cpu_devices', count)
 
 
+def rows_on(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """How the rows of a batch lie on the mesh."""
+  return jax.sharding.NamedSharding(mesh, _ROWS)
+
+
 def divide(mesh: jax.sharding.Mesh, batch: Any) -> Any:
-  """This process's rows of a batch's arrays, divided over its workers."""
-  spec = jax.sharding.PartitionSpec(WORKER_AXIS)
-  place = jax.sharding.NamedSharding(mesh, spec)
+  """This process's rows of a batch's arrays, divided over its devices."""
+  place = rows_on(mesh)
   return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(place, x), batch
   )
+
+
+def shardings(params: Any, specs: Any, mesh: jax.sharding.Mesh) -> Any:
+  """PartitionSpecs of parameters, or of their shapes, on a mesh.
+
+  Raises:
+    ValueError: if a side does not divide over the devices.
+  """
+
+  def place(path, x, spec):
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    try:
+      sharding.shard_shape(x.shape)
+    except ValueError:
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      raise ValueError(
+          f'{name}, {" x ".join(map(str, x.shape))}, does not divide as {spec}'
+          f' over a mesh of {dict(mesh.shape)}: change mesh.fsdp, mesh.tensor'
+          " or the model's sizes."
+      ) from None
+    return sharding
+
+  return jax.tree_util.tree_map_with_path(place, params, specs)

@@ -25,7 +25,9 @@ def build(
     return jax.tree.map(means, task.statistics(params, batch))
 
   on_mesh = lambda function, specs, out: jax.jit(
-      jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out),
+      jax.shard_map(
+          function, mesh=mesh, axis_names={axis}, in_specs=specs, out_specs=out
+      ),
       out_shardings=jax.sharding.NamedSharding(mesh, _P()),
   )
   statistics_of = on_mesh(mean_statistics, (_P(), _P(axis)), _P())

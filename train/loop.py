@@ -26,7 +26,6 @@ from train import report
 from train import tasks
 from train import traffic
 
-_P = jax.sharding.PartitionSpec
 _AXIS = cluster.WORKER_AXIS
 
 
@@ -107,15 +106,20 @@ def _prepare(
 ) -> _Job:
   """Builds and compiles everything before the first step."""
   workers = mesh.shape[_AXIS]
-  replicated = jax.sharding.NamedSharding(mesh, _P())
   tx, schedule = optimizer.build(settings, _AXIS, task)
+  init = lambda: task.init(settings.seed)
+  shapes = jax.eval_shape(init)
   params = jax.jit(
-      lambda: task.init(settings.seed), out_shardings=replicated
+      init,
+      out_shardings=cluster.shardings(
+          shapes, task.partition_specs(shapes), mesh
+      ),
   )()
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   rules = optimizer.compressors(settings.compression, task)
   plan = gl.plan(
       rules, params, num_workers=workers,
+      devices_per_worker=mesh.size // workers,
       **optimizer.policy(settings.compression, task),
   )  # fmt: skip
   # Only what is kept in errors can be diagnosed.
@@ -129,10 +133,11 @@ def _prepare(
   )  # fmt: skip
   batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
-          (settings.batch_size, *x.shape), x.dtype
+          (settings.batch_size, *x.shape), x.dtype,
+          sharding=cluster.rows_on(mesh),
       ),
       task.example(),
-  )
+  )  # fmt: skip
   compiled = step.lower(params, opt_state, batch).compile()
   start: dict[str, Any] = {
       'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0,
@@ -146,7 +151,7 @@ def _prepare(
       evaluate=evaluation.build(settings, mesh, task),
       schedule=schedule,
       plan=plan,
-      traffic=traffic.Traffic(plan, compiled, workers, diagnosed),
+      traffic=traffic.Traffic(plan, compiled, diagnosed, _AXIS),
       diagnosed=diagnosed,
       workers=workers,
   )

@@ -204,7 +204,9 @@ def _by_name(
 
 def _is_matrix(params: Any) -> Any:
   """What decays: everything but gains."""
-  return jax.tree.map(lambda x: x.ndim >= 2, params)
+  numbers = models.matrix_dimension_numbers(params, embeddings=True)
+  is_leaf = lambda x: not isinstance(x, dict)
+  return jax.tree.map(lambda x: x is not None, numbers, is_leaf=is_leaf)
 
 
 def _nearest_optimizer(name: str) -> str:

@@ -6,15 +6,16 @@ import jax
 
 import greedylore_jax as gl
 
-_LOSS_BYTES = 4  # Its mean over the workers, at every step.
-_DIAGNOSTICS_BYTES = 12  # They travel with it.
+# Numbers whose mean over the workers is taken at every step, in one message.
+_LOSS, _DIAGNOSTICS = 1, 3
 
 
 class Traffic:
   """Bytes that a worker puts into all-reduces, as in the compiled program.
 
-  Payload, as in `gl.Plan`, the mean of the loss included. A single worker sends
-  nothing, whatever the plan says of its messages.
+  Payload, as in `gl.Plan`, the mean of the loss included, of all devices of the
+  worker together. What these send each other does not count. A single worker
+  sends nothing, whatever the plan says of its messages.
 
   Attributes:
     dense_bytes: of a step without compression.
@@ -26,25 +27,29 @@ class Traffic:
       self,
       plan: gl.Plan,
       compiled: jax.stages.Compiled,
-      workers: int,
       diagnosed: bool,
+      axis_name: str,
   ):
-    """Reads the compiled step of a run on so many workers.
+    """Reads the compiled step of a run.
 
     Args:
       plan: what it should send.
       compiled: the step.
-      workers: how many there are.
       diagnosed: whether diagnostics are sent, too.
+      axis_name: mesh axis of the workers.
     """
+    devices = plan.devices_per_worker
     self._plan = plan
-    self._beside = _LOSS_BYTES + diagnosed * _DIAGNOSTICS_BYTES
+    # What does not divide is filled up to a number for each device.
+    up = lambda count: 4 * devices * -(-count // devices)
+    self._beside = up(_LOSS) + (up(_DIAGNOSTICS) if diagnosed else 0)
     self._by_phase: collections.Counter[str | None] = collections.Counter()
     for collective in gl.collectives(compiled):
-      self._by_phase[collective.phase] += collective.payload
-    alone = workers == 1
+      if axis_name in (collective.axes or ()):
+        self._by_phase[collective.phase] += devices * collective.payload
+    alone = plan.num_workers == 1
     errors = sum(leaf.error_bytes for leaf in plan.leaves)
-    self.dense_bytes = 0 if alone else plan.dense_bytes + _LOSS_BYTES
+    self.dense_bytes = 0 if alone else plan.dense_bytes + 4 * _LOSS
     self.save_bytes = 0 if alone or not plan.is_linear else errors
 
   def step_bytes(self, step: int) -> int:

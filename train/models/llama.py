@@ -17,6 +17,9 @@ The parameters are a nested dict of float32 arrays:
   norm                                       [width]
   head                                       [width, vocab_size]
 
+With `model.scan` the blocks are one, `blocks/...`, whose arrays have one more
+axis in front, [layers, ...], and XLA compiles it once for all layers.
+
 References:
   Touvron et al., LLaMA: Open and Efficient Foundation Language Models,
   arXiv:2302.13971, 2023.
@@ -34,11 +37,9 @@ import jax.numpy as jnp
 import optax
 
 from train import config
-from train.models import rules
+from train import machines
 
 Params = dict[str, Any]
-# The paths of the parameters with a side as long as the vocabulary.
-EMBEDDINGS = r'^(embedding|head)$'
 _STANDARD_DEVIATION = 0.02
 _NORM_EPS = 1e-6
 _ROTARY_BASE = 10_000.0
@@ -110,21 +111,37 @@ class Llama(nnx.Module):
   def __init__(self, model: config.Model, vocab_size: int, rngs: nnx.Rngs):
     self.model = model
     self.embedding = _matrix(rngs, (vocab_size, model.width))
-    self.blocks = nnx.Dict(
-        {str(i): Block(model, rngs) for i in range(model.layers)}
-    )
+    one = lambda rngs: Block(model, rngs)
+    blocks: Any
+    if model.scan:
+      blocks = nnx.split_rngs(splits=model.layers)(nnx.vmap(one))(rngs)
+    else:
+      blocks = nnx.Dict({str(i): one(rngs) for i in range(model.layers)})
+    self.blocks = blocks
     self.norm = _gain(model)
     self.head = _matrix(rngs, (model.width, vocab_size))
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """[batch, time] int -> logits [batch, time, vocab_size] float32."""
     x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.model.dtype)
-    apply = nnx.remat(Block.__call__) if self.model.remat else Block.__call__
+    x = self._apply_blocks(_divided(x))
+    # Whole rows of logits, as picking labels' from spread ones crashes XLA.
+    logits = _divided(_project(_rms_norm(x, self.norm), self.head))
+    return logits.astype(jnp.float32)
+
+  def _apply_blocks(self, x: jax.Array) -> jax.Array:
+    """[batch, time, width] -> [batch, time, width]."""
+    call = nnx.remat(Block.__call__) if self.model.remat else Block.__call__
+    apply = lambda block, x: _divided(call(block, x))
+    if self.model.scan:
+      graph, layers = nnx.split(self.blocks)
+      step = lambda x, layer: (apply(nnx.merge(graph, layer), x), None)
+      return jax.lax.scan(step, x, layers)[0]
     # By number, as a merged Dict is in the order of its sorted keys, where '10'
     # comes before '2'.
     for i in range(self.model.layers):
       x = apply(self.blocks[str(i)], x)
-    return _project(_rms_norm(x, self.norm), self.head).astype(jnp.float32)
+    return x
 
 
 def init(model: config.Model, vocab_size: int, seed: int) -> Params:
@@ -197,31 +214,6 @@ def make_loss(
   return loss_fn
 
 
-def matrix_dimension_numbers(params: Params, embeddings: bool = False) -> Any:
-  """Which parameters are matrices, worth a compressed gradient.
-
-  Args:
-    params: What `init` gives, or its shapes.
-    embeddings: Count the embedding and the head as matrices too.
-
-  Returns:
-    A tree like params with `optax.contrib.MuonDimensionNumbers` for each
-    matrix and None for what is left dense.
-
-  Raises:
-    ValueError: If a parameter is none of a LLaMA's.
-  """
-  matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=1)
-  return rules.by_path(
-      (
-          (r'blocks/\d+/(attention|feed_forward)/\w+', matrix),
-          (EMBEDDINGS, matrix if embeddings else None),
-          (r'norm|blocks/\d+/(attention|feed_forward)_norm', None),
-      ),
-      params,
-  )
-
-
 def rotate(x: jax.Array) -> jax.Array:
   """Turns channel pairs by angles that grow with time: rotary positions.
 
@@ -272,6 +264,14 @@ def _project(x: jax.Array, matrix: nnx.Param) -> jax.Array:
   # Flat, as with batch axes a gradient takes a fifth longer on a CPU.
   flat = x.reshape(-1, x.shape[-1]) @ matrix[...].astype(x.dtype)
   return flat.reshape(*x.shape[:-1], -1)
+
+
+def _divided(x: jax.Array) -> jax.Array:
+  """Activations, their sequences divided over the devices of a worker."""
+  if machines.FSDP not in jax.sharding.get_abstract_mesh().auto_axes:
+    return x
+  spec = jax.sharding.PartitionSpec(machines.FSDP)
+  return jax.lax.with_sharding_constraint(x, spec)
 
 
 def _matrix(

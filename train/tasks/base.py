@@ -53,6 +53,9 @@ class Task(Protocol):
   def matrices(self, params: Params, embeddings: bool) -> Any:
     """Dimension numbers of `params`, see `gl.compress_gradients`."""
 
+  def partition_specs(self, params: Params) -> Any:
+    """How parameters lie spread over the devices of a worker."""
+
   def loss(self, params: Params, batch: Batch) -> jax.Array:
     """The mean training loss of a batch, in nats."""
 

@@ -33,6 +33,7 @@ class LanguageModeling:
     self.units_per_example = run.data.sequence_length
     self.init = functools.partial(models.init, run.model, text.vocab_size)
     self.matrices = models.matrix_dimension_numbers
+    self.partition_specs = models.partition_specs
     self.train = text.train
     self.held_out = text.evaluation
     self.loss = models.make_loss(run.model, text.vocab_size)
