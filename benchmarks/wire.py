@@ -126,17 +126,28 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--hosts', default='2,4', help='numbers of hosts')
   parser.add_argument('--rate', default='1gbit', help="of a link, tc's words")
   parser.add_argument('--output', default='benchmarks/WIRE.md')
+  parser.add_argument(
+      '--fsdp', type=int, default=1, help='devices per host, and per worker'
+  )
   given = parser.parse_args(argv)
+  rows = RUN['batch_size'] * given.fsdp
+  several = {
+      'mesh__fsdp': given.fsdp, 'batch_size': rows,
+      'evaluation__sequences': rows,
+  }  # fmt: skip
   runs = []
   try:
     for count in map(int, given.hosts.split(',')):
       for method in METHODS:
         with tempfile.TemporaryDirectory() as folder:
-          runs.append(measure(count, method, pathlib.Path(folder), given.rate))
+          path = pathlib.Path(folder)
+          runs.append(measure(count, method, path, given.rate, **several))
         print(*_kind_rows(runs[-1:]), sep='\n', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
     return command.fail(error, 1)
   module = f'benchmarks.wire --hosts {given.hosts} --rate {given.rate}'
+  if given.fsdp > 1:
+    module += f' --fsdp {given.fsdp}'
   text = report(runs, given.rate, module)
   pathlib.Path(given.output).write_text(text, encoding='utf-8')
   return 0

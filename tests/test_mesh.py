@@ -111,7 +111,9 @@ def test_rules_spread_every_matrix(scan):
   model = dataclasses.replace(MODEL, scan=scan)
   shapes = jax.eval_shape(lambda: models.init(model, 32, 0))
   numbers = models.matrix_dimension_numbers(shapes, embeddings=True)
-  placed = models.shardings(shapes, mesh_of(2, 2, 2))
+  placed = cluster.shardings(
+      shapes, models.partition_specs(shapes), mesh_of(2, 2, 2)
+  )
   for (path, x), sharding in zip(
       jax.tree_util.tree_leaves_with_path(shapes),
       jax.tree.leaves(placed),
@@ -165,7 +167,9 @@ def test_a_program_with_stacked_layers_does_not_grow_with_them():
   for layers in (2, 24):
     model = dataclasses.replace(MODEL, layers=layers, scan=True)
     shapes = jax.eval_shape(lambda model=model: models.init(model, 32, 0))
-    params = jax.tree.map(place, shapes, models.shardings(shapes, mesh))
+    specs = models.partition_specs(shapes)
+    placed = cluster.shardings(shapes, specs, mesh)
+    params = jax.tree.map(place, shapes, placed)
     state = gl.init_state(tx, params, mesh, axis_name=machines.REPLICA)
     error = state.error['blocks']['attention']['query']
     assert error.shape == (2, layers, 16, 16)

@@ -50,7 +50,7 @@ def build(
   clip = optax.clip_by_global_norm(settings.clip_norm)
   behind = optax.chain(
       clip if settings.clip_norm else optax.identity(),
-      _by_name(settings, schedule),
+      _by_name(settings, schedule, task),
   )
   return optax.chain(
       gl.compress_gradients(
@@ -171,7 +171,7 @@ def _matrices(
 
 
 def _by_name(
-    settings: config.Optimizer, schedule: optax.Schedule
+    settings: config.Optimizer, schedule: optax.Schedule, task: tasks.Task
 ) -> optax.GradientTransformation:
   """`optax.NAME(schedule, ...)` with the options that were set."""
   factory: Any = getattr(optax, settings.name, None)
@@ -190,7 +190,7 @@ def _by_name(
   if 'weight_decay' not in takes:
     decay = options.pop('weight_decay', None)
   elif 'mask' in takes:
-    options['mask'] = _is_matrix
+    options['mask'] = _is_matrix(task)
   for name in options.keys() - takes.keys():
     raise ValueError(
         f'optimizer.{name} does not apply to optax.{settings.name}, which takes'
@@ -199,14 +199,21 @@ def _by_name(
   optimizer = factory(schedule, **options)
   if decay is None:
     return optimizer
-  return optax.chain(optax.add_decayed_weights(decay, _is_matrix), optimizer)
+  decays = optax.add_decayed_weights(decay, _is_matrix(task))
+  return optax.chain(decays, optimizer)
 
 
-def _is_matrix(params: Any) -> Any:
-  """What decays: everything but gains."""
-  numbers = models.matrix_dimension_numbers(params, embeddings=True)
-  is_leaf = lambda x: not isinstance(x, dict)
-  return jax.tree.map(lambda x: x is not None, numbers, is_leaf=is_leaf)
+def _is_matrix(task: tasks.Task) -> Callable[[Any], Any]:
+  """What decays: everything but gains and biases."""
+
+  def mask(params: Any) -> Any:
+    numbers = task.matrices(params, embeddings=True)
+    is_none = lambda x: x is None
+    return jax.tree.map(
+        lambda _, x: x is not None, params, numbers, is_leaf=is_none
+    )
+
+  return mask
 
 
 def _nearest_optimizer(name: str) -> str:
