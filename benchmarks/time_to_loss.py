@@ -34,6 +34,7 @@ from benchmarks import trainers
 from train import budget
 from train import command
 from train import metrics
+from train import tasks
 
 CONFIG = 'configs/time_to_loss.py'
 METHODS: dict[str, dict[str, Any]] = {
@@ -47,7 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
 # Steps at each rate, over and over. With a refresh every 45 steps from step 20
 # on, all rates get their share of refreshes.
 CYCLE = (('50mbit', 4), ('200mbit', 4), ('1gbit', 12))
-_VOCABULARY = 256
 _PATIENCE = 3600.0
 
 
@@ -107,7 +107,7 @@ def measure(
   words = [word for k, v in compression.items() for word in (f'--{k}', str(v))]
   replica = ['--mesh.replica', str(count)]
   settings, _ = command.parse([CONFIG, *words, *replica], '')
-  plan = budget.plan(settings, _VOCABULARY)
+  plan = budget.plan(settings, tasks.load(settings))
   return {
       'commit': machine.commit(),
       'date': time.strftime('%F'),

@@ -27,6 +27,7 @@ from benchmarks import trainers
 from train import budget
 from train import command
 from train import metrics
+from train import tasks
 
 CONFIG = 'configs/quickstart.py'
 TOLERANCE = 0.05
@@ -54,7 +55,6 @@ RUN: dict[str, Any] = {
     'log.every': 1,
     'log.tensorboard': False,
 }
-_VOCABULARY = 256
 _PATIENCE = 600.0
 
 
@@ -190,7 +190,7 @@ def _kinds(count, method, options, workdir, cards) -> Iterator[Kind]:
   words = [word for k, v in options.items() for word in (f'--{k}', str(v))]
   replica = ['--mesh.replica', str(count)]
   settings, _ = command.parse([CONFIG, *words, *replica], '')
-  plan = budget.plan(settings, _VOCABULARY)
+  plan = budget.plan(settings, tasks.load(settings))
   lines = [x for x in metrics.read(workdir / 'metrics.jsonl') if 'loss' in x]
   told = [0, *(x['bytes_sent'] for x in lines)]
   for phase in plan.rounds:
