@@ -106,7 +106,7 @@ def _compiled(run, model, mesh, compressor, error_dtype):
           x.shape, x.dtype, sharding=sharding
       ),
       shapes,
-      models.shardings(shapes, mesh),
+      cluster.shardings(shapes, models.partition_specs(shapes), mesh),
   )
   tx = optax.chain(
       gl.compress_gradients(
