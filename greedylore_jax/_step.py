@@ -197,7 +197,7 @@ def make_train_step(
     sharded = jax.shard_map(
         functools.partial(local_step, _without(specs, axis_name)),
         mesh=mesh,
-        axis_names=frozenset(_axes.names(axis_name)),
+        axis_names=_manual(mesh, axis_name),
         in_specs=(_P(), states, _P(axis_name)),
         out_specs=(_P(), states, _P()),
     )
@@ -214,6 +214,17 @@ def _without(specs: Any, axis_name: _axes.AxisName) -> list[Any]:
       axis for axis in _axes.names(entry) if axis not in workers
   )
   return [spec and _P(*map(inner, spec)) for spec in specs]
+
+
+def _manual(mesh: jax.sharding.Mesh, axis_name: Any) -> frozenset[str]:
+  """The workers' axes; all of the mesh if nothing lies spread over the others.
+
+  XLA on CPUs cannot compile a mean of 16-bit numbers beside axes that are left
+  to its partitioner.
+  """
+  workers = frozenset(_axes.names(axis_name))
+  spread = any(mesh.shape[axis] > 1 for axis in {*mesh.shape} - workers)
+  return workers if spread else frozenset(mesh.shape)
 
 
 def _hold(tree: Any, specs: Any) -> Any:
