@@ -1,5 +1,6 @@
 """Compressed averaging of gradients as an optax transformation."""
 
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import optax
 from greedylore_jax import _axes
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
+from greedylore_jax import _schedule
 
 
 class CompressState(NamedTuple):
@@ -50,6 +52,7 @@ def compress_gradients(
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,
     factor_dtype: Any = None,
+    stagger: bool = False,
     seed: int = 0,
 ) -> optax.GradientTransformation:
   """Averages local gradients over the workers, sending a compressed form.
@@ -101,6 +104,11 @@ def compress_gradients(
       int8 and int16 scale each row or column, for which a small round goes
       ahead; N workers share their range, so a step of int8 is N / 127 of the
       row's largest entry.
+    stagger: refreshes the leaves by turns, one in a step at most, rather than
+      all together, so that no step sends more than a compressed one and one
+      leaf (but for the first, which refreshes all). For each leaf the method
+      is the same, at other steps. Needs at least as many steps in an
+      `update_interval` as there are leaves, and one program per shape of leaf.
     seed: of the compressor's random numbers, which are equal on all workers.
 
   Returns:
@@ -131,7 +139,7 @@ def compress_gradients(
   """
   policy = _policy.Policy(
       compressor, start_step, error_feedback, min_compression_rate,
-      weight_dimension_numbers, error_dtype, factor_dtype,
+      weight_dimension_numbers, error_dtype, factor_dtype, stagger,
   )  # fmt: skip
 
   def init_fn(params):
@@ -161,10 +169,10 @@ def compress_gradients(
         _step(policy, schedule, phase, leaves, axis_name, workers)
         for phase in schedule.phases
     ]
-    index = schedule.index(state.count)
     updates, errors, memories, finite = jax.lax.switch(
-        index, branches, grads, errors, memories, key
-    )
+        schedule.index(state.count), branches,
+        grads, errors, memories, key, schedule.turn(state.count),
+    )  # fmt: skip
     new_state = state._replace(
         count=jnp.where(
             finite, optax.safe_increment(state.count), state.count
@@ -186,7 +194,13 @@ def _step(policy, schedule, phase, leaves, axis_name, workers):
       for kind, leaf in zip(kinds, leaves, strict=True)
   ]
 
-  def branch(grads, errors, memories, key):
+  members = schedule.members(phase)
+  if members:
+    one = leaves[members[0]]
+    dtypes.append(policy.wire_dtype(_schedule.REFRESH, one))
+    refresh = policy.rounds(_schedule.REFRESH, one, workers)
+
+  def branch(grads, errors, memories, key, turn):
     scope = jax.named_scope(f'greedylore.{phase}')
     with scope, jax.default_matmul_precision('highest'):
       generators = [
@@ -195,8 +209,13 @@ def _step(policy, schedule, phase, leaves, axis_name, workers):
               zip(methods, grads, errors, memories, strict=True)
           )
       ]
+      if members:
+        its = [_pick(x, members, turn) for x in (grads, errors, memories)]
+        generators.append(refresh(*its, leaf_key(key, turn)))
       transport = _rounds.Transport(axis_name)
       new = _rounds.run(generators, dtypes, transport)
+      if members:
+        _replace(new, members, turn, new.pop())
       updates, new_errors, new_memories = _unzip(new, 3)
       # A decomposition can fail, too; memory is equal on all, so all agree.
       finite = transport.finite & _all_finite(new_memories)
@@ -209,6 +228,21 @@ def _step(policy, schedule, phase, leaves, axis_name, workers):
       )
 
   return branch
+
+
+def _pick(of_leaves: Any, members: Sequence[int], turn: jax.Array) -> Any:
+  """What the leaf whose turn it is has among those of all leaves."""
+  options = [lambda x=of_leaves[i]: x for i in members]
+  return jax.lax.switch(jnp.argmax(jnp.array(members) == turn), options)
+
+
+def _replace(
+    of_leaves: Any, members: Sequence[int], turn: jax.Array, new: Any
+) -> None:
+  """Puts `new` where the leaf is whose turn it is."""
+  for i in members:
+    choose = lambda x, old, i=i: jnp.where(turn == i, x, old)
+    of_leaves[i] = jax.tree.map(choose, new, of_leaves[i])
 
 
 def _all_finite(tree: Any) -> jax.Array:

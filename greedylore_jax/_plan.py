@@ -23,7 +23,8 @@ class LeafPlan:
     how: 'k x a x b' for compressed matrices, else why it is dense.
     compressed: whether it is.
     dense_bytes: of the leaf itself, which a dense step would send.
-    sent: phase -> bytes in such a step.
+    sent: phase -> bytes in such a step; with `stagger`, those of its refresh
+      are only in the sums of the `Plan`.
     error_bytes: of its error, one copy.
     memory_bytes: of the compressor's memory.
     gathered: in which kinds of steps the devices of a worker, over which it
@@ -75,7 +76,7 @@ class Plan:
 
   def bytes_in(self, phase: str) -> int:
     """Bytes of a step in this phase; see `rounds` for the phases there are."""
-    return sum(leaf.sent[phase] for leaf in self.leaves)
+    return sum(_payload(x, self.num_workers) for x in self.rounds[phase])
 
   def phase_at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
@@ -89,8 +90,9 @@ class Plan:
   @property
   def bytes_per_step(self) -> float:
     """Average bytes per step in the long run: warm-up left out."""
-    start, period = self.schedule.start_step, self.schedule.period()
-    return (self.bytes_after(start + period) - self.bytes_after(start)) / period
+    period = self.schedule.period()
+    begun = self.schedule.start_step + period
+    return (self.bytes_after(begun + period) - self.bytes_after(begun)) / period
 
   @property
   def peak_bytes(self) -> int:
@@ -132,6 +134,7 @@ def plan(
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,
     factor_dtype: Any = None,
+    stagger: bool = False,
 ) -> Plan:
   """What `compress_gradients` with the same arguments will send and keep.
 
@@ -152,6 +155,7 @@ def plan(
     weight_dimension_numbers: see there.
     error_dtype: see there.
     factor_dtype: see there.
+    stagger: see there.
 
   Returns:
     A `Plan`.
@@ -170,19 +174,16 @@ def plan(
   """
   policy = _policy.Policy(
       compressor, start_step, error_feedback, min_compression_rate,
-      weight_dimension_numbers, error_dtype, factor_dtype,
+      weight_dimension_numbers, error_dtype, factor_dtype, stagger,
   )  # fmt: skip
   if num_workers < 1:
     raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
   leaves = policy.leaves(params)
   schedule = policy.schedule(leaves)
-  kind = lambda phase, leaf: _policy.kind(schedule, phase, leaf)
   messages = {
       phase: [
-          _messages(
-              policy, kind(phase, x), x, num_workers, devices_per_worker
-          )
-          for x in leaves
+          _messages(policy, kind, leaf, num_workers, devices_per_worker)
+          for kind, leaf in _steps(schedule, phase, leaves)
       ]
       for phase in schedule.phases
   }
@@ -203,6 +204,15 @@ def plan(
       schedule,
       policy.is_linear(leaves),
   )
+
+
+def _steps(schedule, phase, leaves) -> list[tuple[str, _policy.Leaf]]:
+  """What leaves do in a phase; last the one that is refreshed besides."""
+  besides = [(_schedule.REFRESH, leaves[i]) for i in schedule.members(phase)]
+  return [
+      *((_policy.kind(schedule, phase, leaf), leaf) for leaf in leaves),
+      *besides[:1],
+  ]
 
 
 def _messages(policy, kind, leaf, num_workers, devices) -> list[_rounds.Sent]:

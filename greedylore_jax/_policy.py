@@ -62,6 +62,7 @@ class Policy:
   weight_dimension_numbers: Any = None
   error_dtype: Any = None
   factor_dtype: Any = None
+  stagger: bool = False
 
   def __post_init__(self):
     for _, compressor in self.rules:
@@ -105,9 +106,15 @@ class Policy:
 
   def schedule(self, leaves: list[Leaf]) -> _schedule.Schedule:
     """The kinds of step that can occur, and when."""
-    return _schedule.Schedule(
-        self.start_step,
-        [x.compressor.update_interval for x in leaves if x.compressor],
+    intervals = {
+        i: leaf.compressor.update_interval
+        for i, leaf in enumerate(leaves) if leaf.compressor
+    }  # fmt: skip
+    refreshed = {i: n for i, n in intervals.items() if n}
+    if not (self.stagger and refreshed):
+      return _schedule.Schedule(self.start_step, intervals.values())
+    return _schedule.Staggered(
+        self.start_step, refreshed, _alike({i: leaves[i] for i in refreshed})
     )
 
   def is_linear(self, leaves: list[Leaf]) -> bool:
@@ -247,6 +254,19 @@ def kind(schedule: _schedule.Schedule, phase: str, leaf: Leaf) -> str:
   """What a leaf does in a phase: 'warm_up', 'refresh' or 'compress'."""
   interval = leaf.compressor.update_interval if leaf.compressor else None
   return schedule.kind(phase, interval)
+
+
+def _alike(leaves: dict[int, Leaf]) -> dict[str, list[int]]:
+  """Leaves that differ in their paths only, under a name such as '64x256'."""
+  kinds: dict[Leaf, list[int]] = {}
+  for i, leaf in leaves.items():
+    kinds.setdefault(dataclasses.replace(leaf, path=''), []).append(i)
+  named: dict[str, list[int]] = {}
+  for leaf, members in kinds.items():
+    shape = 'x'.join(map(str, leaf.shape))
+    others = sum(name.split('_')[0] == shape for name in named)
+    named[f'{shape}_{others + 1}' if others else shape] = members
+  return named
 
 
 @functools.cache

@@ -1,6 +1,8 @@
 """Which kind of step comes when: warm-up, refreshes, compressed steps."""
 
 from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import itertools
 import math
 
@@ -61,8 +63,17 @@ class Schedule:
       return phase
     return REFRESH if interval in self._refreshed[phase] else COMPRESS
 
+  def members(self, phase: str) -> tuple[int, ...]:
+    """The leaves of which one is refreshed in this phase, by turns."""
+    del phase
+    return ()
+
+  def turn(self, count: jax.Array) -> jax.Array:
+    """Which of the members it is in step `count`."""
+    return jnp.zeros_like(count)
+
   def period(self) -> int:
-    """Steps after which the phases repeat, warm-up left out."""
+    """Steps after which the phases repeat, the beginning left out."""
     return math.lcm(*self.intervals)
 
   def _name(self, refreshed: Iterable[int]) -> str:
@@ -84,3 +95,106 @@ def _refreshed_together(intervals: list[int]) -> list[set[int]]:
       set(chosen) for chosen in sets
       if all(math.lcm(*chosen) % i for i in set(intervals) - set(chosen))
   ]  # fmt: skip
+
+
+class Staggered(Schedule):
+  """Leaves that are refreshed by turns, at most one in a step.
+
+  The first compressed step refreshes all; after that every leaf has its turn
+  once in its interval. Leaves that are alike share a phase, such as
+  'refresh_one_256x688', in which all leaves are compressed and the one whose
+  turn it is is refreshed besides.
+  """
+
+  def __init__(
+      self, start_step: int, intervals: Mapping[int, int],
+      alike: Mapping[str, Sequence[int]],
+  ):  # fmt: skip
+    """Args: index of a leaf -> interval; name of a kind -> its leaves."""
+    super().__init__(start_step, intervals.values())
+    self._turns = [
+        (leaf, intervals[leaf], offset)
+        for leaf, offset in _offsets(intervals).items()
+    ]
+    self._members = {
+        f'{REFRESH}_one_{name}': tuple(leaves) for name, leaves in alike.items()
+    }
+    first = [WARM_UP] if start_step else []
+    self.phases = [*first, REFRESH, COMPRESS, *self._members]
+
+  def at(self, step: int) -> str:
+    """The phase of a step, counted from 0."""
+    since = step - self.start_step
+    if since <= 0:
+      return REFRESH if since == 0 else WARM_UP
+    for leaf, interval, offset in self._turns:
+      if since % interval == offset:
+        return self._phase_of(leaf)
+    return COMPRESS
+
+  def index(self, count: jax.Array) -> jax.Array:
+    """`at` for a traced number, as an index into `phases`."""
+    since = count - self.start_step
+    of_leaves = [self._phase_of(leaf) for leaf, *_ in self._turns]
+    indices = jnp.array([self.phases.index(x) for x in of_leaves], jnp.int32)
+    lands = self._lands(count)
+    later = jnp.where(
+        jnp.any(lands), indices[jnp.argmax(lands)], self.phases.index(COMPRESS)
+    )
+    first = self.phases.index(REFRESH)
+    return jnp.where(since < 0, 0, jnp.where(since == 0, first, later))
+
+  def kind(self, phase: str, interval: int | None) -> str:
+    """What the leaves do in a phase, besides the one whose turn it is."""
+    return COMPRESS if phase in self._members else super().kind(phase, interval)
+
+  def members(self, phase: str) -> tuple[int, ...]:
+    """The leaves of which one is refreshed in this phase."""
+    return self._members.get(phase, ())
+
+  def turn(self, count: jax.Array) -> jax.Array:
+    """The leaf whose turn it is in step `count`, if it is anyone's."""
+    leaves = jnp.array([leaf for leaf, *_ in self._turns], jnp.int32)
+    return leaves[jnp.argmax(self._lands(count))]
+
+  def _lands(self, count: jax.Array) -> jax.Array:
+    """For each leaf whether its turn is in step `count`."""
+    _, intervals, offsets = jnp.array(self._turns, jnp.int32).T
+    return (count - self.start_step) % intervals == offsets
+
+  def _phase_of(self, leaf: int) -> str:
+    (phase,) = (p for p, members in self._members.items() if leaf in members)
+    return phase
+
+
+def _offsets(intervals: Mapping[int, int]) -> dict[int, int]:
+  """Leaf -> the remainder of the steps at its turn, spread over its interval.
+
+  Two leaves meet in some step if their remainders are equal modulo the greatest
+  common divisor of their intervals.
+  """
+  offsets: dict[int, int] = {}
+  for leaf in sorted(intervals, key=lambda i: (intervals[i], i)):
+    interval = intervals[leaf]
+    wanted = len(offsets) * interval // len(intervals)
+    for candidate in range(wanted, wanted + interval):
+      if all(
+          (candidate - taken) % math.gcd(interval, intervals[other])
+          for other, taken in offsets.items()
+      ):
+        offsets[leaf] = candidate % interval
+        break
+    else:
+      raise ValueError(
+          'stagger=True refreshes at most one leaf in a step, and'
+          f' {len(intervals)} leaves with update intervals of'
+          f' {_words(intervals.values())} steps need more: raise'
+          ' update_interval, stack layers into one leaf (as for jax.lax.scan),'
+          ' or leave stagger at False.'
+      )
+  return offsets
+
+
+def _words(numbers: Iterable[int]) -> str:
+  """'2 and 100'."""
+  return ' and '.join(map(str, sorted(set(numbers))))

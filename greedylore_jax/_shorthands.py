@@ -24,6 +24,7 @@ def greedylore(
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,
     factor_dtype: Any = None,
+    stagger: bool = False,
     seed: int = 0,
 ) -> optax.GradientTransformation:
   """GreedyLore as a link of an optax chain: local gradients in, their mean out.
@@ -56,6 +57,7 @@ def greedylore(
       weight_dimension_numbers=weight_dimension_numbers,
       error_dtype=error_dtype,
       factor_dtype=factor_dtype,
+      stagger=stagger,
       seed=seed,
   )
 

@@ -111,6 +111,9 @@ class Compression(Section):
   """Type in which the errors are kept; None is the parameters' own."""
   factor_dtype: DType | Literal['int8', 'int16'] | None = None
   """Type in which compressed messages travel; None is the gradients' own."""
+  stagger: bool = False
+  """Refresh the bases one after the other, at most one in a step, rather than
+  all in one step, which then sends as much as a dense one."""
   seed: int = 0
   """Of the probes."""
 

@@ -160,6 +160,7 @@ def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
       'weight_dimension_numbers': _matrices(settings, task),
       'error_dtype': settings.error_dtype,
       'factor_dtype': settings.factor_dtype,
+      'stagger': settings.stagger,
   }
 
 
