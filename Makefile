@@ -7,8 +7,9 @@ PY := .venv/bin/python
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
 
+# Two at a time; a file's tests share what they compiled.
 test: lint
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/test
 	.venv/bin/ruff check

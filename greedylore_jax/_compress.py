@@ -12,6 +12,8 @@ from greedylore_jax import _axes
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
 from greedylore_jax import _schedule
+from greedylore_jax import _spread
+from greedylore_jax import _transport
 
 
 class CompressState(NamedTuple):
@@ -53,6 +55,7 @@ def compress_gradients(
     error_dtype: Any = None,
     factor_dtype: Any = None,
     stagger: bool = False,
+    share_decompositions: bool = False,
     seed: int = 0,
 ) -> optax.GradientTransformation:
   """Averages local gradients over the workers, sending a compressed form.
@@ -109,6 +112,10 @@ def compress_gradients(
       leaf (but for the first, which refreshes all). For each leaf the method
       is the same, at other steps. Needs at least as many steps in an
       `update_interval` as there are leaves, and one program per shape of leaf.
+    share_decompositions: each matrix of a refresh is decomposed by one of the
+      workers, who sends the others its basis: a * a numbers more, in place of
+      N times the work. Pays where links are fast or matrices large. Not where
+      a worker is several devices.
     seed: of the compressor's random numbers, which are equal on all workers.
 
   Returns:
@@ -140,6 +147,7 @@ def compress_gradients(
   policy = _policy.Policy(
       compressor, start_step, error_feedback, min_compression_rate,
       weight_dimension_numbers, error_dtype, factor_dtype, stagger,
+      share_decompositions,
   )  # fmt: skip
 
   def init_fn(params):
@@ -194,6 +202,7 @@ def _step(policy, schedule, phase, leaves, axis_name, workers):
       for kind, leaf in zip(kinds, leaves, strict=True)
   ]
 
+  shares = policy.shares(_spread.devices_per_worker())
   members = schedule.members(phase)
   if members:
     one = leaves[members[0]]
@@ -212,7 +221,7 @@ def _step(policy, schedule, phase, leaves, axis_name, workers):
       if members:
         its = [_pick(x, members, turn) for x in (grads, errors, memories)]
         generators.append(refresh(*its, leaf_key(key, turn)))
-      transport = _rounds.Transport(axis_name)
+      transport = _transport.Transport(axis_name, shares)
       new = _rounds.run(generators, dtypes, transport)
       if members:
         _replace(new, members, turn, new.pop())

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _compress
+from greedylore_jax import _leaves
 from greedylore_jax import _policy
 
 
@@ -90,7 +91,7 @@ def _drift(
   ):
     if is_leaf(now):
       continue
-    method: Any = method_of(_policy.path_name(path))
+    method: Any = method_of(_leaves.path_name(path))
     if not hasattr(method, 'leading'):
       continue
     p, q = method.leading(_inner(was)), method.leading(_inner(now))

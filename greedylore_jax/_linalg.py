@@ -15,13 +15,22 @@ def left_singular_basis(
 ) -> jax.Array:
   """All left singular vectors, by falling value: [k, a, b] -> [k, a, a].
 
-  The columns are orthonormal whatever the rank of `h`, and each one's entry of
-  largest magnitude is positive. One matrix is decomposed at a time: on CPU a
-  batched decomposition shares a thread pool with collectives and can wait for
-  them for ever.
+  One matrix is decomposed at a time: on CPU a batched decomposition shares a
+  thread pool with collectives and can wait for them for ever.
   """
-  one = {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
-  return jax.lax.map(lambda x: _fix_signs(one(_unit_scale(x))), h)
+  return jax.lax.map(lambda x: left_singular_vectors(x, decomposition), h)
+
+
+def left_singular_vectors(
+    h: jax.Array, decomposition: Decomposition
+) -> jax.Array:
+  """All those of one matrix, [a, b] -> [a, a].
+
+  The columns are orthonormal whatever the rank of `h`, and each one's entry of
+  largest magnitude is positive.
+  """
+  decompose = {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
+  return _fix_signs(decompose(_unit_scale(h)))
 
 
 def thin_product(x: jax.Array, y: jax.Array) -> jax.Array:

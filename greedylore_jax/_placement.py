@@ -9,7 +9,7 @@ import optax
 
 from greedylore_jax import _axes
 from greedylore_jax import _elastic
-from greedylore_jax import _policy
+from greedylore_jax import _leaves
 from greedylore_jax._axes import AxisName
 
 _P: Any = jax.sharding.PartitionSpec
@@ -61,7 +61,7 @@ def check_spec(path: Any, spec: Any, axis_name: AxisName) -> None:
   axes = {axis for entry in spec for axis in _axes.names(entry)}
   if axes.intersection(_axes.names(axis_name)):
     raise ValueError(
-        f'{_policy.path_name(path)!r} lies spread as {spec} over the axis of'
+        f'{_leaves.path_name(path)!r} lies spread as {spec} over the axis of'
         f' the workers, axis_name={axis_name!r}, but must be equal on all of'
         ' them: spread it over another axis of the mesh.'
     )

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 
+from greedylore_jax import _leaves
 from greedylore_jax import _plan_table
 from greedylore_jax import _policy
-from greedylore_jax import _rounds
 from greedylore_jax import _schedule
+from greedylore_jax import _transport
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Plan:
   """
 
   leaves: list[LeafPlan]
-  rounds: dict[str, list[_rounds.Sent]]
+  rounds: dict[str, list[_transport.Sent]]
   num_workers: int
   devices_per_worker: int
   schedule: _schedule.Schedule
@@ -135,6 +136,7 @@ def plan(
     error_dtype: Any = None,
     factor_dtype: Any = None,
     stagger: bool = False,
+    share_decompositions: bool = False,
 ) -> Plan:
   """What `compress_gradients` with the same arguments will send and keep.
 
@@ -156,6 +158,7 @@ def plan(
     error_dtype: see there.
     factor_dtype: see there.
     stagger: see there.
+    share_decompositions: see there.
 
   Returns:
     A `Plan`.
@@ -175,6 +178,7 @@ def plan(
   policy = _policy.Policy(
       compressor, start_step, error_feedback, min_compression_rate,
       weight_dimension_numbers, error_dtype, factor_dtype, stagger,
+      share_decompositions,
   )  # fmt: skip
   if num_workers < 1:
     raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
@@ -206,7 +210,7 @@ def plan(
   )
 
 
-def _steps(schedule, phase, leaves) -> list[tuple[str, _policy.Leaf]]:
+def _steps(schedule, phase, leaves) -> list[tuple[str, _leaves.Leaf]]:
   """What leaves do in a phase; last the one that is refreshed besides."""
   besides = [(_schedule.REFRESH, leaves[i]) for i in schedule.members(phase)]
   return [
@@ -215,24 +219,28 @@ def _steps(schedule, phase, leaves) -> list[tuple[str, _policy.Leaf]]:
   ]
 
 
-def _messages(policy, kind, leaf, num_workers, devices) -> list[_rounds.Sent]:
+def _messages(
+    policy, kind, leaf, num_workers, devices
+) -> list[_transport.Sent]:
   """What one leaf sends in a kind of step, a message per round."""
   g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   error, memory = jax.eval_shape(lambda: policy.init(leaf))
   key = jax.eval_shape(lambda: jax.random.key(0))
-  return _rounds.record(
+  return _transport.record(
       policy.rounds(kind, leaf, num_workers), policy.wire_dtype(kind, leaf),
-      num_workers, devices, g, error, memory, key,
+      num_workers, devices, policy.shares(devices), g, error, memory, key,
   )  # fmt: skip
 
 
-def _payload(sent: _rounds.Sent, num_workers: int) -> int:
+def _payload(sent: _transport.Sent, num_workers: int) -> int:
   """Bytes of a message, as those of an all-reduce that takes as long."""
   size = sent.size * jax.numpy.dtype(sent.dtype).itemsize
   return size * max(num_workers, 2) // 2 if 'gather' in sent.kind else size
 
 
-def _packed(of_leaves: Sequence[list[_rounds.Sent]]) -> list[_rounds.Sent]:
+def _packed(
+    of_leaves: Sequence[list[_transport.Sent]],
+) -> list[_transport.Sent]:
   """Messages per leaf as they are packed: one per round, kind and dtype."""
   packed = []
   for i in range(max(map(len, of_leaves), default=0)):
@@ -241,7 +249,7 @@ def _packed(of_leaves: Sequence[list[_rounds.Sent]]) -> list[_rounds.Sent]:
       if i < len(messages):
         sizes[messages[i].kind, messages[i].dtype] += messages[i].size
     packed += [
-        _rounds.Sent(kind, dtype, size)
+        _transport.Sent(kind, dtype, size)
         for (kind, dtype), size in sorted(sizes.items(), reverse=True)
     ]
   return packed
@@ -256,7 +264,7 @@ def _leaf_plan(policy, leaf, sent, x) -> LeafPlan:
   )  # fmt: skip
 
 
-def _gathered(leaf: _policy.Leaf, x: Any) -> str:
+def _gathered(leaf: _leaves.Leaf, x: Any) -> str:
   """When whole matrices of a leaf are needed that lies spread as `x` does."""
   spec = getattr(getattr(x, 'sharding', None), 'spec', ())
   if leaf.matrices is None or not any(spec):

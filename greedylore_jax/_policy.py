@@ -8,7 +8,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
-import math
 import re
 from typing import Any
 from typing import Literal
@@ -18,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax import _leaves
 from greedylore_jax import _matrices
 from greedylore_jax import _rounds
 from greedylore_jax import _schedule
+from greedylore_jax import _transport
 from greedylore_jax.compressors import base
 
 Compressors = base.Compressor | Sequence[tuple[str, base.Compressor]]
@@ -35,23 +36,6 @@ class Tracked(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
-  """One leaf and what was decided about it; `matrices` None is dense."""
-
-  path: str
-  shape: tuple[int, ...]
-  dtype: Any
-  reason: str
-  matrices: _matrices.Matrices | None = None
-  compressor: base.Compressor | None = None
-
-  @property
-  def size(self) -> int:
-    """How many numbers it has."""
-    return math.prod(self.shape)
-
-
-@dataclasses.dataclass(frozen=True)
 class Policy:
   """The settings of `compress_gradients`, checked; see there for each."""
 
@@ -63,6 +47,7 @@ class Policy:
   error_dtype: Any = None
   factor_dtype: Any = None
   stagger: bool = False
+  share_decompositions: bool = False
 
   def __post_init__(self):
     for _, compressor in self.rules:
@@ -104,7 +89,7 @@ class Policy:
       return [(pattern, compressor) for pattern, compressor in self.compressor]
     return [('', self.compressor)]
 
-  def schedule(self, leaves: list[Leaf]) -> _schedule.Schedule:
+  def schedule(self, leaves: list[_leaves.Leaf]) -> _schedule.Schedule:
     """The kinds of step that can occur, and when."""
     intervals = {
         i: leaf.compressor.update_interval
@@ -113,22 +98,30 @@ class Policy:
     refreshed = {i: n for i, n in intervals.items() if n}
     if not (self.stagger and refreshed):
       return _schedule.Schedule(self.start_step, intervals.values())
-    return _schedule.Staggered(
-        self.start_step, refreshed, _alike({i: leaves[i] for i in refreshed})
-    )
+    alike = _leaves.alike({i: leaves[i] for i in refreshed})
+    return _schedule.Staggered(self.start_step, refreshed, alike)
 
-  def is_linear(self, leaves: list[Leaf]) -> bool:
+  def shares(self, devices_per_worker: int) -> bool:
+    """Whether the workers share the decompositions of a refresh."""
+    if self.share_decompositions and devices_per_worker > 1:
+      raise ValueError(
+          'share_decompositions=True needs workers of one device each, got'
+          f' {devices_per_worker} devices per worker: leave it at False.'
+      )
+    return self.share_decompositions
+
+  def is_linear(self, leaves: list[_leaves.Leaf]) -> bool:
     """Whether the updates depend on the errors only through their mean."""
     dtype = self.factor_dtype
     return all(x.compressor.linear for x in leaves if x.compressor) and (
         dtype is None or jnp.issubdtype(dtype, jnp.floating)
     )
 
-  def leaves(self, params: Any) -> list[Leaf]:
+  def leaves(self, params: Any) -> list[_leaves.Leaf]:
     """What is decided about every leaf, in flattening order."""
     numbers = _matrices.dimension_numbers(self.weight_dimension_numbers, params)
     paths = [
-        (path_name(path), x)
+        (_leaves.path_name(path), x)
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
     for pattern, _ in self.rules:
@@ -142,8 +135,8 @@ class Policy:
         for (path, x), n in zip(paths, numbers, strict=True)
     ]
 
-  def _leaf(self, path: str, x: Any, numbers: Any) -> Leaf:
-    dense = lambda reason: Leaf(path, x.shape, x.dtype, reason)
+  def _leaf(self, path: str, x: Any, numbers: Any) -> _leaves.Leaf:
+    dense = lambda reason: _leaves.Leaf(path, x.shape, x.dtype, reason)
     if not jnp.issubdtype(x.dtype, jnp.floating):
       return dense(f'{x.dtype} is not a real floating type')
     if numbers is None:
@@ -158,7 +151,7 @@ class Policy:
     if rate <= self.min_compression_rate:
       return dense(f'would shrink only {rate:.2f}x')
     stack = f'{m.k} x ' if m.k > 1 else ''
-    return Leaf(
+    return _leaves.Leaf(
         path, x.shape, x.dtype, f'{stack}{m.a} x {m.b}', m, compressor
     )
 
@@ -172,7 +165,7 @@ class Policy:
         " with ('', gl.GreedyLore(rank=32)) or ('', gl.Dense()) for the rest."
     )
 
-  def init(self, leaf: Leaf) -> tuple[Any, Any]:
+  def init(self, leaf: _leaves.Leaf) -> tuple[Any, Any]:
     """This worker's error and the memory of one leaf, before the first step."""
     nothing = optax.MaskedNode()
     if leaf.matrices is None or leaf.compressor is None:
@@ -188,7 +181,7 @@ class Policy:
     return jnp.zeros(shape, self.error_dtype or leaf.dtype), memory
 
   def rounds(
-      self, kind: str, leaf: Leaf, num_workers: int
+      self, kind: str, leaf: _leaves.Leaf, num_workers: int
   ) -> Callable[..., _rounds.Rounds]:
     """One leaf's step as a generator function of (g, error, memory, key).
 
@@ -233,7 +226,7 @@ class Policy:
 
     return step
 
-  def wire_dtype(self, kind: str, leaf: Leaf) -> Any:
+  def wire_dtype(self, kind: str, leaf: _leaves.Leaf) -> Any:
     """The dtype in which a leaf's real messages travel."""
     low = self._low_precision(kind) and leaf.matrices is not None
     return self.factor_dtype if low and self._is_floating() else leaf.dtype
@@ -245,28 +238,10 @@ class Policy:
     return jnp.issubdtype(self.factor_dtype, jnp.floating)
 
 
-def path_name(path: Any) -> str:
-  """A leaf's path as it is written and matched: 'blocks/0/query'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
-def kind(schedule: _schedule.Schedule, phase: str, leaf: Leaf) -> str:
+def kind(schedule: _schedule.Schedule, phase: str, leaf: _leaves.Leaf) -> str:
   """What a leaf does in a phase: 'warm_up', 'refresh' or 'compress'."""
   interval = leaf.compressor.update_interval if leaf.compressor else None
   return schedule.kind(phase, interval)
-
-
-def _alike(leaves: dict[int, Leaf]) -> dict[str, list[int]]:
-  """Leaves that differ in their paths only, under a name such as '64x256'."""
-  kinds: dict[Leaf, list[int]] = {}
-  for i, leaf in leaves.items():
-    kinds.setdefault(dataclasses.replace(leaf, path=''), []).append(i)
-  named: dict[str, list[int]] = {}
-  for leaf, members in kinds.items():
-    shape = 'x'.join(map(str, leaf.shape))
-    others = sum(name.split('_')[0] == shape for name in named)
-    named[f'{shape}_{others + 1}' if others else shape] = members
-  return named
 
 
 @functools.cache
@@ -277,9 +252,11 @@ def _compression_rate(
   h = jax.ShapeDtypeStruct((k, a, b), jnp.float32)
   memory = jax.eval_shape(lambda: compressor.init(k, a, b, h.dtype))
   key = jax.eval_shape(lambda: jax.random.key(0))
+  record = lambda generator: _transport.record(
+      generator, h.dtype, 1, 1, False, h, memory, key
+  )
   bytes_of = lambda generator: sum(
-      sent.size * jnp.dtype(sent.dtype).itemsize
-      for sent in _rounds.record(generator, h.dtype, 1, 1, h, memory, key)
+      sent.size * jnp.dtype(sent.dtype).itemsize for sent in record(generator)
   )
   return bytes_of(base.dense) / max(bytes_of(compressor.compress), 1)
 

@@ -25,6 +25,7 @@ def greedylore(
     error_dtype: Any = None,
     factor_dtype: Any = None,
     stagger: bool = False,
+    share_decompositions: bool = False,
     seed: int = 0,
 ) -> optax.GradientTransformation:
   """GreedyLore as a link of an optax chain: local gradients in, their mean out.
@@ -58,6 +59,7 @@ def greedylore(
       error_dtype=error_dtype,
       factor_dtype=factor_dtype,
       stagger=stagger,
+      share_decompositions=share_decompositions,
       seed=seed,
   )
 

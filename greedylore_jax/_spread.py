@@ -16,11 +16,13 @@ _P = jax.sharding.PartitionSpec
 
 
 def inner_axes() -> tuple[str, ...]:
-  """The axes that the partitioner is left to use inside of `jax.shard_map`."""
+  """The axes that the partitioner is left to use inside of `jax.shard_map`.
+
+  None, if all of them have one device only.
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  if not mesh.manual_axes:
-    return ()
-  return tuple(axis for axis in mesh.auto_axes if mesh.shape[axis] > 1)
+  several = any(mesh.shape[axis] > 1 for axis in mesh.auto_axes)
+  return mesh.auto_axes if mesh.manual_axes and several else ()
 
 
 def devices_per_worker() -> int:

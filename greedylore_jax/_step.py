@@ -14,8 +14,8 @@ from greedylore_jax import _diagnostics
 from greedylore_jax import _elastic
 from greedylore_jax import _placement
 from greedylore_jax import _policy
-from greedylore_jax import _rounds
 from greedylore_jax import _spread
+from greedylore_jax import _transport
 
 _P = jax.sharding.PartitionSpec
 
@@ -176,7 +176,7 @@ def make_train_step(
     if diagnose is not None:
       value = value, _diagnostics.energies(grads, opt_state, new_state)
     leaves, treedef = jax.tree.flatten(value)
-    means = _rounds.Transport(axis_name).mean(leaves)
+    means = _transport.Transport(axis_name).mean(leaves)
     value = jax.tree.unflatten(treedef, means)
     if diagnose is not None:
       value, energies = value

@@ -141,6 +141,8 @@ def small_disk(tmp_path):
   subprocess.run(['umount', str(folder)], check=True)
 
 
+# Writes that Orbax gave up end when nobody waits for them any more.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(
     finished, small_disk, tmp_path
 ):

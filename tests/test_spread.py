@@ -78,6 +78,22 @@ def trained(**sizes):
   return params, state
 
 
+@pytest.mark.parametrize('fsdp', [1, 2])
+def test_16_bit_factors_compile_beside_an_axis_of_one_device(fsdp):
+  """XLA's CPU compiler aborts at their mean if any axis is left to it."""
+  mesh = mesh_of(replica=2, fsdp=fsdp, tensor=1)
+  params = {'w': jnp.ones((8, 16))}
+  params = jax.device_put(
+      params, jax.sharding.NamedSharding(mesh, P(None, 'fsdp'))
+  )
+  tx = gl.greedylore(2, AXIS, factor_dtype=jnp.bfloat16)
+  state = gl.init_state(tx, params, mesh, axis_name=AXIS)
+  loss_fn = lambda params, x: jnp.mean(x @ params['w'])
+  step = gl.make_train_step(loss_fn, tx, mesh, axis_name=AXIS)
+  params, _, _ = step(params, state, jnp.ones((4, 8)))
+  assert np.isfinite(params['w']).all()
+
+
 def test_parameters_are_those_of_workers_of_one_device():
   several, _ = trained(replica=2, fsdp=2, tensor=2)
   single, _ = trained(replica=2)

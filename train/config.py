@@ -114,6 +114,9 @@ class Compression(Section):
   stagger: bool = False
   """Refresh the bases one after the other, at most one in a step, rather than
   all in one step, which then sends as much as a dense one."""
+  share_decompositions: bool = False
+  """Each matrix of a refresh is decomposed by one worker, who sends the others
+  its basis; pays where links are fast or matrices large."""
   seed: int = 0
   """Of the probes."""
 

@@ -161,6 +161,7 @@ def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
       'error_dtype': settings.error_dtype,
       'factor_dtype': settings.factor_dtype,
       'stagger': settings.stagger,
+      'share_decompositions': settings.share_decompositions,
   }
 
 

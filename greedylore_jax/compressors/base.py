@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from greedylore_jax import _linalg
 from greedylore_jax._rounds import Rounds
+from greedylore_jax._rounds import Shared
 
 
 class Compressor(Protocol):
@@ -18,7 +19,8 @@ class Compressor(Protocol):
   communication round: `mean` is the message's mean over the workers (equal on
   all of them), `sent` is what this worker really put on the wire (the message
   rounded to the dtype that travels). `x, y = yield Gather(x, y)` is one, too,
-  and gives the arrays of all workers, [N, *shape]. They return
+  and gives the arrays of all workers, [N, *shape]; `y = yield Shared(function,
+  x)` has the workers share work on matrices x that they all have. They return
 
     output: [k, a, b], equal on all workers; stands for mean_i h_i.
     sent: [k, a, b], one per worker: this worker's share of the output, such
@@ -100,6 +102,17 @@ def range_of(h: jax.Array, omega: jax.Array, power_iterations: int) -> Rounds:
   return q
 
 
+def all_directions(
+    h_mean: jax.Array, decomposition: _linalg.Decomposition
+) -> Rounds:
+  """All left singular vectors of what is equal on all workers, [k, a, a]."""
+  return (
+      yield Shared(
+          lambda x: _linalg.left_singular_vectors(x, decomposition), h_mean
+      )
+  )
+
+
 class Memoryless:
   """Shared by the methods that start every step afresh."""
 
@@ -139,7 +152,7 @@ class LazyBasis:
   def refresh(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """Everything is sent, and the basis is that of its mean."""
     h_mean, h_sent, _ = yield from dense(h, basis, key)
-    basis = _linalg.left_singular_basis(h_mean, self.decomposition)
+    basis = yield from all_directions(h_mean, self.decomposition)
     return h_mean, h_sent, basis
 
 

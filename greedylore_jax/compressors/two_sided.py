@@ -72,7 +72,7 @@ class TwoSided:
   def refresh(self, h: jax.Array, bases: Any, key: jax.Array) -> Rounds:
     """Everything is sent, and the bases are those of its mean."""
     h_mean, h_sent, _ = yield from base.dense(h, bases, key)
-    u = _linalg.left_singular_basis(h_mean, self.decomposition)
+    u = yield from base.all_directions(h_mean, self.decomposition)
     v = _linalg.completed(h_mean.mT @ u)  # H^T U is V times singular values.
     return h_mean, h_sent, (u, v)
 
