@@ -1,6 +1,5 @@
 """Compressed averaging of gradients as an optax transformation."""
 
-from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -9,11 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _axes
+from greedylore_jax import _exchange
 from greedylore_jax import _policy
-from greedylore_jax import _rounds
-from greedylore_jax import _schedule
-from greedylore_jax import _spread
-from greedylore_jax import _transport
 
 
 class CompressState(NamedTuple):
@@ -153,7 +149,7 @@ def compress_gradients(
   def init_fn(params):
     leaves = policy.leaves(params)
     treedef: Any = jax.tree.structure(params)
-    errors, memories = _unzip((policy.init(leaf) for leaf in leaves), 2)
+    errors, memories = _exchange.unzip(map(policy.init, leaves), 2)
     linear = policy.is_linear(leaves)
     return (CompressState if linear else NonlinearCompressState)(
         jnp.zeros([], jnp.int32),
@@ -163,112 +159,44 @@ def compress_gradients(
 
   def update_fn(updates, state, params=None):
     del params
-    workers = _axes.num_workers(axis_name)
-    leaves = policy.leaves(updates)
-    treedef: Any = jax.tree.structure(updates)
-    grads = treedef.flatten_up_to(updates)
-    errors = treedef.flatten_up_to(state.error)
-    memories = treedef.flatten_up_to(state.memory)
-    _check_local(leaves, grads, axis_name)
-    _check_errors(leaves, errors)
-    key = jax.random.fold_in(jax.random.key(seed), state.count)
-    schedule = policy.schedule(leaves)
-    branches = [
-        _step(policy, schedule, phase, leaves, axis_name, workers)
-        for phase in schedule.phases
-    ]
-    updates, errors, memories, finite = jax.lax.switch(
-        schedule.index(state.count), branches,
-        grads, errors, memories, key, schedule.turn(state.count),
-    )  # fmt: skip
-    new_state = state._replace(
-        count=jnp.where(
-            finite, optax.safe_increment(state.count), state.count
-        ),
-        error=treedef.unflatten(errors),
-        memory=treedef.unflatten(memories),
-    )
-    return treedef.unflatten(updates), new_state
+    return _average(policy, axis_name, seed, updates, state)
 
   return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _step(policy, schedule, phase, leaves, axis_name, workers):
-  """The step of all leaves in one phase, as a branch of the switch."""
-  kinds = [_policy.kind(schedule, phase, leaf) for leaf in leaves]
-  dtypes = list(map(policy.wire_dtype, kinds, leaves))
-  methods = [
-      policy.rounds(kind, leaf, workers)
-      for kind, leaf in zip(kinds, leaves, strict=True)
-  ]
-
-  shares = policy.shares(_spread.devices_per_worker())
-  members = schedule.members(phase)
-  if members:
-    one = leaves[members[0]]
-    dtypes.append(policy.wire_dtype(_schedule.REFRESH, one))
-    refresh = policy.rounds(_schedule.REFRESH, one, workers)
-
-  def branch(grads, errors, memories, key, turn):
-    scope = jax.named_scope(f'greedylore.{phase}')
-    with scope, jax.default_matmul_precision('highest'):
-      generators = [
-          method(g, error, memory, leaf_key(key, i))
-          for i, (method, g, error, memory) in enumerate(
-              zip(methods, grads, errors, memories, strict=True)
-          )
-      ]
-      if members:
-        its = [_pick(x, members, turn) for x in (grads, errors, memories)]
-        generators.append(refresh(*its, leaf_key(key, turn)))
-      transport = _transport.Transport(axis_name, shares)
-      new = _rounds.run(generators, dtypes, transport)
-      if members:
-        _replace(new, members, turn, new.pop())
-      updates, new_errors, new_memories = _unzip(new, 3)
-      # A decomposition can fail, too; memory is equal on all, so all agree.
-      finite = transport.finite & _all_finite(new_memories)
-      keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
-      return (
-          [jnp.where(finite, x, jnp.nan).astype(x.dtype) for x in updates],
-          jax.tree.map(keep, new_errors, errors),
-          jax.tree.map(keep, new_memories, memories),
-          finite,
-      )
-
-  return branch
-
-
-def _pick(of_leaves: Any, members: Sequence[int], turn: jax.Array) -> Any:
-  """What the leaf whose turn it is has among those of all leaves."""
-  options = [lambda x=of_leaves[i]: x for i in members]
-  return jax.lax.switch(jnp.argmax(jnp.array(members) == turn), options)
-
-
-def _replace(
-    of_leaves: Any, members: Sequence[int], turn: jax.Array, new: Any
-) -> None:
-  """Puts `new` where the leaf is whose turn it is."""
-  for i in members:
-    choose = lambda x, old, i=i: jnp.where(turn == i, x, old)
-    of_leaves[i] = jax.tree.map(choose, new, of_leaves[i])
-
-
-def _all_finite(tree: Any) -> jax.Array:
-  """Whether no leaf holds a NaN or an infinity."""
-  each = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-  return jnp.all(jnp.array(each, bool))
-
-
-def leaf_key(key: jax.Array, index: int) -> jax.Array:
-  """The PRNG key of the leaf with this index in a step of this key."""
-  return jax.random.fold_in(key, index)
-
-
-def _unzip(rows: Any, width: int) -> tuple[list[Any], ...]:
-  """Rows of `width` entries as `width` lists, also of no rows."""
-  rows = list(rows)
-  return tuple([row[i] for row in rows] for i in range(width))
+def _average(policy, axis_name, seed, updates, state):
+  """One step: local gradients and state in, what all workers get and state."""
+  workers = _axes.num_workers(axis_name)
+  leaves = policy.leaves(updates)
+  treedef: Any = jax.tree.structure(updates)
+  grads = treedef.flatten_up_to(updates)
+  errors = treedef.flatten_up_to(state.error)
+  memories = treedef.flatten_up_to(state.memory)
+  _check_local(leaves, grads, axis_name)
+  _check_errors(leaves, errors)
+  h = list(map(policy.fed, leaves, grads, errors))
+  exchange = _exchange.Exchange(policy, leaves, axis_name, workers)
+  key = jax.random.fold_in(jax.random.key(seed), state.count)
+  with jax.default_matmul_precision('highest'):
+    received, finite = exchange(
+        h, list(map(_policy.remembered, memories)), state.count, key
+    )
+  updates, errors, memories = _exchange.unzip(
+      (
+          policy.fed_back(*x, finite)
+          for x in zip(grads, h, errors, memories, received, strict=True)
+      ),
+      3,
+  )
+  updates = [jnp.where(finite, x, jnp.nan).astype(x.dtype) for x in updates]
+  new_state = state._replace(
+      count=jnp.where(
+          finite, optax.safe_increment(state.count), state.count
+      ),
+      error=treedef.unflatten(errors),
+      memory=treedef.unflatten(memories),
+  )
+  return treedef.unflatten(updates), new_state
 
 
 def _check_local(leaves, grads, axis_name) -> None:

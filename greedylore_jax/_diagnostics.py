@@ -94,16 +94,11 @@ def _drift(
     method: Any = method_of(_leaves.path_name(path))
     if not hasattr(method, 'leading'):
       continue
-    p, q = method.leading(_inner(was)), method.leading(_inner(now))
+    p, q = (method.leading(_policy.remembered(x)) for x in (was, now))
     shared = jnp.sum((p.mT @ q) ** 2, axis=(1, 2)) / q.shape[2]
     outside += jnp.sum(1 - shared)
     count += len(shared)
   return outside / count if count else jnp.array(jnp.nan)
-
-
-def _inner(memory: Any) -> Any:
-  """The compressor's own memory."""
-  return memory.memory if isinstance(memory, _policy.Tracked) else memory
 
 
 def _state(opt_state: Any) -> _compress.CompressState:

@@ -225,10 +225,12 @@ def _messages(
   """What one leaf sends in a kind of step, a message per round."""
   g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
   error, memory = jax.eval_shape(lambda: policy.init(leaf))
+  h = jax.eval_shape(lambda *x: policy.fed(leaf, *x), g, error)
   key = jax.eval_shape(lambda: jax.random.key(0))
   return _transport.record(
       policy.rounds(kind, leaf, num_workers), policy.wire_dtype(kind, leaf),
-      num_workers, devices, policy.shares(devices), g, error, memory, key,
+      num_workers, devices, policy.shares(devices),
+      h, _policy.remembered(memory), key,
   )  # fmt: skip
 
 

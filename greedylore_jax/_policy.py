@@ -180,15 +180,50 @@ class Policy:
       return jnp.zeros(shape, dtype), tracked
     return jnp.zeros(shape, self.error_dtype or leaf.dtype), memory
 
+  def fed(self, leaf: _leaves.Leaf, g: jax.Array, error: Any) -> jax.Array:
+    """H = G + E, what is to be sent; error feedback is here and in `fed_back`.
+
+    Under EF21 the error is E_i = -D_i, where D_i is what the others know of
+    worker i: so H_i = G_i - D_i.
+    """
+    if leaf.matrices is None:
+      return g
+    h = g.astype(_compute_dtype(g.dtype))
+    if not self.error_feedback:
+      return h
+    # In the error's shape: XLA can then write the next one where this one lies.
+    return (h[None] + error.astype(h.dtype))[0]
+
+  def fed_back(
+      self, g: jax.Array, h: jax.Array, error: Any, memory: Any, received: Any,
+      finite: jax.Array,
+  ) -> tuple[jax.Array, Any, Any]:  # fmt: skip
+    """(update, error, memory) after a step, the same for every method.
+
+    What was not sent is kept. Under EF21 D = mean_i D_i is the update. Of a
+    step that is not `finite`, nothing is kept.
+    """
+    keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
+    output, sent, remembered = received
+    if sent is None:
+      return output.astype(g.dtype), error, remembered
+    if self.error_feedback == 'ef21':
+      d = memory.mean + output
+      tracked = Tracked(remembered, keep(d, memory.mean))
+      return d.astype(g.dtype), keep(error - sent[None], error), tracked
+    update = output.astype(g.dtype)
+    kept = h[None] - sent[None]
+    if update.dtype != output.dtype:  # The update's rounding.
+      kept += (output - update.astype(output.dtype))[None]
+    return update, keep(kept, error), remembered
+
   def rounds(
       self, kind: str, leaf: _leaves.Leaf, num_workers: int
   ) -> Callable[..., _rounds.Rounds]:
-    """One leaf's step as a generator function of (g, error, memory, key).
+    """One leaf's exchange as a generator function of (h, memory, key).
 
-    It returns (update, error, memory). Error feedback is here and nowhere
-    else, the same for every method: H = G + E, and what is not sent is kept.
-    Under EF21 the error is E_i = -D_i, where D_i is what the others know of
-    worker i: so H_i = G_i - D_i, and D = mean_i D_i is the update.
+    It returns (output, sent, memory), the first two in the leaf's shape; `sent`
+    is None where nobody asks for it.
     """
     matrices, compressor = leaf.matrices, leaf.compressor
     if matrices is None or compressor is None:
@@ -204,27 +239,12 @@ class Policy:
           in_full(*args), self.factor_dtype, num_workers
       )
 
-    def step(g, error, memory, key):
-      h = g.astype(_compute_dtype(g.dtype))
-      if not self.error_feedback:
-        output, _, memory = yield from method(matrices.split(h), memory, key)
-        return matrices.join(output).astype(g.dtype), error, memory
-      e = error[0].astype(h.dtype)
-      tracks = self.error_feedback == 'ef21'
-      memory, d = memory if tracks else (memory, 0)
-      output, sent, memory = yield from method(
-          matrices.split(h + e), memory, key
-      )
-      output, sent = d + matrices.join(output), matrices.join(sent)
-      update = output.astype(g.dtype)
-      if tracks:
-        return update, (e - sent)[None], Tracked(memory, output)
-      kept = h + e - sent
-      if update.dtype != output.dtype:
-        kept += output - update.astype(output.dtype)  # The update's rounding.
-      return update, kept[None].astype(error.dtype), memory
+    def exchange(h, memory, key):
+      output, sent, memory = yield from method(matrices.split(h), memory, key)
+      sent = matrices.join(sent) if self.error_feedback else None
+      return matrices.join(output), sent, memory
 
-    return step
+    return exchange
 
   def wire_dtype(self, kind: str, leaf: _leaves.Leaf) -> Any:
     """The dtype in which a leaf's real messages travel."""
@@ -236,6 +256,11 @@ class Policy:
 
   def _is_floating(self) -> bool:
     return jnp.issubdtype(self.factor_dtype, jnp.floating)
+
+
+def remembered(memory: Any) -> Any:
+  """The compressor's own memory."""
+  return memory.memory if isinstance(memory, Tracked) else memory
 
 
 def kind(schedule: _schedule.Schedule, phase: str, leaf: _leaves.Leaf) -> str:
@@ -261,11 +286,11 @@ def _compression_rate(
   return bytes_of(base.dense) / max(bytes_of(compressor.compress), 1)
 
 
-def _dense_leaf(g: jax.Array, error: Any, memory: Any, key: Any):
+def _dense_leaf(g: jax.Array, memory: Any, key: jax.Array):
   """A leaf that is not compressed: the mean of its gradients."""
   del key
   mean, _ = yield g
-  return mean, error, memory
+  return mean, None, memory
 
 
 def _compute_dtype(dtype: Any) -> Any:

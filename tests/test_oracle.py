@@ -8,7 +8,7 @@ import pytest
 import workers
 
 import greedylore_jax as gl
-from greedylore_jax import _compress
+from greedylore_jax import _exchange
 
 STEPS, START, INTERVAL, RANK, SEED = 9, 2, 3, 3, 7
 
@@ -154,7 +154,7 @@ def gradients(n, dtype):
 def draws(method, leaf_index, step, k, a, b):
   """What the compressor draws for a leaf in a step, a dict per matrix."""
   key = jax.random.fold_in(jax.random.key(SEED), step)
-  key = _compress.leaf_key(key, leaf_index)
+  key = _exchange.leaf_key(key, leaf_index)
   drawn = METHODS[method][2](key, k, a, b)
   of = lambda i, tree: jax.tree.map(lambda x: np.asarray(x[i]), tree)
   return [

@@ -1,0 +1,169 @@
+"""What the workers exchange in a step, by the step's phase."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from greedylore_jax import _axes
+from greedylore_jax import _leaves
+from greedylore_jax import _policy
+from greedylore_jax import _rounds
+from greedylore_jax import _schedule
+from greedylore_jax import _spread
+from greedylore_jax import _transport
+
+
+class _Received(NamedTuple):
+  """After an exchange: an entry per leaf, and whether all of it is finite."""
+
+  outputs: list[Any]
+  sents: list[Any]
+  memories: list[Any]
+  finite: jax.Array
+
+
+class Exchange:
+  """The rounds of all leaves, in whichever phase the step is.
+
+  A refresh runs as a loop of one turn or none, not as a branch: a loop works on
+  what it is given where it lies, while XLA copies what comes out of a branch,
+  and most steps would copy every basis only to leave it as it was.
+  """
+
+  def __init__(
+      self,
+      policy: _policy.Policy,
+      leaves: list[_leaves.Leaf],
+      axis_name: _axes.AxisName,
+      workers: int,
+  ):
+    self._policy, self._leaves = policy, leaves
+    self._axis_name, self._workers = axis_name, workers
+    self._schedule = policy.schedule(leaves)
+    self._shares = policy.shares(_spread.devices_per_worker())
+
+  def __call__(
+      self, h: list[Any], memories: list[Any], count: jax.Array, key: jax.Array
+  ) -> tuple[list[Any], jax.Array]:
+    """One step.
+
+    Args:
+      h: of each leaf, this worker's.
+      memories: of each leaf, the compressor's own.
+      count: of the step.
+      key: of the step, equal on all workers.
+
+    Returns:
+      (output, sent, memory) of each leaf, and whether all that was received and
+      all that is to be remembered is finite; if not, memory is as it was.
+    """
+    phases = self._schedule.phases
+    index = self._schedule.index(count)
+    turn = self._schedule.turn(count)
+    loops = [x for x in phases if x.startswith(_schedule.REFRESH)]
+    if loops == phases:
+      loops = []
+
+    def branch(phase):
+      if phase in loops:
+        return lambda memories: self._nothing(h, memories)
+      return lambda memories: self._run(phase, h, memories, key, turn)
+
+    received = jax.lax.switch(index, list(map(branch, phases)), memories)
+    for phase in loops:
+      loop: Any = lambda x, phase=phase: self._run(
+          phase, h, x.memories, key, turn
+      )
+      received = _only_if(index == phases.index(phase), loop, received)
+    outputs, sents, memories, finite = received
+    return list(zip(outputs, sents, memories, strict=True)), finite
+
+  def _run(self, phase, h, memories, key, turn) -> _Received:
+    """The exchange in one phase."""
+    kinds = [_policy.kind(self._schedule, phase, leaf) for leaf in self._leaves]
+    dtypes = list(map(self._policy.wire_dtype, kinds, self._leaves))
+    rounds = lambda kind, leaf: self._policy.rounds(kind, leaf, self._workers)
+    with jax.named_scope(f'greedylore.{phase}'):
+      generators = [
+          rounds(kind, leaf)(h[i], memories[i], leaf_key(key, i))
+          for i, (kind, leaf) in enumerate(
+              zip(kinds, self._leaves, strict=True)
+          )
+      ]
+      members = self._schedule.members(phase)
+      if members:
+        one = self._leaves[members[0]]
+        refresh = rounds(_schedule.REFRESH, one)
+        its = _pick(h, members, turn), _pick(memories, members, turn)
+        generators.append(refresh(*its, leaf_key(key, turn)))
+        dtypes.append(self._policy.wire_dtype(_schedule.REFRESH, one))
+      transport = _transport.Transport(self._axis_name, self._shares)
+      new = _rounds.run(generators, dtypes, transport)
+      if members:
+        _replace(new, members, turn, new.pop())
+      outputs, sents, remembered = unzip(new, 3)
+      # A decomposition can fail, too; memory is equal on all, so all agree.
+      finite = transport.finite & _all_finite(_changed(remembered, memories))
+      keep = lambda new, old: old if new is old else jnp.where(finite, new, old)
+      kept = jax.tree.map(keep, remembered, memories)
+    return _Received(outputs, sents, kept, finite)
+
+  def _nothing(self, h, memories) -> _Received:
+    """In the place of what a loop will find."""
+    outputs = [jnp.zeros(x.shape, x.dtype) for x in h]
+    sends = self._policy.error_feedback
+    sents = [
+        _axes.local(zero, self._axis_name) if leaf.matrices and sends else None
+        for zero, leaf in zip(outputs, self._leaves, strict=True)
+    ]
+    return _Received(outputs, sents, memories, jnp.array(True))
+
+
+def _only_if(
+    condition: jax.Array, function: Callable[[Any], Any], given: Any
+) -> Any:
+  """function(given) if the condition holds, else what was given."""
+  once = lambda x: (jnp.array(False), function(x[1]))
+  return jax.lax.while_loop(lambda x: x[0], once, (condition, given))[1]
+
+
+def leaf_key(key: jax.Array, index: int | jax.Array) -> jax.Array:
+  """The PRNG key of the leaf with this index in a step of this key."""
+  return jax.random.fold_in(key, index)
+
+
+def _pick(of_leaves: Any, members: Sequence[int], turn: jax.Array) -> Any:
+  """What the leaf whose turn it is has among those of all leaves."""
+  options = [lambda x=of_leaves[i]: x for i in members]
+  return jax.lax.switch(jnp.argmax(jnp.array(members) == turn), options)
+
+
+def _replace(
+    of_leaves: Any, members: Sequence[int], turn: jax.Array, new: Any
+) -> None:
+  """Puts `new` where the leaf is whose turn it is."""
+  for i in members:
+    choose = lambda x, old, i=i: jnp.where(turn == i, x, old)
+    of_leaves[i] = jax.tree.map(choose, new, of_leaves[i])
+
+
+def unzip(rows: Any, width: int) -> tuple[list[Any], ...]:
+  """Rows of `width` entries as `width` lists, also of no rows."""
+  rows = list(rows)
+  return tuple([row[i] for row in rows] for i in range(width))
+
+
+def _changed(new: Any, old: Any) -> list[Any]:
+  """The arrays that are not those of before."""
+  pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+  return [x for x, y in pairs if x is not y]
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  """Whether no leaf holds a NaN or an infinity."""
+  each = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+  return jnp.all(jnp.array(each, bool))
