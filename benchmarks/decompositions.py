@@ -47,8 +47,8 @@ def _decaying(a: int, b: int) -> jax.Array:
 
 @functools.cache
 def _compiled(method: str):
-  basis = _linalg.left_singular_basis
-  return jax.jit(functools.partial(basis, decomposition=method))
+  decompose = _linalg.left_singular_basis(method)
+  return jax.jit(lambda h: jax.lax.map(decompose, h))
 
 
 def _seconds(method: str, h: jax.Array) -> float:

@@ -87,9 +87,10 @@ class Exchange:
     kinds = [_policy.kind(self._schedule, phase, leaf) for leaf in self._leaves]
     dtypes = list(map(self._policy.wire_dtype, kinds, self._leaves))
     rounds = lambda kind, leaf: self._policy.rounds(kind, leaf, self._workers)
+    keys = leaf_keys(key, len(self._leaves))
     with jax.named_scope(f'greedylore.{phase}'):
       generators = [
-          rounds(kind, leaf)(h[i], memories[i], leaf_key(key, i))
+          rounds(kind, leaf)(h[i], memories[i], keys[i])
           for i, (kind, leaf) in enumerate(
               zip(kinds, self._leaves, strict=True)
           )
@@ -99,7 +100,7 @@ class Exchange:
         one = self._leaves[members[0]]
         refresh = rounds(_schedule.REFRESH, one)
         its = _pick(h, members, turn), _pick(memories, members, turn)
-        generators.append(refresh(*its, leaf_key(key, turn)))
+        generators.append(refresh(*its, keys[turn]))
         dtypes.append(self._policy.wire_dtype(_schedule.REFRESH, one))
       transport = _transport.Transport(self._axis_name, self._shares)
       new = _rounds.run(generators, dtypes, transport)
@@ -131,9 +132,9 @@ def _only_if(
   return jax.lax.while_loop(lambda x: x[0], once, (condition, given))[1]
 
 
-def leaf_key(key: jax.Array, index: int | jax.Array) -> jax.Array:
-  """The PRNG key of the leaf with this index in a step of this key."""
-  return jax.random.fold_in(key, index)
+def leaf_keys(key: jax.Array, count: int) -> jax.Array:
+  """The PRNG keys of so many leaves in a step of this key, [count]."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
 
 
 def _pick(of_leaves: Any, members: Sequence[int], turn: jax.Array) -> Any:

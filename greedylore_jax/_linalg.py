@@ -1,5 +1,13 @@
-"""The linear algebra of the methods, on stacks [k, a, b] with a <= b."""
+"""The linear algebra of the methods: on one matrix, or on a stack [k, a, b].
 
+What decomposes takes one matrix and is yielded as an `Each`: on CPU a batched
+decomposition shares a thread pool with collectives and can wait for them for
+ever.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
 from typing import Literal
 
 import jax
@@ -8,29 +16,6 @@ import jax.numpy as jnp
 from greedylore_jax import _spread
 
 Decomposition = Literal['gram', 'svd']
-
-
-def left_singular_basis(
-    h: jax.Array, decomposition: Decomposition = 'gram'
-) -> jax.Array:
-  """All left singular vectors, by falling value: [k, a, b] -> [k, a, a].
-
-  One matrix is decomposed at a time: on CPU a batched decomposition shares a
-  thread pool with collectives and can wait for them for ever.
-  """
-  return jax.lax.map(lambda x: left_singular_vectors(x, decomposition), h)
-
-
-def left_singular_vectors(
-    h: jax.Array, decomposition: Decomposition
-) -> jax.Array:
-  """All those of one matrix, [a, b] -> [a, a].
-
-  The columns are orthonormal whatever the rank of `h`, and each one's entry of
-  largest magnitude is positive.
-  """
-  decompose = {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
-  return _fix_signs(decompose(_unit_scale(h)))
 
 
 def thin_product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -43,32 +28,43 @@ def thin_product(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def orthonormal(y: jax.Array) -> jax.Array:
-  """Orthonormal columns that span those of `y`, [k, a, r] -> [k, a, r].
+  """Orthonormal columns that span those of `y`, [a, r] -> [a, r].
 
   By Householder reflections, so they are orthonormal whatever the rank of `y`.
   """
-  return jax.lax.map(lambda x: jnp.linalg.qr(_unit_scale(x))[0], y)
+  return jnp.linalg.qr(_unit_scale(y))[0]
 
 
 def completed(y: jax.Array) -> jax.Array:
-  """Orthonormal columns of `y` and others to a basis, [k, b, a] -> [k, b, b].
+  """Orthonormal columns of `y` and others to a basis, [b, a] -> [b, b].
 
   What is added follows from `y` without jumps, unlike the eigenvectors of an
   eigenvalue that occurs many times.
   """
-  one = lambda x: jnp.linalg.qr(_unit_scale(x), mode='complete')[0]
-  return jax.lax.map(one, y)
+  return jnp.linalg.qr(_unit_scale(y), mode='complete')[0]
+
+
+def left_singular_basis(
+    decomposition: Decomposition,
+) -> Callable[[jax.Array], jax.Array]:
+  """A function to all left singular vectors, by falling value.
+
+  From [a, b] to [a, a]. The columns are orthonormal whatever the rank of the
+  matrix, and each one's entry of largest magnitude is positive.
+  """
+  return {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
 
 
 def _basis_by_gram(h: jax.Array) -> jax.Array:
   """Eigenvectors of H H^T, [a, b] -> [a, a]."""
+  h = _unit_scale(h)
   _, u = jnp.linalg.eigh(h @ h.T, symmetrize_input=False)
-  return u[:, ::-1]
+  return _fix_signs(u[:, ::-1])
 
 
 def _basis_by_svd(h: jax.Array) -> jax.Array:
   """Left factor of the singular value decomposition, [a, b] -> [a, a]."""
-  return jnp.linalg.svd(h, full_matrices=False)[0]
+  return _fix_signs(jnp.linalg.svd(_unit_scale(h), full_matrices=False)[0])
 
 
 def _unit_scale(h: jax.Array) -> jax.Array:
@@ -85,10 +81,21 @@ def _fix_signs(u: jax.Array) -> jax.Array:
   )
 
 
-def top_columns(basis: jax.Array, scores: jax.Array, count: int) -> jax.Array:
-  """The columns of highest score, [k, a, n], [k, n] -> [k, a, count].
+@functools.cache
+def largest(count: int) -> Callable[[jax.Array], jax.Array]:
+  """A function to the indices of the largest scores, [n] -> [count].
 
   Of equal scores the lower index wins.
   """
-  _, columns = jax.lax.top_k(scores, count)
+  return lambda scores: jax.lax.top_k(scores, count)[1]
+
+
+@functools.cache
+def normal(shape: tuple[int, ...], dtype: Any) -> Callable[..., jax.Array]:
+  """A function from a PRNG key to Gaussian numbers, [] -> [*shape]."""
+  return lambda key: jax.random.normal(key, shape, dtype)
+
+
+def take_columns(basis: jax.Array, columns: jax.Array) -> jax.Array:
+  """The columns with these indices, [k, a, n], [k, count] -> [k, a, count]."""
   return jnp.take_along_axis(basis, columns[:, None, :], axis=-1)

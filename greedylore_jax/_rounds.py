@@ -31,17 +31,25 @@ class Gather:
     self.arrays = arrays
 
 
-class Shared:
-  """Work that need not be done by everybody: `y = yield Shared(function, x)`.
+class Each:
+  """Work on one matrix after the other: `y = yield Each(function, x)`.
+
+  No message, unless workers share it; as one, so that matrices of all leaves
+  come together and the work is compiled once for each shape.
 
   Attributes:
-    function: of one matrix, [a, b], to an array.
-    matrices: [k, a, b], equal on all workers. Every worker receives the k
-      results as a stack.
+    function: of one matrix, [a, b], to an array; known by its identity.
+    matrices: [k, a, b]. What the generator receives are the k results.
+    divisible: whether `matrices` are equal on all workers and the work is so
+      much that these may divide it among themselves.
   """
 
-  def __init__(self, function: Callable[[jax.Array], Any], matrices: jax.Array):
+  def __init__(
+      self, function: Callable[[jax.Array], Any], matrices: jax.Array,
+      divisible: bool = False,
+  ):  # fmt: skip
     self.function, self.matrices = function, matrices
+    self.divisible = divisible
 
 
 def run(
@@ -63,24 +71,35 @@ def run(
     except StopIteration as stop:
       returned[i] = stop.value
 
+  def work(divided):
+    """Does what leaves wait for that is no message; whether any did."""
+    tasks = {
+        i: x for i, x in waiting.items()
+        if isinstance(x, Each) and transport.divides(x) == divided
+    }  # fmt: skip
+    results = transport.each([*tasks.values()])
+    for i in tasks:
+      del waiting[i]
+    for i, y in zip(tasks, results, strict=True):
+      resume(i, y)
+    return bool(tasks)
+
   for i in range(len(generators)):
     resume(i, None)
   while waiting:
+    if work(divided=False) or work(divided=True):
+      continue
     messages, waiting = waiting, {}
-    gathered, shared = (
-        [i for i, message in messages.items() if isinstance(message, kind)]
-        for kind in (Gather, Shared)
-    )
-    averaged = [i for i in messages if i not in (*gathered, *shared)]
+    gathered = [i for i, x in messages.items() if isinstance(x, Gather)]
+    averaged = [i for i in messages if i not in gathered]
     sent = [_on_the_wire(messages[i], dtypes[i]) for i in averaged]
     means = transport.mean(sent) if sent else []
     parts = transport.gather([messages[i] for i in gathered])
-    results = transport.share([messages[i] for i in shared])
     for i, local, mean in zip(averaged, sent, means, strict=True):
       own = messages[i].dtype
       kept = own if jnp.issubdtype(own, jnp.floating) else mean.dtype
       resume(i, (mean.astype(kept), local.astype(kept)))
-    for i, arrays in zip([*gathered, *shared], [*parts, *results], strict=True):
+    for i, arrays in zip(gathered, parts, strict=True):
       resume(i, arrays)
   return returned
 
@@ -111,7 +130,7 @@ def as_integers(rounds: Rounds, dtype: Any, num_workers: int) -> Rounds:
       message = rounds.send(reply)
     except StopIteration as stop:
       return stop.value
-    if isinstance(message, Gather | Shared):
+    if isinstance(message, Gather | Each):
       reply = yield message
       continue
     along = 1 if message.shape[1] > message.shape[2] else 2

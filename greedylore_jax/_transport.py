@@ -34,8 +34,8 @@ class Transport:
 
   `finite` tells after a run whether everything received was finite. As it is
   computed from what is equal on all workers, they agree on it without a round
-  of their own. With `shares`, each matrix of `Shared` work is one worker's, who
-  tells the others the result; else everybody does all of it.
+  of their own. With `shares`, divisible work is divided: each matrix is one
+  worker's, who tells the others the result.
   """
 
   def __init__(self, axis_name: _axes.AxisName, shares: bool = False):
@@ -64,10 +64,27 @@ class Transport:
     ])
     return [[next(whole) for _ in m.arrays] for m in messages]
 
-  def share(self, tasks: Sequence[_rounds.Shared]) -> list[jax.Array]:
-    """The results, as stacks; shared by one all-reduce per dtype."""
-    if not (self.shares and tasks):
-      return [jax.lax.map(task.function, task.matrices) for task in tasks]
+  def divides(self, task: _rounds.Each) -> bool:
+    """Whether the workers divide this among themselves."""
+    return self.shares and task.divisible
+
+  def each(self, tasks: Sequence[_rounds.Each]) -> list[jax.Array]:
+    """The results, as stacks; of divided work by one all-reduce per dtype."""
+    if tasks and self.divides(tasks[0]):
+      return self._divided(tasks)
+    # Where matrices lie spread, they are left where they lie.
+    alike = _alike(tasks) if _spread.devices_per_worker() == 1 else None
+    results: list[Any] = [None] * len(tasks)
+    for members in alike or [[i] for i in range(len(tasks))]:
+      stacks = [tasks[i].matrices for i in members]
+      done = jax.lax.map(tasks[members[0]].function, jnp.concatenate(stacks))
+      ends = np.cumsum([len(x) for x in stacks])
+      for i, y in zip(members, jnp.split(done, ends[:-1]), strict=True):
+        results[i] = y
+    return results
+
+  def _divided(self, tasks: Sequence[_rounds.Each]) -> list[jax.Array]:
+    """Every matrix by one worker, who tells the others."""
     owners = _owners(tasks, _axes.num_workers(self.axis_name))
     me = jax.lax.axis_index(self.axis_name)
     parts = [
@@ -82,7 +99,7 @@ class Transport:
         results[i] = x.reshape(parts[i].shape)
     return results
 
-  def _own_part(self, task: _rounds.Shared, mine: jax.Array) -> jax.Array:
+  def _own_part(self, task: _rounds.Each, mine: jax.Array) -> jax.Array:
     """What becomes of the matrices that are marked, zeros for the others."""
     result = jax.eval_shape(task.function, task.matrices[0])
     nothing, matrices = _axes.local(
@@ -162,9 +179,12 @@ class _Record:
     copies = lambda x: jnp.stack([x] * self.num_workers)
     return [[copies(x) for x in message.arrays] for message in messages]
 
-  def share(self, tasks: Sequence[_rounds.Shared]) -> list[jax.Array]:
-    results = Transport(None).share(tasks)
-    if self.shares and tasks:
+  def divides(self, task: _rounds.Each) -> bool:
+    return self.shares and task.divisible
+
+  def each(self, tasks: Sequence[_rounds.Each]) -> list[jax.Array]:
+    results = Transport(None).each(tasks)
+    if tasks and self.divides(tasks[0]):
       self.rounds.append([
           Sent('all-reduce', str(x.dtype), x.size) for x in results
       ])
@@ -199,7 +219,16 @@ def record(
   return [sent for sent_together in transport.rounds for sent in sent_together]
 
 
-def _owners(tasks: Sequence[_rounds.Shared], workers: int) -> list[jax.Array]:
+def _alike(tasks: Sequence[_rounds.Each]) -> list[list[int]]:
+  """Tasks that are the same work on matrices of one shape."""
+  kinds: dict[Any, list[int]] = {}
+  for i, x in enumerate(tasks):
+    kind = x.function, x.matrices.shape[1:], x.matrices.dtype
+    kinds.setdefault(kind, []).append(i)
+  return list(kinds.values())
+
+
+def _owners(tasks: Sequence[_rounds.Each], workers: int) -> list[jax.Array]:
   """Whose each matrix is, [k] per task: the largest first, to who has least."""
   rows = lambda task: min(task.matrices.shape[1:])
   cost = lambda task: rows(task) ** 2 * max(task.matrices.shape[1:])

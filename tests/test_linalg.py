@@ -36,9 +36,8 @@ def matrices():
 @pytest.mark.parametrize('decomposition', ['gram', 'svd'])
 def test_every_basis_is_finite_and_orthonormal(decomposition):
   h = jnp.asarray(np.stack(list(matrices().values())), jnp.float32)
-  basis = jax.jit(_linalg.left_singular_basis, static_argnums=1)(
-      h, decomposition
-  )
+  decompose = _linalg.left_singular_basis(decomposition)
+  basis = jax.jit(lambda h: jax.lax.map(decompose, h))(h)
   gram = basis.mT @ basis
   error = jnp.abs(gram - jnp.eye(A)[None]).max(axis=(1, 2))
   for name, value in zip(matrices(), error, strict=True):
@@ -48,7 +47,7 @@ def test_every_basis_is_finite_and_orthonormal(decomposition):
 def test_every_sketch_has_orthonormal_columns_that_span_it():
   h = jnp.asarray(np.stack(list(matrices().values())), jnp.float32)
   y = h[:, :, :4]
-  p = jax.jit(_linalg.orthonormal)(y)
+  p = jax.jit(lambda y: jax.lax.map(_linalg.orthonormal, y))(y)
   error = jnp.abs(p.mT @ p - jnp.eye(4)[None]).max(axis=(1, 2))
   missed = y - p @ (p.mT @ y)
   for i, name in enumerate(matrices()):
@@ -58,20 +57,20 @@ def test_every_sketch_has_orthonormal_columns_that_span_it():
 
 @pytest.mark.parametrize('decomposition', ['gram', 'svd'])
 def test_bases_are_ordered_and_signs_are_fixed(decomposition):
-  h = jnp.asarray(matrices()['random'], jnp.float32)[None]
-  basis = _linalg.left_singular_basis(h, decomposition)[0]
-  energies = jnp.sum((basis.T @ h[0]) ** 2, axis=1)
+  h = jnp.asarray(matrices()['random'], jnp.float32)
+  basis = _linalg.left_singular_basis(decomposition)(h)
+  energies = jnp.sum((basis.T @ h) ** 2, axis=1)
   assert (jnp.diff(energies) < 0).all()
   largest = jnp.argmax(jnp.abs(basis), axis=0)
   assert (basis[largest, jnp.arange(A)] > 0).all()
-  flipped = _linalg.left_singular_basis(-h, decomposition)[0]
+  flipped = _linalg.left_singular_basis(decomposition)(-h)
   assert workers.relative(flipped, basis) < workers.FLOAT32_ROUNDING
 
 
 def test_both_decompositions_span_the_same_leading_space():
-  h = jnp.asarray(matrices()['graded'], jnp.float32)[None]
-  gram = _linalg.left_singular_basis(h, 'gram')[0]
-  svd = _linalg.left_singular_basis(h, 'svd')[0]
+  h = jnp.asarray(matrices()['graded'], jnp.float32)
+  gram = _linalg.left_singular_basis('gram')(h)
+  svd = _linalg.left_singular_basis('svd')(h)
   # Singular values 1, .1 and .01, whose squares float32 tells apart easily.
   overlap = jnp.abs(jnp.sum(gram * svd, axis=0))[:3]
   np.testing.assert_allclose(overlap, 1, atol=1e-4)
@@ -80,7 +79,8 @@ def test_both_decompositions_span_the_same_leading_space():
 def test_of_equal_scores_the_lower_index_wins():
   basis = jnp.eye(4)[None]
   scores = jnp.array([[1.0, 2.0, 2.0, 1.0]])
-  chosen = _linalg.top_columns(basis, scores, 3)[0]
+  columns = jax.lax.map(_linalg.largest(3), scores)
+  chosen = _linalg.take_columns(basis, columns)[0]
   np.testing.assert_array_equal(jnp.argmax(chosen, axis=0), [1, 2, 0])
 
 
@@ -98,7 +98,7 @@ def test_a_refresh_beside_an_independent_collective_does_not_hang():
       @jax.shard_map(mesh=mesh, in_specs=P('data'), out_specs=(P(), P()))
       def step(x):
         h = jax.lax.pmean(x[0], 'data')
-        basis = _linalg.left_singular_basis(h)
+        basis = jax.lax.map(_linalg.left_singular_basis('gram'), h)
         loss = jax.lax.pmean(jnp.sum(jnp.sin(x)), 'data')
         return basis, loss
 

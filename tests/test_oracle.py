@@ -154,7 +154,7 @@ def gradients(n, dtype):
 def draws(method, leaf_index, step, k, a, b):
   """What the compressor draws for a leaf in a step, a dict per matrix."""
   key = jax.random.fold_in(jax.random.key(SEED), step)
-  key = _exchange.leaf_key(key, leaf_index)
+  key = _exchange.leaf_keys(key, leaf_index + 1)[leaf_index]
   drawn = METHODS[method][2](key, k, a, b)
   of = lambda i, tree: jax.tree.map(lambda x: np.asarray(x[i]), tree)
   return [

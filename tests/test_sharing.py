@@ -15,7 +15,7 @@ METHOD = gl.GreedyLore(2, update_interval=2, probes=2)
 
 
 def test_every_worker_has_about_as_much_to_do():
-  task = lambda *shape: _transport._rounds.Shared(None, jnp.zeros(shape))
+  task = lambda *shape: _transport._rounds.Each(None, jnp.zeros(shape))
   owners = _transport._owners([task(3, 8, 12), task(1, 16, 16)], 2)
   # 3 x 768 against 4,096 operations: whoever has the large one has no other.
   assert [x.tolist() for x in owners] == [[1, 1, 1], [0]]
@@ -62,6 +62,14 @@ def test_compiled_collectives_are_the_plan():
   assert sent == plan.rounds
   bases = 3 * 8 * 8 + 8 * 8 + 8 * 8
   assert plan.rounds['refresh'][1] == ('all-reduce', 'float32', bases)
+
+
+def test_leaves_are_decomposed_together_one_by_one():
+  """One loop for each shape, however many leaves have it."""
+  tx = gl.compress_gradients(METHOD, None, min_compression_rate=0)
+  params = workers.zeros(dict.fromkeys('abcde', (8, 12)))
+  text = jax.jit(tx.update).lower(params, tx.init(params)).as_text()
+  assert text.count('syevd') == 1
 
 
 def test_workers_of_several_devices_are_refused():

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _linalg
+from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
-from greedylore_jax._rounds import Shared
 
 
 class Compressor(Protocol):
@@ -19,8 +19,8 @@ class Compressor(Protocol):
   communication round: `mean` is the message's mean over the workers (equal on
   all of them), `sent` is what this worker really put on the wire (the message
   rounded to the dtype that travels). `x, y = yield Gather(x, y)` is one, too,
-  and gives the arrays of all workers, [N, *shape]; `y = yield Shared(function,
-  x)` has the workers share work on matrices x that they all have. They return
+  and gives the arrays of all workers, [N, *shape]. `y = yield Each(function,
+  x)` is none: it gives the function of one matrix after the other. They return
 
     output: [k, a, b], equal on all workers; stands for mean_i h_i.
     sent: [k, a, b], one per worker: this worker's share of the output, such
@@ -88,29 +88,31 @@ def project_both(h: jax.Array, p: jax.Array, q: jax.Array) -> Rounds:
   return p @ core @ q.mT, p @ local @ q.mT
 
 
+def top_columns(basis: jax.Array, scores: jax.Array, count: int) -> Rounds:
+  """The columns of highest score, [k, a, n], [k, n] -> [k, a, count]."""
+  columns = yield Each(_linalg.largest(count), scores)
+  return _linalg.take_columns(basis, columns)
+
+
+def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Rounds:
+  """Gaussian numbers; drawn for all leaves in one loop, like any `Each`."""
+  draws = yield Each(_linalg.normal(shape, dtype), key[None])
+  return draws[0]
+
+
 def range_of(h: jax.Array, omega: jax.Array, power_iterations: int) -> Rounds:
   """Orthonormal Q, [k, a, s], that spans most of the mean of the h_i.
 
   Sends the sketch by omega, [k, b, s], and 2 more for each power iteration.
   """
   y, _ = yield _linalg.thin_product(h, omega)
-  q = _linalg.orthonormal(y)
+  q = yield Each(_linalg.orthonormal, y)
   for _ in range(power_iterations):
     z, _ = yield h.mT @ q
-    y, _ = yield _linalg.thin_product(h, _linalg.orthonormal(z))
-    q = _linalg.orthonormal(y)
+    q = yield Each(_linalg.orthonormal, z)
+    y, _ = yield _linalg.thin_product(h, q)
+    q = yield Each(_linalg.orthonormal, y)
   return q
-
-
-def all_directions(
-    h_mean: jax.Array, decomposition: _linalg.Decomposition
-) -> Rounds:
-  """All left singular vectors of what is equal on all workers, [k, a, a]."""
-  return (
-      yield Shared(
-          lambda x: _linalg.left_singular_vectors(x, decomposition), h_mean
-      )
-  )
 
 
 class Memoryless:
@@ -152,7 +154,8 @@ class LazyBasis:
   def refresh(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """Everything is sent, and the basis is that of its mean."""
     h_mean, h_sent, _ = yield from dense(h, basis, key)
-    basis = yield from all_directions(h_mean, self.decomposition)
+    decompose = _linalg.left_singular_basis(self.decomposition)
+    basis = yield Each(decompose, h_mean, divisible=True)
     return h_mean, h_sent, basis
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _linalg
+from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
 
@@ -92,28 +93,31 @@ class GreedyLore(base.LazyBasis):
       return (yield from super().refresh(h, basis, key))
     k, a, b = h.shape
     size = min(self.basis_size, a)
-    omega = jax.random.normal(key, (k, b, size), h.dtype)
+    omega = yield from base.normal(key, (k, b, size), h.dtype)
     q = yield from base.range_of(h, omega, power_iterations=0)
     factor, local = yield _linalg.thin_product(q.mT, h)
-    within = _linalg.left_singular_basis(factor, self.decomposition)
+    decompose = _linalg.left_singular_basis(self.decomposition)
+    within = yield Each(decompose, factor)
     return q @ factor, q @ local, q @ within
 
   def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """Two rounds: scores, then the factor of the directions they chose."""
-    scores, _ = yield self._scores(h, basis, key)
+    local = yield from self._scores(h, basis, key)
+    scores, _ = yield local
     energies = jnp.sum(scores**2, axis=-1)
-    p = _linalg.top_columns(basis, energies, min(self.rank, basis.shape[2]))
+    r = min(self.rank, basis.shape[2])
+    p = yield from base.top_columns(basis, energies, r)
     output, sent = yield from base.project(h, p)
     return output, sent, basis
 
   def _scores(
       self, h: jax.Array, basis: jax.Array, key: jax.Array
-  ) -> jax.Array:
+  ) -> Rounds:
     """This worker's lambda, [k, a, b], [k, a, a] -> [k, a, m]."""
     if self.probes == 'independent':
       rows = basis.mT @ h
-      v = jax.random.normal(key, rows.shape, h.dtype)
+      v = yield from base.normal(key, rows.shape, h.dtype)
       return jnp.sum(rows * v, axis=-1, keepdims=True)
     k, _, b = h.shape
-    v = jax.random.normal(key, (k, b, self.probes), h.dtype)
+    v = yield from base.normal(key, (k, b, self.probes), h.dtype)
     return _linalg.thin_product(basis.mT, _linalg.thin_product(h, v))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _linalg
+from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
 
@@ -71,11 +72,14 @@ class RangeFinder:
     w = memory.shape[2] if self.warm and len(memory) else 0
     columns = [memory] if w else []
     if r > w:
-      columns.append(jax.random.normal(key, (k, b, r - w), h.dtype))
+      fresh = yield from base.normal(key, (k, b, r - w), h.dtype)
+      columns.append(fresh)
     y, _ = yield _linalg.thin_product(h, jnp.concatenate(columns, axis=2))
-    p = _linalg.orthonormal(y)
+    p = yield Each(_linalg.orthonormal, y)
     factor, local = yield _linalg.thin_product(p.mT, h)
-    if w:
+    if w == r:
+      memory = factor.mT
+    elif w:
       energies = jnp.sum(factor**2, axis=-1)
-      memory = _linalg.top_columns(factor.mT, energies, w)
+      memory = yield from base.top_columns(factor.mT, energies, w)
     return p @ factor, p @ local, memory

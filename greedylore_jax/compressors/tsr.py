@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _linalg
+from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
 
@@ -98,31 +99,34 @@ class TSR:
     """New directions, and the core between them."""
     k, a, b = h.shape
     size = min(self.rank + self.oversampling, a)
-    omega = jax.random.normal(key, (k, b, size), h.dtype)
+    omega = yield from base.normal(key, (k, b, size), h.dtype)
     if self.average == 'bases':
       return (yield from self._refresh_by_bases(h, omega))
     q = yield from base.range_of(h, omega, self.power_iterations)
     b_mean, b_local = yield _linalg.thin_product(q.mT, h)
-    u, v = self._directions(q, b_mean)
+    u, v = yield from self._directions(q, b_mean)
     core = u.mT @ q @ b_mean @ v
     sent = u @ (u.mT @ q @ b_local @ v) @ v.mT
     return u @ core @ v.mT, sent, TSRMemory(u, v, core)
 
   def _refresh_by_bases(self, h: jax.Array, omega: jax.Array) -> Rounds:
     """The paper's: Q = mean_i Q_i, which is not orthonormal."""
-    q_local = _linalg.orthonormal(h @ omega)
+    q_local = yield Each(_linalg.orthonormal, h @ omega)
     for _ in range(self.power_iterations):
-      q_local = _linalg.orthonormal(h @ _linalg.orthonormal(h.mT @ q_local))
+      z_local = yield Each(_linalg.orthonormal, h.mT @ q_local)
+      q_local = yield Each(_linalg.orthonormal, h @ z_local)
     q, _ = yield q_local
     b_mean, _ = yield _linalg.thin_product(q.mT, h)
-    u, v = self._directions(q, b_mean)
+    u, v = yield from self._directions(q, b_mean)
     memory = TSRMemory(u, v, jnp.zeros_like(b_mean[:, : u.shape[2]]))
     return (yield from self.compress(h, memory, None))
 
-  def _directions(self, q: jax.Array, b: jax.Array) -> Any:
+  def _directions(self, q: jax.Array, b: jax.Array) -> Rounds:
     """U and V of rank r from Q, [k, a, s], and B = Q^T H, [k, s, b]."""
-    u = _linalg.left_singular_basis(b)[:, :, : min(self.rank, q.shape[1])]
-    return q @ u, _linalg.orthonormal(b.mT @ u)
+    u = yield Each(_linalg.left_singular_basis('gram'), b)
+    u = u[:, :, : min(self.rank, q.shape[1])]
+    v = yield Each(_linalg.orthonormal, b.mT @ u)
+    return q @ u, v
 
   def compress(self, h: jax.Array, memory: TSRMemory, key: Any) -> Rounds:
     """One round: the core."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _linalg
+from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
 
@@ -72,20 +73,22 @@ class TwoSided:
   def refresh(self, h: jax.Array, bases: Any, key: jax.Array) -> Rounds:
     """Everything is sent, and the bases are those of its mean."""
     h_mean, h_sent, _ = yield from base.dense(h, bases, key)
-    u = yield from base.all_directions(h_mean, self.decomposition)
-    v = _linalg.completed(h_mean.mT @ u)  # H^T U is V times singular values.
+    decompose = _linalg.left_singular_basis(self.decomposition)
+    u = yield Each(decompose, h_mean, divisible=True)
+    # H^T U is V times singular values.
+    v = yield Each(_linalg.completed, h_mean.mT @ u)
     return h_mean, h_sent, (u, v)
 
   def compress(self, h: jax.Array, bases: Any, key: jax.Array) -> Rounds:
     """Two rounds: scores of both sides, then the core of what they chose."""
     u, v = bases
     k, a, b = h.shape
-    draws = jax.random.normal(key, (k, a + b, self.probes), h.dtype)
+    draws = yield from base.normal(key, (k, a + b, self.probes), h.dtype)
     left = u.mT @ (h @ draws[:, a:])
     right = v.mT @ (h.mT @ draws[:, :a])
     scores, _ = yield jnp.concatenate([left, right], axis=1)
     energies = jnp.sum(scores**2, axis=-1)
-    p = _linalg.top_columns(u, energies[:, :a], min(self.rank, a))
-    q = _linalg.top_columns(v, energies[:, a:], min(self.rank, b))
+    p = yield from base.top_columns(u, energies[:, :a], min(self.rank, a))
+    q = yield from base.top_columns(v, energies[:, a:], min(self.rank, b))
     output, sent = yield from base.project_both(h, p, q)
     return output, sent, bases
