@@ -223,7 +223,8 @@ def _shardings(
 def identity(run: config.Config) -> dict[str, Any]:
   """The part of a configuration that may not change when a run goes on."""
   fields = dataclasses.asdict(run)
-  del fields['data']['data_dir']  # The description tells data apart.
+  # The description tells data, and what is pre-trained, apart.
+  del fields['data']['data_dir'], fields['model']['pretrained']
   return {key: value for key, value in fields.items() if key not in _FREE}
 
 

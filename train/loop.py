@@ -109,12 +109,8 @@ def _prepare(
   tx, schedule = optimizer.build(settings, _AXIS, task)
   init = lambda: task.init(settings.seed)
   shapes = jax.eval_shape(init)
-  params = jax.jit(
-      init,
-      out_shardings=cluster.shardings(
-          shapes, task.partition_specs(shapes), mesh
-      ),
-  )()
+  shardings = cluster.shardings(shapes, task.partition_specs(shapes), mesh)
+  params = task.start(jax.jit(init, out_shardings=shardings)())
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   rules = optimizer.compressors(settings.compression, task)
   plan = gl.plan(

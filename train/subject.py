@@ -10,7 +10,7 @@ DType = Literal['float32', 'bfloat16', 'float16']
 
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
-  """Where text or images come from and what they become."""
+  """Where texts, sentences or images come from and what they become."""
 
   source: str = 'python-stdlib'
   """'python-stdlib', its own .py sources; 'files', the texts of data.files;
@@ -54,18 +54,23 @@ class Data(Section):
 class Model(Section):
   """What is trained."""
 
-  name: Literal['llama', 'resnet8', 'resnet18'] = 'llama'
-  """A language model (RMSNorm, rotary positions, SwiGLU, no biases), or a
-  residual network with the stem of CIFAR for images."""
+  name: Literal['llama', 'resnet8', 'resnet18', 'bert'] = 'llama'
+  """A language model (RMSNorm, rotary positions, SwiGLU, no biases), a residual
+  network with the stem of CIFAR for images, or BERT (or RoBERTa, as what is
+  pre-trained says) for labelled sentences."""
+  pretrained: str = ''
+  """bert: folder with config.json and model.safetensors of Hugging Face, which
+  set all sizes below; '' begins at random."""
   width: int = 128
   """Size of the residual stream (hidden size); channels of a ResNet's first
   stage, 64 in the papers."""
   layers: int = 4
-  """llama: number of transformer blocks."""
+  """llama, bert: number of transformer blocks."""
   heads: int = 4
-  """llama: attention heads; they divide the width into even parts."""
+  """llama, bert: attention heads; they divide the width, of a llama into even
+  parts."""
   feed_forward: int = 344
-  """llama: inner size of the SwiGLU block."""
+  """llama, bert: inner size of the feed-forward block."""
   dtype: DType = 'float32'
   """Type of activations and matrix products; parameters stay float32."""
   scan: bool = False
@@ -78,6 +83,16 @@ class Model(Section):
 
   def _check(self):
     self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
+    if self.pretrained and self.name != 'bert':
+      raise ValueError(
+          "model.pretrained is for model.name 'bert', got"
+          f' {self.name!r} with {self.pretrained!r}.'
+      )
+    if self.name == 'bert' and self.width % self.heads:
+      raise ValueError(
+          'model.width must be a multiple of model.heads, got'
+          f' width={self.width}, heads={self.heads}.'
+      )
     if self.name == 'llama' and self.width % (2 * self.heads):
       raise ValueError(
           'model.width must be a multiple of 2 * model.heads (rotary positions'

@@ -97,7 +97,7 @@ def load(data: config.Data) -> SentenceData:
         f' sentences with its special tokens, got {data.tokenizer!r}.'
     )
   classes = found.classes() or 0
-  encode = lambda split: _encoded(
+  encode = lambda split: _examples(
       split, columns, tokenizer, data.sequence_length, is_score=not classes
   )
   training, held_out = encode(found.train), encode(found.held_out)
@@ -122,7 +122,7 @@ def load(data: config.Data) -> SentenceData:
   )
 
 
-def _encoded(
+def _examples(
     split: datasets.Split,
     columns: tuple[str, ...],
     tokenizer: tokenizers.HuggingFace,
@@ -130,16 +130,25 @@ def _encoded(
     is_score: bool,
 ) -> Batch:
   """All examples of a part, cut to `length` tokens."""
-  count = len(split)
-  tokens = np.zeros((count, length), np.int32)
+  texts, labels = [], []
+  for example in split:
+    texts.append(tuple(example[column].decode('utf-8') for column in columns))
+    labels.append(example['label'])
+  label = np.array(labels, np.float32 if is_score else np.int32)
+  return encoded(texts, tokenizer, length) | {'label': label}
+
+
+def encoded(
+    texts: list[tuple[str, ...]],
+    tokenizer: tokenizers.HuggingFace,
+    length: int,
+) -> Batch:
+  """Sentences or pairs, cut to `length` tokens, as `SentenceData` has them."""
+  tokens = np.zeros((len(texts), length), np.int32)
   segments = np.zeros_like(tokens)
-  lengths = np.zeros(count, np.int32)
-  labels = np.zeros(count, np.float32 if is_score else np.int32)
-  for i, example in enumerate(split):
-    texts = [example[column].decode('utf-8') for column in columns]
-    ids, kinds = tokenizer.encode_with_marks(*texts, length=length)
+  lengths = np.zeros(len(texts), np.int32)
+  for i, text in enumerate(texts):
+    ids, kinds = tokenizer.encode_with_marks(*text, length=length)
     tokens[i, : len(ids)], segments[i, : len(ids)] = ids, kinds
-    lengths[i], labels[i] = len(ids), example['label']
-  return {
-      'tokens': tokens, 'segments': segments, 'length': lengths, 'label': labels
-  }  # fmt: skip
+    lengths[i] = len(ids)
+  return {'tokens': tokens, 'segments': segments, 'length': lengths}

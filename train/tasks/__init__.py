@@ -4,8 +4,12 @@ from train import config
 from train.tasks.base import Task
 from train.tasks.images import ImageClassification
 from train.tasks.language import LanguageModeling
+from train.tasks.sentences import SentenceClassification
 
-__all__ = ['ImageClassification', 'LanguageModeling', 'Task', 'load']
+__all__ = [
+    'ImageClassification', 'LanguageModeling', 'SentenceClassification', 'Task',
+    'load',
+]  # fmt: skip
 
 
 def load(run: config.Config) -> Task:
@@ -17,4 +21,6 @@ def load(run: config.Config) -> Task:
   """
   if run.model.name == 'llama':
     return LanguageModeling(run)
+  if run.model.name == 'bert':
+    return SentenceClassification(run)
   return ImageClassification(run)

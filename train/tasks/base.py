@@ -50,6 +50,9 @@ class Task(Protocol):
   def init(self, seed: int) -> Params:
     """Initial parameters; equal seeds give equal ones."""
 
+  def start(self, params: Params) -> Params:
+    """What training starts from, given initial parameters on their devices."""
+
   def matrices(self, params: Params, embeddings: bool) -> Any:
     """Dimension numbers of `params`, see `gl.compress_gradients`."""
 

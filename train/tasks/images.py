@@ -50,6 +50,10 @@ class ImageClassification:
         'label': jax.ShapeDtypeStruct((), np.int32),
     }
 
+  def start(self, params: Any) -> Any:
+    """The initial parameters as they are."""
+    return params
+
   def partition_specs(self, params: Any) -> Any:
     """Whole on every device: a ResNet is small."""
     return jax.tree.map(lambda _: jax.sharding.PartitionSpec(), params)

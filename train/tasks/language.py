@@ -43,6 +43,10 @@ class LanguageModeling:
     """A window of tokens, int32 [sequence_length + 1]."""
     return jax.ShapeDtypeStruct((self.units_per_example + 1,), np.int32)
 
+  def start(self, params: Any) -> Any:
+    """The initial parameters as they are."""
+    return params
+
   def calibration(self, batch_size: int) -> Iterator[Any]:
     """None: the parameters are all there is."""
     del batch_size

@@ -1,0 +1,282 @@
+"""Is it BERT's network, and does it read what others have trained?
+
+The last test needs an encoder that embeds sentences, such as all-MiniLM-L6-v2:
+GREEDYLORE_MINILM names the folder of its config.json, model.safetensors and
+tokenizer.json, GREEDYLORE_DATA_DIR that of the data sets, with glue/stsb.
+"""
+
+import json
+import math
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from train.data import sentences
+from train.models import bert
+from train.models import pretrained
+
+numpy_files = pytest.importorskip('safetensors.numpy')
+SIZES = bert.Sizes(
+    vocab_size=13, width=8, layers=2, heads=2, feed_forward=12, positions=7
+)
+CONFIG = {
+    'model_type': 'bert', 'vocab_size': 13, 'hidden_size': 8,
+    'num_hidden_layers': 2, 'num_attention_heads': 2, 'intermediate_size': 12,
+    'max_position_embeddings': 7, 'type_vocab_size': 2, 'hidden_act': 'gelu',
+    'layer_norm_eps': 1e-12, 'pad_token_id': 0,
+}  # fmt: skip
+BATCH = {
+    'tokens': np.array([[2, 5, 3, 7, 3], [2, 9, 3, 0, 0]], np.int32),
+    'segments': np.array([[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]], np.int32),
+    'length': np.array([5, 3], np.int32),
+}
+
+
+def arrays(seed=0, tokens=13, width=8, inner=12, positions=7, segments=2):
+  """What a file of a BERT of two layers holds, with Hugging Face's names."""
+  rng = np.random.default_rng(seed)
+  found = {}
+
+  def linear(name, a, b):
+    found[f'{name}.weight'] = rng.normal(0, a**-0.5, (b, a))
+    found[f'{name}.bias'] = rng.normal(0, 0.2, b)
+
+  def norm(name):
+    found[f'{name}.weight'] = rng.uniform(0.5, 1.5, width)
+    found[f'{name}.bias'] = rng.normal(0, 0.2, width)
+
+  for name, rows in (
+      ('word', tokens), ('position', positions), ('token_type', segments)
+  ):  # fmt: skip
+    table = rng.normal(0, 1, (rows, width))
+    found[f'embeddings.{name}_embeddings.weight'] = table
+  norm('embeddings.LayerNorm')
+  for i in range(2):
+    layer = f'encoder.layer.{i}'
+    for name in ('self.query', 'self.key', 'self.value', 'output.dense'):
+      linear(f'{layer}.attention.{name}', width, width)
+    norm(f'{layer}.attention.output.LayerNorm')
+    linear(f'{layer}.intermediate.dense', width, inner)
+    linear(f'{layer}.output.dense', inner, width)
+    norm(f'{layer}.output.LayerNorm')
+  linear('pooler.dense', width, width)
+  return {name: np.float32(x) for name, x in found.items()}
+
+
+def by_the_papers(of, batch, layers=2, heads=2, first=0):
+  """BERT's formulas in float64, a sentence and a head at a time."""
+  of = {name: np.float64(x) for name, x in of.items()}
+  linear = lambda x, name: x @ of[f'{name}.weight'].T + of[f'{name}.bias']
+  erf = np.vectorize(math.erf)
+  gelu = lambda x: x * (1 + erf(x / math.sqrt(2))) / 2
+
+  def norm(x, name):
+    centred = x - x.mean(-1, keepdims=True)
+    x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+    return x * of[f'{name}.weight'] + of[f'{name}.bias']
+
+  def attention(x, filling, name):
+    query, key, value = (
+        linear(x, f'{name}.self.{part}') for part in ('query', 'key', 'value')
+    )
+    channels = x.shape[1] // heads
+    mixed = []
+    for head in range(heads):
+      of_head = slice(head * channels, (head + 1) * channels)
+      scores = query[:, of_head] @ key[:, of_head].T / math.sqrt(channels)
+      weights = np.exp(scores + np.where(filling, -1e9, 0.0)[None])
+      weights /= weights.sum(-1, keepdims=True)
+      mixed.append(weights @ value[:, of_head])
+    return linear(np.concatenate(mixed, axis=1), f'{name}.output.dense')
+
+  hidden = []
+  for tokens, segments, length in zip(*batch.values(), strict=True):
+    filling = np.arange(len(tokens)) >= length
+    x = (
+        of['embeddings.word_embeddings.weight'][tokens]
+        + of['embeddings.position_embeddings.weight'][
+            first + np.arange(len(tokens))
+        ]
+        + of['embeddings.token_type_embeddings.weight'][segments]
+    )
+    x = norm(x, 'embeddings.LayerNorm')
+    for i in range(layers):
+      layer = f'encoder.layer.{i}'
+      mixed = attention(x, filling, f'{layer}.attention')
+      x = norm(x + mixed, f'{layer}.attention.output.LayerNorm')
+      inner = gelu(linear(x, f'{layer}.intermediate.dense'))
+      y = linear(inner, f'{layer}.output.dense')
+      x = norm(x + y, f'{layer}.output.LayerNorm')
+    hidden.append(x)
+  pooled = np.tanh(linear(np.stack(hidden)[:, 0], 'pooler.dense'))
+  return np.stack(hidden), pooled
+
+
+def write(folder, told=CONFIG, of=None, prefix=''):
+  """A folder as Hugging Face has it; its path."""
+  folder.mkdir(exist_ok=True)
+  (folder / 'config.json').write_text(json.dumps(told))
+  of = arrays() if of is None else of
+  named = {
+      x if x.startswith('lm_head') else prefix + x: y for x, y in of.items()
+  }
+  numpy_files.save_file(named, folder / 'model.safetensors')
+  return str(folder)
+
+
+def loaded(folder):
+  """Network and parameters of a folder."""
+  found = pretrained.Pretrained(folder)
+  network = bert.Network(found.sizes, outputs=3)
+  params = network.init(0)
+  found.check(params)
+  return network, found.into(params)
+
+
+def assert_is(network, params, of, batch=BATCH, **options):
+  """Compares all that is not filling."""
+  hidden, pooled = by_the_papers(of, batch, **options)
+  seen = np.arange(batch['tokens'].shape[1]) < batch['length'][:, None]
+  np.testing.assert_allclose(
+      np.asarray(network.hidden(params, batch))[seen], hidden[seen], atol=2e-5
+  )
+  expected = pooled @ np.asarray(params['head']['kernel'], np.float64)
+  np.testing.assert_allclose(
+      network.outputs(params, batch), expected, atol=2e-5
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('old', [False, True])
+def test_a_bert_is_what_its_paper_says(tmp_path, old):
+  of = arrays()
+  assert_is(*loaded(write(tmp_path / 'plain')), of)
+  # As the first files are: a prefix, other names, layers of pre-training.
+  names = {'LayerNorm.weight': 'LayerNorm.gamma', 'LayerNorm.bias':
+           'LayerNorm.beta'}  # fmt: skip
+  renamed = dict(of)
+  for new, was in names.items():
+    renamed = {x.replace(new, was): y for x, y in renamed.items()}
+  renamed['lm_head.bias'] = np.zeros(13, np.float32)
+  folder = write(tmp_path / 'old', of=renamed, prefix='bert.')
+  assert_is(*loaded(folder), of)
+
+
+def test_a_roberta_counts_from_another_row_and_has_one_kind_of_sentence(
+    tmp_path,
+):
+  of = arrays(positions=9, segments=1)
+  del of['pooler.dense.weight'], of['pooler.dense.bias']
+  told = CONFIG | {
+      'model_type': 'roberta', 'max_position_embeddings': 9,
+      'type_vocab_size': 1, 'pad_token_id': 1,
+  }  # fmt: skip
+  network, params = loaded(
+      write(tmp_path / 'roberta', told, of, prefix='roberta.')
+  )
+  fresh = params['pooler']
+  of['pooler.dense.weight'] = np.asarray(fresh['kernel']).T
+  of['pooler.dense.bias'] = np.asarray(fresh['bias'])
+  batch = BATCH | {'segments': np.zeros_like(BATCH['segments'])}
+  assert_is(network, params, of, batch, first=2)
+
+
+def test_what_is_filled_up_does_not_matter():
+  network = bert.Network(SIZES, outputs=3)
+  params = network.init(0)
+  short = {key: x[1:, :3] if x.ndim > 1 else x[1:] for key, x in BATCH.items()}
+  other = BATCH | {'tokens': np.where(BATCH['tokens'], BATCH['tokens'], 11)}
+  for batch in (short, other):
+    np.testing.assert_allclose(
+        network.outputs(params, batch)[-1],
+        network.outputs(params, BATCH)[-1], atol=1e-6,
+    )  # fmt: skip
+
+
+def test_every_parameter_is_covered_and_ends_are_dense():
+  network = bert.Network(SIZES, outputs=3)
+  shapes = jax.eval_shape(lambda: network.init(0))
+  numbers = network.matrices(shapes)
+  layer = numbers['layers']['1']
+  assert layer['attention']['output']['kernel']
+  assert layer['feed_forward']['down']['kernel']
+  assert layer['attention']['query']['bias'] is None
+  for tree in (numbers['embedding']['token'], numbers['pooler']['kernel'],
+               numbers['head']['kernel']):  # fmt: skip
+    assert tree is None
+  whole = network.matrices(shapes, embeddings=True)
+  assert whole['embedding']['token'] and whole['head']['kernel']
+
+
+@pytest.mark.parametrize(
+    ('told', 'changes', 'said'),
+    [
+        ({'model_type': 'gpt2'}, {}, r"model_type bert or roberta, got 'gpt2'"),
+        ({'hidden_act': 'relu'}, {}, r"hidden_act gelu, got 'relu'"),
+        ({'num_hidden_layers': 3}, {}, r'encoder\.layer\.2\..*missing'),
+        ({'num_hidden_layers': 1}, {}, r'no parameter here .*layer\.1'),
+        ({'vocab_size': 14}, {}, r'shape \(14, 8\) .*got \(13, 8\)'),
+        ({}, {'adapter.weight': np.ones(2)}, r'for: adapter\.weight \(1 in'),
+    ],
+)
+def test_what_does_not_fit_is_said(tmp_path, told, changes, said):
+  with pytest.raises(ValueError, match=said):
+    loaded(write(tmp_path / 'x', CONFIG | told, arrays() | changes))
+
+
+def test_what_is_not_there_or_damaged_is_said(tmp_path):
+  with pytest.raises(ValueError, match=r'must name a folder with config'):
+    pretrained.Pretrained(str(tmp_path))
+  folder = pathlib.Path(write(tmp_path / 'x'))
+  whole = (folder / 'model.safetensors').read_bytes()
+  (folder / 'model.safetensors').write_bytes(whole[:-8])
+  with pytest.raises(ValueError, match=r'not read as safetensors'):
+    pretrained.Pretrained(str(folder))
+  write(folder, {'model_type': 'bert'})
+  with pytest.raises(ValueError, match=r"nothing of 'vocab_size'"):
+    pretrained.Pretrained(str(folder))
+  (folder / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match=r'is not JSON'):
+    pretrained.Pretrained(str(folder))
+
+
+MINILM = os.environ.get('GREEDYLORE_MINILM', '')
+DATA_DIR = os.environ.get('GREEDYLORE_DATA_DIR', '~/tensorflow_datasets')
+
+
+@pytest.mark.skipif(not MINILM, reason='GREEDYLORE_MINILM names no encoder')
+@pytest.mark.filterwarnings('ignore')
+def test_sentences_that_mean_the_same_lie_close():
+  """Mean of the vectors and cosine, as all-MiniLM-L6-v2 is meant."""
+  from scipy import stats
+
+  from train.data import datasets
+  from train.data import tokenizers
+
+  network, params = loaded(MINILM)
+  tokenizer = tokenizers.load(f'{MINILM}/tokenizer.json')
+  pairs = list(datasets.read('glue/stsb', DATA_DIR).held_out)
+
+  @jax.jit
+  def means(batch):
+    hidden = network.hidden(params, batch)
+    seen = np.arange(64)[None] < batch['length'][:, None]
+    mean = (hidden * seen[:, :, None]).sum(1)
+    return mean / jax.numpy.linalg.norm(mean, axis=1, keepdims=True)
+
+  def embed(column):
+    texts = [(x[column].decode(),) for x in pairs]
+    batch = sentences.encoded(texts, tokenizer, 64)
+    parts = [
+        {key: x[i : i + 100] for key, x in batch.items()}
+        for i in range(0, len(texts), 100)
+    ]
+    return np.concatenate([means(part) for part in parts])
+
+  cosines = (embed('sentence1') * embed('sentence2')).sum(1)
+  labels = [x['label'] for x in pairs]
+  found = stats.spearmanr(cosines, labels).statistic
+  print(f'STS-B, validation: Spearman {found:.4f}')
+  assert found == pytest.approx(0.8672, abs=5e-4)
