@@ -1,0 +1,53 @@
+"""A small pre-trained BERT learns MRPC: whether two sentences say the same.
+
+What it shows: fine-tuning with compressed gradients: 22.7M parameters, 4
+simulated workers, two epochs of 3,668 examples in steps of 32, 64 tokens each
+(of every fifth pair the end is cut); dense for the first 40 steps, embeddings and
+classifier throughout. Scored by accuracy and F1 on the
+validation part.
+
+Command: python -m train configs/glue_mrpc.py --data.data_dir FOLDER
+  with glue/mrpc of tensorflow-datasets there (python -m train.prepare) and in
+  data/minilm the config.json, model.safetensors and tokenizer.json of
+  all-MiniLM-L6-v2; --compression.method dense is the baseline.
+Cost: MRPC_COST
+Expected: see EXPERIMENTS.md, 'GLUE'.
+Deviations from the papers: a smaller encoder, fewer epochs, no dropout.
+"""
+
+from train.config import Checkpoint
+from train.config import Compression
+from train.config import Config
+from train.config import Data
+from train.config import Evaluation
+from train.config import Log
+from train.config import Mesh
+from train.config import Model
+from train.config import Optimizer
+
+config = Config(
+    steps=230,
+    batch_size=32,
+    data=Data(
+        source='glue/mrpc',
+        tokenizer='data/minilm/tokenizer.json',
+        sequence_length=64,
+    ),
+    model=Model(name='bert', pretrained='data/minilm'),
+    optimizer=Optimizer(
+        name='adamw',
+        learning_rate=1e-4,
+        final_fraction=0.0,
+        weight_decay=1e-2,
+    ),
+    compression=Compression(
+        method='greedylore',
+        rank=8,
+        update_interval=50,
+        start_step=40,
+    ),
+    mesh=Mesh(replica=4),
+    evaluation=Evaluation(every=115, sequences=0),
+    checkpoint=Checkpoint(every=0),
+    log=Log(tensorboard=False, diagnostics=False),
+)
