@@ -1,5 +1,6 @@
 """Does the loader read what train.prepare writes?"""
 
+import dataclasses
 import gzip
 
 import numpy as np
@@ -91,9 +92,79 @@ def test_texts(tmp_path):
   )  # fmt: skip
   data = text.load(settings)
   assert data.description['corpus'] == 'prose/1.0.0'
-  every = np.concatenate([data.training_windows, data.held_out_windows])
+  held_out = data.held_out[0].windows
+  every = np.concatenate([data.training_windows, held_out])
   assert b'text 3 is not' in every.tobytes()
-  assert len(data.held_out_windows), 'a share of the documents'
+  assert len(held_out), 'a share of the documents'
+
+
+TEXTS = [b'a long one, much longer than a row', b'short', b'and more']
+
+
+@pytest.fixture(scope='module')
+def documents(tmp_path_factory):
+  """Texts with a part to evaluate on, as a configuration of a data set."""
+  root = tmp_path_factory.mktemp('documents')
+  features = {'text': datasets.library().features.Text()}
+  part = lambda texts: lambda: ({'text': x} for x in texts)
+  whole = {'train': part(TEXTS), 'validation': part([b'held out ' * 9])}
+  prepare.write('en', root / 'sets' / 'c4', prepare.Source(features, whole))
+  alone = {'train': part(TEXTS)}
+  prepare.write('alone', root / 'sets', prepare.Source(features, alone))
+  (root / 'wiki.test.txt').write_text('other words. ' * 9)
+  return root
+
+
+def test_documents_are_read_when_their_turn_comes(documents):
+  settings = section(documents, 'c4', stream=True, sequence_length=11)
+  data = text.load(settings)
+  assert data.description['corpus'] == 'c4/en/1.0.0'
+  assert data.description['train_documents'] == 3
+  order = [x['text'] for x in datasets.read('c4/en', settings.data_dir).train]
+  rows = data.training_windows[np.arange(3)]
+  for i, row in enumerate(rows):
+    whole = b'\0'.join(order[i:] + order[:i]) + b'\0'
+    assert row.tobytes() == whole[:12]
+  # The same for any number of processes, and after going on.
+  batches, halves = data.train(2), [data.train(2, i, 2) for i in range(2)]
+  for _ in range(3):
+    both = np.concatenate([next(half) for half in halves])
+    np.testing.assert_array_equal(both, next(batches))
+  again = data.train(2)
+  again.set_state(halves[0].get_state())
+  np.testing.assert_array_equal(next(again), next(batches))
+
+
+def test_several_texts_are_held_out(documents):
+  path = str(documents / 'wiki.test.txt')
+  settings = section(
+      documents, 'alone', sequence_length=4, eval_fraction=0.3,
+      held_out=(path, 'c4'),
+  )  # fmt: skip
+  data = text.load(settings)
+  assert [x.name for x in data.held_out] == ['', 'wiki_test', 'c4']
+  assert b'other words' in data.held_out[1].windows.tobytes()
+  assert b'held out' in data.held_out[2].windows.tobytes()
+  assert {*data.description['held_out']} == {'wiki_test', 'c4'}
+  with pytest.raises(ValueError, match=r'names differ, got c4, c4'):
+    text.load(dataclasses.replace(settings, held_out=('c4', 'c4')))
+  with pytest.raises(ValueError, match=r'wiki_test text has .* needs 99'):
+    data.held_out[1].take(99)
+
+
+def test_what_cannot_be_streamed_is_said(documents):
+  with pytest.raises(ValueError, match=r"by name .*, got source='files'"):
+    section(documents, 'files', files=('x',), stream=True)
+  with pytest.raises(ValueError, match=r'alone/.* a part to evaluate on'):
+    text.load(section(documents, 'alone', stream=True))
+  long = section(documents, 'c4', stream=True, sequence_length=60)
+  with pytest.raises(ValueError, match=r'must have 61 tokens, got 50'):
+    next(text.load(long).train(1))
+  part = documents / 'sets' / 'c4' / 'de' / '1.0.0'
+  part.mkdir(parents=True)
+  (part / 'dataset_info.json').touch()
+  with pytest.raises(ValueError, match=r'one of c4/de, c4/en, got .c4.'):
+    text.load(long)
 
 
 def test_what_is_wrong_is_one_line(tmp_path, capsys):

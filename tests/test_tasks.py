@@ -86,9 +86,32 @@ def test_the_score_of_images():
 def test_a_language_model_is_scored_as_it_is_trained(tmp_path):
   settings = runs.settings(tmp_path)
   task = tasks.load(settings)
-  windows = task.held_out(16)
+  held_out = task.held_out(16)
   params = task.init(0)
-  score = task.score(np.asarray(task.outputs(params, (), windows)), windows)
-  loss = float(task.loss(params, windows))
+  score = task.score(np.asarray(task.outputs(params, (), held_out)), held_out)
+  loss = float(task.loss(params, held_out['windows']))
   assert score['loss'] == pytest.approx(loss, rel=1e-6)
   assert score['bits_per_byte'] == pytest.approx(loss / math.log(2))
+
+
+def test_every_held_out_text_has_its_own_score(tmp_path):
+  start = runs.settings(tmp_path)
+  other = tmp_path / 'other.txt'
+  other.write_text('something else. ' * 20)
+  data = dataclasses.replace(start.data, held_out=(str(other),))
+  task = tasks.load(dataclasses.replace(start, data=data))
+  alone = tasks.load(start)
+  assert alone.description == {
+      key: value for key, value in task.description.items() if key != 'held_out'
+  }
+  held_out = task.held_out(16)
+  np.testing.assert_array_equal(held_out['part'], np.repeat([0, 1], 16))
+  np.testing.assert_array_equal(
+      held_out['windows'][:16], alone.held_out(16)['windows']
+  )
+  score = task.score(np.repeat(np.float32([1, 3]), 16), held_out)
+  assert score['loss'] == 1 and score['other_loss'] == 3
+  assert score['other_bits_per_byte'] == pytest.approx(3 / math.log(2))
+  # All there is of each, in different numbers.
+  whole = task.held_out(0)
+  assert np.sum(whole['part'] == 1) == 320 // 17

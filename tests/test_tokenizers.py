@@ -109,11 +109,11 @@ def test_documents_end_with_the_mark_and_count_their_bytes(
       np.append(tokenizer.encode(d.text), tokenizer.end_of_text)
       for d in held_out
   ])
-  whole = text.held_out_windows.ravel()
+  whole = text.held_out[0].windows.ravel()
   np.testing.assert_array_equal(whole, tokens[: whole.size])
   size = sum(len(document.text) + 1 for document in held_out)
-  assert text.bytes_per_token == size / tokens.size
-  assert (text.bytes_per_token == 1) == (name == 'bytes')
+  assert text.held_out[0].bytes_per_token == size / tokens.size
+  assert (text.held_out[0].bytes_per_token == 1) == (name == 'bytes')
 
 
 def test_a_tokenizer_is_told_apart_by_its_content(huggingface_path, tmp_path):

@@ -27,8 +27,15 @@ class Data(Section):
   sequence_length: int = 256
   """Tokens of context per sequence."""
   max_bytes: int = 0
-  """Text of a data set: so many bytes of it at most, whole documents; 0 is
-  all, which has to fit into memory."""
+  """Text of a data set: so many bytes of each part at most, whole documents; 0
+  is all, which has to fit into memory."""
+  stream: bool = False
+  """Text of a data set: read documents when their turn comes, for those that do
+  not fit into memory. A sequence begins with a document and goes on with those
+  behind it; data.max_bytes is for what is held out."""
+  held_out: tuple[str, ...] = ()
+  """Texts to score on besides, each with its own numbers: files (a path or
+  pattern) or data sets."""
   crop: int = 0
   """Images: pixels by which they are shifted at most while training."""
   flip: bool = False
@@ -43,6 +50,11 @@ class Data(Section):
     self._at_least(1, 'sequence_length')
     self._at_least(0, 'max_bytes', 'crop', 'seed')
     self._fraction('eval_fraction')
+    if self.stream and self.source in ('python-stdlib', 'files', 'digits'):
+      raise ValueError(
+          'data.stream reads data sets by name (`python -m train.prepare` makes'
+          f' one of text files), got source={self.source!r}.'
+      )
     if bool(self.files) != (self.source == 'files'):
       raise ValueError(
           "data.files is needed with data.source 'files' and only there, got"

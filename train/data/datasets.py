@@ -144,6 +144,13 @@ def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
   if (start / 'dataset_info.json').is_file():
     return start
   versions = [x.parent for x in start.glob('*/dataset_info.json')]
+  if not versions:  # Its configurations, of which one needs no name.
+    versions = [x.parent for x in start.glob('*/*/dataset_info.json')]
+    if len({x.parent for x in versions}) > 1:
+      names = sorted({f'{name}/{x.parent.name}' for x in versions})
+      raise ValueError(
+          f'data.source must be one of {", ".join(names)}, got {name!r}.'
+      )
   if not versions:
     raise ValueError(
         f'There is no data set {name!r} below data.data_dir={str(root)!r}:'

@@ -1,7 +1,10 @@
 """Documents to token windows, and windows to batches of any worker count."""
 
-from collections.abc import Iterable
 import dataclasses
+import glob
+import pathlib
+import re
+from typing import Any
 
 import grain
 import numpy as np
@@ -10,12 +13,13 @@ from train import config
 from train.data import batches
 from train.data import corpus as corpus_lib
 from train.data import datasets
+from train.data import streams
 from train.data import tokenizers
+from train.data import windows as windows_lib
 
-# Training and held-out documents.
-_Parts = tuple[
-    tuple[corpus_lib.Document, ...], tuple[corpus_lib.Document, ...]
-]
+_Documents = tuple[corpus_lib.Document, ...]
+# Training and held-out ones.
+_Parts = tuple[_Documents, _Documents]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,23 +27,21 @@ class TextData:
   """Training and held-out text as windows of `sequence_length` + 1 tokens.
 
   A window holds the inputs `window[:-1]` and the targets `window[1:]`. Windows
-  do not overlap, run across document borders, and are the same on every
-  process.
+  do not overlap (those of data.stream may), run across document borders, and
+  are the same on every process.
   """
 
-  description: dict[str, str | int]
+  description: dict[str, Any]
   """What the data are, fit for JSON: corpus, bytes, sha256, tokenizer,
-  vocab_size, sequence_length, train_tokens, held_out_tokens. Losses compare
-  only between runs where all of these are equal."""
+  vocab_size, sequence_length, train_tokens (of data.stream train_documents),
+  held_out_tokens, held_out of further texts. Losses compare only between runs
+  where all of these are equal."""
   vocab_size: int
   """Token ids are below this."""
-  bytes_per_token: float
-  """Of the held-out text: nats per token / (ln 2 * bytes_per_token) are bits
-  per byte. The mark between documents counts as one byte."""
-  training_windows: np.ndarray
+  training_windows: np.ndarray | streams.Windows
   """[windows, length + 1], in the smallest sufficient unsigned type."""
-  held_out_windows: np.ndarray
-  """The same of the held-out part."""
+  held_out: tuple[windows_lib.HeldOut, ...]
+  """First that of the same corpus."""
   seed: int
   """Of the order of the training windows."""
 
@@ -66,15 +68,17 @@ class TextData:
       ((4, 9), {'next_index': 1})
     """
     windows = self.training_windows
-    _require_windows(windows, batch_size, 'training', 'one batch')
+    windows_lib.require(windows, batch_size, 'training', 'one batch')
+    in_memory = isinstance(windows, np.ndarray)
     return batches.endless(
         len(windows),
         lambda indices, _: windows[indices].astype(np.int32),
         batch_size, self.seed, process_index, process_count,
+        options=batches.IN_MEMORY if in_memory else batches.FROM_DISK,
     )  # fmt: skip
 
   def evaluation(self, sequences: int) -> np.ndarray:
-    """Held-out windows, int32 [sequences, length + 1].
+    """Held-out windows of the same corpus, int32 [sequences, length + 1].
 
     They are spread evenly over the held-out text: always the same ones,
     whatever data.seed and the number of processes. 0 is all of them.
@@ -82,12 +86,7 @@ class TextData:
     Raises:
       ValueError: there are fewer than `sequences` held-out windows.
     """
-    _require_windows(
-        self.held_out_windows, sequences, 'held-out', 'evaluation.sequences'
-    )
-    count = len(self.held_out_windows)
-    chosen = batches.spread(count, sequences or count)
-    return self.held_out_windows[chosen].astype(np.int32)
+    return self.held_out[0].take(sequences)
 
 
 def load(data: config.Data) -> TextData:
@@ -103,37 +102,74 @@ def load(data: config.Data) -> TextData:
 
   Example:
     >>> text = load(config.Data(sequence_length=8))
-    >>> text.vocab_size, text.bytes_per_token, text.evaluation(2).shape
-    (256, 1.0, (2, 9))
+    >>> text.vocab_size, text.held_out[0].bytes_per_token
+    (256, 1.0)
+    >>> text.evaluation(2).shape
+    (2, 9)
   """
   tokenizer = tokenizers.load(data.tokenizer)
-  corpus, (train, held_out) = _documents(data)
-  train_tokens = _tokens(train, tokenizer)
-  held_out_tokens = _tokens(held_out, tokenizer)
-  train_windows = _windows(train_tokens, data.sequence_length)
-  held_out_windows = _windows(held_out_tokens, data.sequence_length)
-  _require_windows(train_windows, 1, 'training', 'a run')
-  _require_windows(held_out_windows, 1, 'held-out', 'a run')
-  held_out_bytes = sum(len(document.text) for document in held_out)
-  if tokenizer.end_of_text is not None:
-    held_out_bytes += len(held_out)
+  size = data.sequence_length + 1
+  of_corpus = _streamed if data.stream else _in_memory
+  told, train_windows, documents = of_corpus(data, tokenizer, size)
+  windows_lib.require(train_windows, 1, 'training', 'a run')
+  own = windows_lib.held_out('', documents, tokenizer, size)
+  others = [_other(name, data, tokenizer, size) for name in data.held_out]
+  if len({x.name for x in others}) < len(others):
+    raise ValueError(
+        'data.held_out must name texts whose names differ, got'
+        f' {", ".join(x.name for x in others)}.'
+    )
+  told |= {
+      'tokenizer': tokenizer.name,
+      'vocab_size': tokenizer.vocab_size,
+      'sequence_length': data.sequence_length,
+      'held_out_tokens': own.tokens,
+  }
+  if others:
+    told['held_out'] = {x.name: x.sha256 for x in others}
   return TextData(
-      description={
-          'corpus': corpus.name,
-          'bytes': corpus.num_bytes,
-          'sha256': corpus.sha256,
-          'tokenizer': tokenizer.name,
-          'vocab_size': tokenizer.vocab_size,
-          'sequence_length': data.sequence_length,
-          'train_tokens': train_tokens.size,
-          'held_out_tokens': held_out_tokens.size,
-      },
+      description=told,
       vocab_size=tokenizer.vocab_size,
-      bytes_per_token=held_out_bytes / held_out_tokens.size,
       training_windows=train_windows,
-      held_out_windows=held_out_windows,
+      held_out=(own, *others),
       seed=data.seed,
   )
+
+
+def _in_memory(
+    data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
+) -> tuple[dict[str, Any], np.ndarray, _Documents]:
+  """What the corpus is, windows of its training part, and what is held out."""
+  corpus, (train, held_out) = _documents(data)
+  tokens = windows_lib.tokens_of(train, tokenizer)
+  told = {
+      'corpus': corpus.name,
+      'bytes': corpus.num_bytes,
+      'sha256': corpus.sha256,
+      'train_tokens': tokens.size,
+  }
+  return told, windows_lib.cut(tokens, size), held_out
+
+
+def _streamed(
+    data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
+) -> tuple[dict[str, Any], streams.Windows, _Documents]:
+  """The same of a data set of which only the held-out part is read."""
+  found = _data_set(data.source, data.data_dir)
+  if found.held_out is None:
+    raise ValueError(
+        f'{found.name} must have a part to evaluate on for data.stream, got'
+        ' none: leave data.stream out, and set data.max_bytes.'
+    )
+  windows = streams.Windows(found.train, tokenizer, size)
+  held_out = _corpus(found.name, found.held_out, data.max_bytes)
+  told = {
+      'corpus': found.name,
+      'sha256': windows.fingerprint(),
+      'held_out_sha256': held_out.sha256,
+      'train_documents': len(windows),
+  }
+  return told, windows, held_out.documents
 
 
 def _documents(data: config.Data) -> tuple[corpus_lib.Corpus, _Parts]:
@@ -141,48 +177,43 @@ def _documents(data: config.Data) -> tuple[corpus_lib.Corpus, _Parts]:
   if data.source in ('python-stdlib', 'files'):
     corpus = corpus_lib.read(data.source, data.files)
     return corpus, corpus_lib.split(corpus, data.eval_fraction)
-  found = datasets.read(data.source, data.data_dir)
+  found = _data_set(data.source, data.data_dir)
+  corpus = _corpus(found.name, found.train, data.max_bytes)
+  if found.held_out is None:
+    return corpus, corpus_lib.split(corpus, data.eval_fraction)
+  held_out = _corpus(found.name, found.held_out, data.max_bytes)
+  whole = corpus_lib.Corpus(found.name, corpus.documents + held_out.documents)
+  return whole, (corpus.documents, held_out.documents)
+
+
+def _data_set(name: str, data_dir: str) -> datasets.DataSet:
+  """A data set of texts."""
+  found = datasets.read(name, data_dir)
   if 'text' not in found.features:
     raise ValueError(
         f'{found.name} must hold texts for a language model, got'
         f' {", ".join(found.features)}: choose another model.name.'
     )
-  texts = lambda split: (example['text'] for example in split)
-  corpus = corpus_lib.of_texts(found.name, texts(found.train), data.max_bytes)
-  if found.held_out is None:
-    return corpus, corpus_lib.split(corpus, data.eval_fraction)
-  held_out = corpus_lib.of_texts(found.name, texts(found.held_out))
-  whole = corpus_lib.Corpus(found.name, corpus.documents + held_out.documents)
-  return whole, (corpus.documents, held_out.documents)
+  return found
 
 
-def _tokens(
-    documents: Iterable[corpus_lib.Document], tokenizer: tokenizers.Tokenizer
-) -> np.ndarray:
-  """Ids of all documents, each followed by the end of text -> [tokens]."""
-  dtype = tokenizers.id_type(tokenizer.vocab_size)
-  end = tokenizer.end_of_text
-  mark = np.array([] if end is None else [end], dtype)
-  # The empty array is there for no documents at all.
-  parts = [np.array([], dtype)]
-  for document in documents:
-    parts += [tokenizer.encode(document.text), mark]
-  return np.concatenate(parts)
+def _corpus(
+    name: str, split: datasets.Split, max_bytes: int
+) -> corpus_lib.Corpus:
+  texts = (example['text'] for example in split)
+  return corpus_lib.of_texts(name, texts, max_bytes)
 
 
-def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
-  """[tokens] -> view [windows, length + 1]; an incomplete last one is cut."""
-  count = tokens.size // (length + 1)
-  return tokens[: count * (length + 1)].reshape(count, length + 1)
-
-
-def _require_windows(
-    windows: np.ndarray, needed: int, part: str, reason: str
-) -> None:
-  count, size = windows.shape
-  if count < needed:
-    raise ValueError(
-        f'The {part} text has {count} windows of data.sequence_length + 1 ='
-        f' {size} tokens, {reason} needs {needed}: use more text, shorter'
-        ' sequences or fewer of them, or another data.eval_fraction.'
-    )
+def _other(
+    source: str, data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
+) -> windows_lib.HeldOut:
+  """Further text to score on: files, or the held-out part of a data set."""
+  if glob.glob(source, recursive=True):
+    corpus = corpus_lib.read('files', [source])
+    name = pathlib.PurePath(source).stem
+  else:
+    found = _data_set(source, data.data_dir)
+    split = found.held_out or found.train
+    corpus, name = _corpus(found.name, split, data.max_bytes), source
+  name = re.sub(r'\W+', '_', name).strip('_')
+  return windows_lib.held_out(name, corpus.documents, tokenizer, size)

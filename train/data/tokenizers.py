@@ -152,6 +152,12 @@ class HuggingFace:
     return found.ids, found.type_ids
 
 
+def encode_document(tokenizer: Tokenizer, text: bytes) -> np.ndarray:
+  """Ids of a text and of its end, [tokens]."""
+  ids, end = tokenizer.encode(text), tokenizer.end_of_text
+  return ids if end is None else np.append(ids, ids.dtype.type(end))
+
+
 def id_type(vocab_size: int) -> np.dtype:
   """The smallest unsigned type that holds ids below `vocab_size`."""
   return np.min_scalar_type(vocab_size - 1)

@@ -26,16 +26,18 @@ class LanguageModeling:
     text = data.load(run.data)
     self._text = text
     self.description = of = text.description
+    learnt = next(x for x in ('train_tokens', 'train_documents') if x in of)
+    held_out = [f'{of["held_out_tokens"]:,} tokens held out']
+    held_out += [f'{x.tokens:,} of {x.name}' for x in text.held_out[1:]]
     self.introduction = (
-        f'{of["corpus"]}: {of["train_tokens"]:,} tokens to learn from,'
-        f' {of["held_out_tokens"]:,} held out (sha256 {of["sha256"]})'
+        f'{of["corpus"]}: {of[learnt]:,} {learnt.removeprefix("train_")} to'
+        f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
     )
     self.units_per_example = run.data.sequence_length
     self.init = functools.partial(models.init, run.model, text.vocab_size)
     self.matrices = models.matrix_dimension_numbers
     self.partition_specs = models.partition_specs
     self.train = text.train
-    self.held_out = text.evaluation
     self.loss = models.make_loss(run.model, text.vocab_size)
     self._apply = models.make_apply(run.model, text.vocab_size)
 
@@ -46,6 +48,12 @@ class LanguageModeling:
   def start(self, params: Any) -> Any:
     """The initial parameters as they are."""
     return params
+
+  def held_out(self, count: int) -> dict[str, np.ndarray]:
+    """So many windows of each held-out text, and which one they are of."""
+    windows = [x.take(count) for x in self._text.held_out]
+    part = np.repeat(np.arange(len(windows)), [*map(len, windows)])
+    return {'windows': np.concatenate(windows), 'part': part.astype(np.int32)}
 
   def calibration(self, batch_size: int) -> Iterator[Any]:
     """None: the parameters are all there is."""
@@ -58,20 +66,22 @@ class LanguageModeling:
     return ()
 
   def outputs(
-      self, params: Any, statistics: Any, batch: jax.Array
+      self, params: Any, statistics: Any, batch: Any
   ) -> jax.Array:
     """The mean loss of each window, [rows, time + 1] -> [rows]."""
     del statistics
+    windows = batch['windows']
     losses = optax.softmax_cross_entropy_with_integer_labels(
-        self._apply(params, batch[:, :-1]), batch[:, 1:]
+        self._apply(params, windows[:, :-1]), windows[:, 1:]
     )
     return jnp.mean(losses, axis=1)
 
-  def score(
-      self, outputs: np.ndarray, held_out: np.ndarray
-  ) -> dict[str, float]:
-    """Nats per token, and bits per byte of text."""
-    del held_out
-    loss = float(np.mean(outputs, dtype=np.float64))
-    bits = loss / math.log(2) / self._text.bytes_per_token
-    return {'loss': loss, 'bits_per_byte': bits}
+  def score(self, outputs: np.ndarray, held_out: Any) -> dict[str, float]:
+    """Nats per token and bits per byte, of further texts with their names."""
+    found = {}
+    for i, text in enumerate(self._text.held_out):
+      loss = float(np.mean(outputs[held_out['part'] == i], dtype=np.float64))
+      name = f'{text.name}_' if text.name else ''
+      found[f'{name}loss'] = loss
+      found[f'{name}bits_per_byte'] = loss / math.log(2) / text.bytes_per_token
+    return found
