@@ -1,6 +1,7 @@
 """Are several processes one run, and what do they say when they cannot be?"""
 
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -27,14 +28,16 @@ def free_port():
 class Processes:
   """The processes of a run; killed at the end, if they have not ended."""
 
-  def __init__(self, folder, count, options=(), each=lambda i: ()):
+  def __init__(
+      self, folder, count, options=(), each=lambda i: (), path=None
+  ):
     port = free_port()
     self.address = f'127.0.0.1:{port}'
     self.logs = [folder / f'log.{i}' for i in range(count)]
     self.all = []
     for i, log in enumerate(self.logs):
       words = [
-          runs.write(folder), '--workdir', str(folder / 'work'),
+          path or runs.write(folder), '--workdir', str(folder / 'work'),
           '--distributed.coordinator', self.address,
           '--distributed.num_processes', str(count),
           '--distributed.process_id', str(i),
@@ -133,6 +136,36 @@ def test_sigterm_saves_at_once_and_any_number_goes_on(
   with pytest.raises(runs.Interrupted):
     loop.run(fewer, tmp_path / 'work')
   assert f'Continuing after step {stopped}.' in capsys.readouterr().out
+
+
+def test_two_processes_learn_images_as_one_with_two_devices(tmp_path):
+  """configs/digits.py for seconds, with its shifted images."""
+  pytest.importorskip('sklearn')
+  path = str(pathlib.Path(__file__).parent.parent / 'configs' / 'digits.py')
+  words = (
+      '--steps', '4', '--batch_size', '8', '--mesh.replica', '2',
+      '--model.width', '2', '--data.eval_fraction', '0.02',
+      '--compression.method', 'powersgd', '--compression.rank', '1',
+      '--compression.start_step', '1', '--evaluation.every', '0',
+      '--checkpoint.every', '0', '--log.every', '1',
+  )  # fmt: skip
+  with Processes(tmp_path, 2, words, path=path) as run:
+    assert run.codes() == [0, 0], run.said(0) + run.said(1)
+  settings, _ = command.parse([path, *words], 'train')
+  loop.run(settings, tmp_path / 'one')
+  two, one = (
+      [
+          (x['step'], name, x[name])
+          for x in runs.lines_of(tmp_path / folder)
+          for name in ('loss', 'eval_loss', 'eval_accuracy', 'bytes_sent')
+          if name in x
+      ]
+      for folder in ('work', 'one')
+  )
+  assert len(two) == 4 * 2 + 3
+  assert [x[:2] for x in two] == [x[:2] for x in one]
+  for (_, _, a), (_, _, b) in zip(two, one, strict=True):
+    assert a == pytest.approx(b, rel=1e-5)
 
 
 def test_a_difference_between_processes_is_named(tmp_path):
