@@ -3,11 +3,10 @@
 What it shows: fine-tuning with compressed gradients: 22.7M parameters, 4
 simulated workers, an epoch of 8,551 examples in steps of 32, 24 tokens each
 (one sentence in a hundred is cut); dense for the first 40 steps, embeddings and
-classifier throughout. Scored by Matthews' correlation on the
-validation part.
+classifier throughout. Scored by Matthews' correlation on the validation part.
 
-Command: python -m train configs/glue_cola.py --data.data_dir FOLDER
-  with glue/cola of tensorflow-datasets there (python -m train.prepare) and in
+Command: python -m train configs/glue_cola.py --data.data_dir FOLDER with
+  glue/cola of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
   all-MiniLM-L6-v2; --compression.method dense is the baseline.
 Cost: COLA_COST

@@ -2,12 +2,11 @@
 
 What it shows: fine-tuning with compressed gradients: 22.7M parameters, 4
 simulated workers, two epochs of 3,668 examples in steps of 32, 64 tokens each
-(of every fifth pair the end is cut); dense for the first 40 steps, embeddings and
-classifier throughout. Scored by accuracy and F1 on the
-validation part.
+(of every fifth pair the end is cut); dense for the first 40 steps, embeddings
+and classifier throughout. Scored by accuracy and F1 on the validation part.
 
-Command: python -m train configs/glue_mrpc.py --data.data_dir FOLDER
-  with glue/mrpc of tensorflow-datasets there (python -m train.prepare) and in
+Command: python -m train configs/glue_mrpc.py --data.data_dir FOLDER with
+  glue/mrpc of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
   all-MiniLM-L6-v2; --compression.method dense is the baseline.
 Cost: MRPC_COST

@@ -1,13 +1,12 @@
-"""A small pre-trained BERT learns SST-2: whether a sentence of a review is for or against a film.
+"""A small pre-trained BERT learns SST-2: whether a review is for a film.
 
 What it shows: fine-tuning with compressed gradients: 22.7M parameters, 4
 simulated workers, an epoch of 67,349 examples in steps of 32, 48 tokens each
-(almost none is cut); dense for the first 40 steps, embeddings and
-classifier throughout. Scored by accuracy on the
-validation part.
+(almost none is cut); dense for the first 40 steps, embeddings and classifier
+throughout. Scored by accuracy on the validation part.
 
-Command: python -m train configs/glue_sst2.py --data.data_dir FOLDER
-  with glue/sst2 of tensorflow-datasets there (python -m train.prepare) and in
+Command: python -m train configs/glue_sst2.py --data.data_dir FOLDER with
+  glue/sst2 of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
   all-MiniLM-L6-v2; --compression.method dense is the baseline.
 Cost: not measured.

@@ -1,13 +1,13 @@
-"""A small pre-trained BERT learns STS-B: how similar two sentences are, from 0 to 5.
+"""A small pre-trained BERT learns STS-B: how similar two sentences are.
 
 What it shows: fine-tuning with compressed gradients: 22.7M parameters, 4
 simulated workers, two epochs of 5,749 examples in steps of 32, 64 tokens each
-(the end of 3 % of the pairs is cut); dense for the first 40 steps, embeddings and
-classifier throughout. Scored by Pearson's and Spearman's correlation on the
+(the end of 3 % of the pairs is cut); dense for the first 40 steps, embeddings
+and classifier throughout. Scored by Pearson's and Spearman's correlation on the
 validation part.
 
-Command: python -m train configs/glue_stsb.py --data.data_dir FOLDER
-  with glue/stsb of tensorflow-datasets there (python -m train.prepare) and in
+Command: python -m train configs/glue_stsb.py --data.data_dir FOLDER with
+  glue/stsb of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
   all-MiniLM-L6-v2; --compression.method dense is the baseline.
 Cost: not measured.

@@ -183,6 +183,20 @@ def test_a_roberta_counts_from_another_row_and_has_one_kind_of_sentence(
   assert_is(network, params, of, batch, first=2)
 
 
+@pytest.mark.parametrize(
+    ('sizes', 'count'),
+    [
+        ((30522, 768, 12, 12, 3072, 512), 109_482_240),  # bert-base-uncased
+        ((50265, 768, 12, 12, 3072, 514, 1), 124_645_632),  # roberta-base
+    ],
+)
+def test_it_has_as_many_parameters_as_everywhere(sizes, count):
+  network = bert.Network(bert.Sizes(*sizes), outputs=2)
+  shapes = jax.eval_shape(lambda: network.init(0))
+  head = 2 * 768 + 2
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == count + head
+
+
 def test_what_is_filled_up_does_not_matter():
   network = bert.Network(SIZES, outputs=3)
   params = network.init(0)
