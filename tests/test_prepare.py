@@ -148,6 +148,8 @@ def test_several_texts_are_held_out(documents):
   assert {*data.description['held_out']} == {'wiki_test', 'c4'}
   with pytest.raises(ValueError, match=r'names differ, got c4, c4'):
     text.load(dataclasses.replace(settings, held_out=('c4', 'c4')))
+  with pytest.raises(ValueError, match=r"'no\.txt' is no file, .*no data set"):
+    text.load(dataclasses.replace(settings, held_out=('no.txt',)))
   with pytest.raises(ValueError, match=r'wiki_test text has .* needs 99'):
     data.held_out[1].take(99)
 

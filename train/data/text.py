@@ -212,7 +212,13 @@ def _other(
     corpus = corpus_lib.read('files', [source])
     name = pathlib.PurePath(source).stem
   else:
-    found = _data_set(source, data.data_dir)
+    try:
+      found = _data_set(source, data.data_dir)
+    except ValueError as error:
+      raise ValueError(
+          f'data.held_out must name text files or data sets; {source!r} is no'
+          f' file, and as the other: {error}'
+      ) from error
     split = found.held_out or found.train
     corpus, name = _corpus(found.name, split, data.max_bytes), source
   name = re.sub(r'\W+', '_', name).strip('_')
