@@ -7,10 +7,12 @@ then a refresh every 200; embedding and head dense. The rate is one of
 {1.5e-3, 2.5e-3, 5e-3} and has to be tuned.
 Published: the timings; its length of training is not known to us.
 
-Command: python -m train configs/greedylore/llama_1b.py --data.files 'FILES'
+Command: python -m train configs/greedylore/llama_1b.py --data.data_dir FOLDER
   --data.tokenizer T5.model
-  with C4 as text files and the SentencePiece model of t5-base; on several hosts
-  with --distributed.*. For the dense run, --compression.method dense.
+  with c4/en of tensorflow-datasets below FOLDER, as array_record, and the
+  SentencePiece model of t5-base; on several hosts with --distributed.*. For the
+  dense run, --compression.method dense. Documents are read when their turn
+  comes, and a short one is followed by those behind it.
 Hardware: GPUs or TPUs with bfloat16. Our number: not run at full length.
 """
 
@@ -26,8 +28,9 @@ config = Config(
     steps=60_000,
     batch_size=512,
     data=Data(
-        source='files',
-        files=('data/c4/*.txt',),
+        source='c4/en',
+        stream=True,
+        max_bytes=10_000_000,
         tokenizer='data/t5.model',
         sequence_length=256,
     ),
