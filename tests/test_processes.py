@@ -148,6 +148,7 @@ def test_two_processes_learn_images_as_one_with_two_devices(tmp_path):
       '--compression.method', 'powersgd', '--compression.rank', '1',
       '--compression.start_step', '1', '--evaluation.every', '0',
       '--checkpoint.every', '0', '--log.every', '1',
+      '--log.diagnostics', 'False', '--optimizer.clip_norm', '0',
   )  # fmt: skip
   with Processes(tmp_path, 2, words, path=path) as run:
     assert run.codes() == [0, 0], run.said(0) + run.said(1)
