@@ -12,7 +12,8 @@ Command: python -m train configs/glue_stsb.py --data.data_dir FOLDER with
   all-MiniLM-L6-v2; --compression.method dense is the baseline.
 Cost: not measured.
 Expected: not run yet.
-Deviations from the papers: a smaller encoder, fewer epochs, no dropout.
+Deviations from the papers: a smaller encoder, fewer and shorter examples, no
+  dropout.
 """
 
 from train.config import Checkpoint
