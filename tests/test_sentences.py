@@ -62,6 +62,28 @@ def test_the_longer_sentence_is_cut(section):
   assert data.training['tokens'].shape == (3, 8)
 
 
+def test_a_pair_as_roberta_has_it(section, tmp_path):
+  """Bytes for words, two marks between sentences, one kind of them."""
+  import tokenizers
+
+  letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+  ids = {x: i for i, x in enumerate(['<s>', '<pad>', '</s>', *letters])}
+  whole = tokenizers.Tokenizer(tokenizers.models.BPE(ids, []))
+  whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
+  whole.post_processor = tokenizers.processors.RobertaProcessing(
+      ('</s>', 2), ('<s>', 0)
+  )
+  path = str(tmp_path / 'tokenizer.json')
+  whole.save(path)
+  data = sentences.load(section('glue/mrpc', tokenizer=path))
+  held_out = data.evaluation(0)
+  row = held_out['tokens'][held_out['label'] == 0][0]
+  space, c = ids['Ġ'], ids['c']
+  assert row.tolist() == [0, space, c, 2, 2, space, c, 2]
+  assert not held_out['segments'].any()
+  assert data.training['length'].max() == 8, 'cut, with its marks'
+
+
 def test_a_score_is_a_number(section):
   data = sentences.load(section('scores'))
   assert data.classes == 0
