@@ -16,27 +16,24 @@ import numpy as np
 from train.models import bert
 
 _FILE = 'model.safetensors'
-# From the paths of parameters to names there, the last part aside.
+# From the paths of parameters to names there; what follows is in _LEAVES.
 _NAMES = (
-    (r'embedding/(token|position|segment)', r'embeddings.\1'),
-    (r'embedding/norm', r'embeddings.LayerNorm'),
-    (r'layers/(\d+)/attention/(query|key|value)',
-     r'encoder.layer.\1.attention.self.\2'),
-    (r'layers/(\d+)/attention/output',
-     r'encoder.layer.\1.attention.output.dense'),
-    (r'layers/(\d+)/attention_norm',
-     r'encoder.layer.\1.attention.output.LayerNorm'),
-    (r'layers/(\d+)/feed_forward/up', r'encoder.layer.\1.intermediate.dense'),
-    (r'layers/(\d+)/feed_forward/down', r'encoder.layer.\1.output.dense'),
-    (r'layers/(\d+)/feed_forward_norm', r'encoder.layer.\1.output.LayerNorm'),
-    (r'(pooler)', r'\1.dense'),
+    (r'embedding/token', r'embeddings.word_embeddings.weight'),
+    (r'embedding/position', r'embeddings.position_embeddings.weight'),
+    (r'embedding/segment', r'embeddings.token_type_embeddings.weight'),
+    (r'embedding/norm/', r'embeddings.LayerNorm.'),
+    (r'layers/(\d+)/attention/(query|key|value)/',
+     r'encoder.layer.\1.attention.self.\2.'),
+    (r'layers/(\d+)/attention/output/',
+     r'encoder.layer.\1.attention.output.dense.'),
+    (r'layers/(\d+)/attention_norm/',
+     r'encoder.layer.\1.attention.output.LayerNorm.'),
+    (r'layers/(\d+)/feed_forward/up/', r'encoder.layer.\1.intermediate.dense.'),
+    (r'layers/(\d+)/feed_forward/down/', r'encoder.layer.\1.output.dense.'),
+    (r'layers/(\d+)/feed_forward_norm/', r'encoder.layer.\1.output.LayerNorm.'),
+    (r'pooler/', r'pooler.dense.'),
 )  # fmt: skip
-_TABLES = {
-    'embeddings.token': 'embeddings.word_embeddings.weight',
-    'embeddings.position': 'embeddings.position_embeddings.weight',
-    'embeddings.segment': 'embeddings.token_type_embeddings.weight',
-}
-_LEAVES = {'/kernel': '.weight', '/scale': '.weight', '/bias': '.bias'}
+_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', '': ''}
 # The oldest files have other names for scale and bias of a norm.
 _OLD = (r'LayerNorm\.(gamma|beta)$', {'gamma': 'weight', 'beta': 'bias'})
 # What may be new here, and what may be left out of a file: layers on top.
@@ -189,12 +186,10 @@ def _plain(name: str) -> str:
 
 def _name(path: str) -> str:
   """What Hugging Face calls a parameter; '' for the head, which is ours."""
-  leaf = next((x for x in _LEAVES if path.endswith(x)), '')
   for pattern, template in _NAMES:
-    found = re.fullmatch(pattern, path.removesuffix(leaf))
+    found = re.fullmatch(f'{pattern}(|kernel|scale|bias)', path)
     if found:
-      name = found.expand(template)
-      return _TABLES.get(name, name + _LEAVES.get(leaf, ''))
+      return found.expand(template) + _LEAVES[found[found.re.groups]]
   return ''
 
 

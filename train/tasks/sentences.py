@@ -36,9 +36,7 @@ class SentenceClassification:
       self._pretrained = pretrained.Pretrained(
           run.model.pretrained, run.model.dtype
       )
-    network = bert.Network(
-        self._sizes(run), max(self._data.classes, 1)
-    )
+    network = bert.Network(self._sizes(run), max(self._data.classes, 1))
     self._network = network
     if self._pretrained:
       self._pretrained.check(jax.eval_shape(lambda: network.init(0)))
