@@ -202,6 +202,34 @@ def test_what_is_filled_up_does_not_matter():
     )  # fmt: skip
 
 
+def test_dropout_is_an_example_s_own_and_keeps_the_mean():
+  keys = jax.vmap(jax.random.key)(np.arange(2, dtype=np.uint32))
+  both = np.asarray(bert.Dropout(0.25, keys)(np.ones((2, 50, 80))))
+  assert {*both.ravel()} == {0, np.float32(4 / 3)}
+  assert both.mean() == pytest.approx(1, abs=0.03)
+  assert (both[0] != both[1]).any()
+  second = np.asarray(bert.Dropout(0.25, keys[1:])(np.ones((1, 50, 80))))
+  np.testing.assert_array_equal(second[0], both[1])
+  again = bert.Dropout(0.25, keys)
+  again(np.ones((2, 3)))
+  assert (again(np.ones((2, 50, 80))) != both).any(), 'in another place'
+
+
+def test_dropout_is_for_training_only():
+  network = bert.Network(SIZES, outputs=3)
+  params = network.init(0)
+  # Larger than it begins, for the outputs to differ.
+  params['head']['kernel'] = 50 * params['head']['kernel']
+  of = lambda noise, rate: np.asarray(network.outputs(
+      params, BATCH | {'noise': np.array(noise, np.uint32)}, rate
+  ))  # fmt: skip
+  plain, one, two = of([1, 2], 0), of([1, 2], 0.5), of([1, 3], 0.5)
+  np.testing.assert_array_equal(plain, network.outputs(params, BATCH))
+  assert (np.abs(one - plain).max(1) > 1e-3).all()
+  np.testing.assert_allclose(one[0], two[0], atol=1e-6)
+  assert np.abs(one[1] - two[1]).max() > 1e-3
+
+
 def test_every_parameter_is_covered_and_ends_are_dense():
   network = bert.Network(SIZES, outputs=3)
   shapes = jax.eval_shape(lambda: network.init(0))

@@ -40,7 +40,9 @@ def settings(folder, tmp_path, source='glue/mrpc', **changes):
           source=source, data_dir=str(folder), sequence_length=6,
           tokenizer=str(folder / 'tokenizer.json'),
       ),
-      model=config.Model(name='bert', pretrained=str(folder / 'bert')),
+      model=config.Model(
+          name='bert', pretrained=str(folder / 'bert'), dropout=0.1
+      ),
       evaluation=config.Evaluation(every=4, sequences=0),
       # The one that compiles fastest, as is the test's business.
       compression=config.Compression(method='powersgd', rank=2, start_step=1),
@@ -64,7 +66,9 @@ def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path, interrupt):
   interrupt(10**9)
   # It goes on although the encoder has moved.
   shutil.copytree(folder / 'bert', tmp_path / 'bert')
-  moved = config.Model(name='bert', pretrained=str(tmp_path / 'bert'))
+  moved = config.Model(
+      name='bert', pretrained=str(tmp_path / 'bert'), dropout=0.1
+  )
   again = loop.run(settings(folder, tmp_path, model=moved), tmp_path / 'again')
   for key in ('final_loss', 'final_eval_loss', 'final_eval_f1'):
     assert again[key] == whole[key], key
@@ -132,6 +136,7 @@ def test_scores_are_correlated(folder, tmp_path):
   batch = task.held_out(0)
   params = task.start(jax.jit(lambda: task.init(0))())
   outputs = np.asarray(task.outputs(params, (), batch))
+  task._dropout = 0.0
   loss = float(task.loss(params, batch))
   assert task.score(outputs, batch)['loss'] == pytest.approx(loss, rel=1e-5)
 
@@ -148,5 +153,7 @@ def test_what_does_not_fit_is_said(folder, tmp_path):
     load(model=model)
   with pytest.raises(ValueError, match=r"pretrained is for model.name 'bert'"):
     config.Model(pretrained='x')
+  with pytest.raises(ValueError, match=r'model.dropout must be below 1'):
+    config.Model(name='bert', dropout=1.0)
   with pytest.raises(ValueError, match=r'must be a multiple of model.heads'):
     config.Model(name='bert', width=5, heads=2)

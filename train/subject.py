@@ -83,6 +83,9 @@ class Model(Section):
   parts."""
   feed_forward: int = 344
   """llama, bert: inner size of the feed-forward block."""
+  dropout: float = 0.0
+  """bert: share of the activations that is left out at random in training, 0.1
+  for the published ones."""
   dtype: DType = 'float32'
   """Type of activations and matrix products; parameters stay float32."""
   scan: bool = False
@@ -95,6 +98,9 @@ class Model(Section):
 
   def _check(self):
     self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
+    self._fraction('dropout')
+    if self.dropout == 1:
+      raise ValueError('model.dropout must be below 1, got 1.')
     if self.pretrained and self.name != 'bert':
       raise ValueError(
           "model.pretrained is for model.name 'bert', got"

@@ -50,13 +50,20 @@ class SentenceData:
   ) -> grain.DatasetIterator:
     """Endless batches, see `batches.endless`.
 
+    They hold noise, too, uint32 [rows]: another number whenever an example
+    comes again.
+
     Raises:
       ValueError: process_count does not divide batch_size.
     """
-    take = lambda indices, _: {k: x[indices] for k, x in self.training.items()}
+
+    def read(indices, uniform):
+      batch = {key: x[indices] for key, x in self.training.items()}
+      return batch | {'noise': (uniform[:, 0] * 2**32).astype(np.uint32)}
+
     return batches.endless(
-        len(self.training['label']), take, batch_size, self.seed,
-        process_index, process_count,
+        len(self.training['label']), read, batch_size, self.seed,
+        process_index, process_count, columns=1,
     )  # fmt: skip
 
   def evaluation(self, examples: int) -> Batch:

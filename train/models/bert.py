@@ -22,6 +22,7 @@ References:
   1907.11692, 2019.
 """
 
+from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -58,6 +59,34 @@ class Sizes:
   """Of activations and matrix products."""
 
 
+class Dropout:
+  """Leaves numbers out at random, every example's by a key of its own.
+
+  So it does not matter which worker has the example.
+  """
+
+  def __init__(self, rate: float, keys: jax.Array):
+    """Args: the share that is left out; a key per example, [rows]."""
+    self._keep, self._keys, self._places = 1 - rate, keys, 0
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[rows, ...] -> the same, of the same mean."""
+    self._places += 1
+    mask = lambda key, row: jax.random.bernoulli(
+        jax.random.fold_in(key, self._places), self._keep, row.shape
+    )
+    kept = jax.vmap(mask)(self._keys, x)
+    return jnp.where(kept, x / self._keep, jnp.zeros_like(x))
+
+
+# What a layer does to its numbers while it is not trained.
+Drop = Callable[[jax.Array], jax.Array]
+
+
+def _nothing(x: jax.Array) -> jax.Array:
+  return x
+
+
 class Attention(nnx.Module):
   """Self-attention of several heads over all tokens but the filling."""
 
@@ -67,7 +96,7 @@ class Attention(nnx.Module):
     self.query, self.key, self.value = square(), square(), square()
     self.output = square()
 
-  def __call__(self, x: jax.Array, visible: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, visible: jax.Array, drop: Drop) -> jax.Array:
     """[rows, time, width] and [rows, time] -> [rows, time, width]."""
     query, key, value = (
         self._split(_project(x, layer))
@@ -76,7 +105,7 @@ class Attention(nnx.Module):
     query = query / math.sqrt(query.shape[-1])
     scores = (query @ key.mT).astype(jnp.float32)
     scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = drop(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
     mixed = (weights @ value).swapaxes(1, 2).reshape(x.shape)
     return _project(mixed, self.output)
 
@@ -109,10 +138,10 @@ class Layer(nnx.Module):
     self.feed_forward = FeedForward(sizes, rngs)
     self.feed_forward_norm = _norm(rngs, sizes)
 
-  def __call__(self, x: jax.Array, visible: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, visible: jax.Array, drop: Drop) -> jax.Array:
     """[rows, time, width] and [rows, time] -> [rows, time, width]."""
-    x = self.attention_norm(x + self.attention(x, visible))
-    return self.feed_forward_norm(x + self.feed_forward(x))
+    x = self.attention_norm(x + drop(self.attention(x, visible, drop)))
+    return self.feed_forward_norm(x + drop(self.feed_forward(x)))
 
 
 class Embedding(nnx.Module):
@@ -154,22 +183,20 @@ class Encoder(nnx.Module):
     self.pooler = _linear(rngs, sizes, sizes.width, sizes.width)
     self.head = _linear(rngs, sizes, sizes.width, outputs)
 
-  def hidden(
-      self, tokens: jax.Array, segments: jax.Array, length: jax.Array
-  ) -> jax.Array:
-    """[rows, time] twice and [rows] -> [rows, time, width]."""
+  def hidden(self, batch: Any, drop: Drop = _nothing) -> jax.Array:
+    """A batch -> [rows, time, width]."""
+    tokens, length = batch['tokens'], batch['length']
     visible = jnp.arange(tokens.shape[1])[None] < length[:, None]
-    x = self.embedding(tokens, segments)
+    x = drop(self.embedding(tokens, batch['segments']))
     for i in range(self.count):  # By number: '10' would come before '2'.
-      x = self.layers[str(i)](x, visible)
+      x = self.layers[str(i)](x, visible, drop)
     return x
 
-  def __call__(
-      self, tokens: jax.Array, segments: jax.Array, length: jax.Array
-  ) -> jax.Array:
-    """[rows, time] twice and [rows] -> [rows, outputs] float32."""
-    first = self.hidden(tokens, segments, length)[:, 0]
-    return self.head(jnp.tanh(self.pooler(first))).astype(jnp.float32)
+  def __call__(self, batch: Any, drop: Drop = _nothing) -> jax.Array:
+    """A batch -> [rows, outputs] float32."""
+    first = self.hidden(batch, drop)[:, 0]
+    pooled = drop(jnp.tanh(self.pooler(first)))
+    return self.head(pooled).astype(jnp.float32)
 
 
 class Network:
@@ -192,11 +219,23 @@ class Network:
 
   def hidden(self, params: Params, batch: Any) -> jax.Array:
     """A vector of every token, [rows, time, width]."""
-    return nnx.merge(self._graph, params).hidden(*_inputs(batch))
+    return nnx.merge(self._graph, params).hidden(batch)
 
-  def outputs(self, params: Params, batch: Any) -> jax.Array:
-    """Of every sentence or pair, [rows, outputs] float32."""
-    return nnx.merge(self._graph, params)(*_inputs(batch))
+  def outputs(
+      self, params: Params, batch: Any, dropout: float = 0.0
+  ) -> jax.Array:
+    """Of every sentence or pair, [rows, outputs] float32.
+
+    Args:
+      params: the parameters.
+      batch: see above; for dropout also noise, uint32 [rows].
+      dropout: the share of numbers that is left out, by the noise.
+    """
+    model = nnx.merge(self._graph, params)
+    if not dropout:
+      return model(batch)
+    keys = jax.vmap(jax.random.key)(batch['noise'])
+    return model(batch, Dropout(dropout, keys))
 
   def matrices(self, params: Params, embeddings: bool = False) -> Any:
     """Which parameters are matrices, worth a compressed gradient.
@@ -217,10 +256,6 @@ class Network:
         ),
         params,
     )
-
-
-def _inputs(batch: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-  return batch['tokens'], batch['segments'], batch['length']
 
 
 def _project(x: jax.Array, linear: nnx.Linear) -> jax.Array:

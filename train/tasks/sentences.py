@@ -37,7 +37,7 @@ class SentenceClassification:
           run.model.pretrained, run.model.dtype
       )
     network = bert.Network(self._sizes(run), max(self._data.classes, 1))
-    self._network = network
+    self._network, self._dropout = network, run.model.dropout
     if self._pretrained:
       self._pretrained.check(jax.eval_shape(lambda: network.init(0)))
     name = self._pretrained.name if self._pretrained else 'none'
@@ -85,11 +85,11 @@ class SentenceClassification:
     return sizes
 
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Tokens, segments, their number and a label."""
+    """Tokens, segments, their number, a label, and noise for dropout."""
     return {
         key: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
         for key, x in self._data.held_out.items()
-    }
+    } | {'noise': jax.ShapeDtypeStruct((), np.uint32)}
 
   def start(self, params: Any) -> Any:
     """With what is pre-trained in its place."""
@@ -101,7 +101,8 @@ class SentenceClassification:
 
   def loss(self, params: Any, batch: Any) -> jax.Array:
     """Mean cross-entropy, or mean squared error of a score."""
-    outputs, label = self._network.outputs(params, batch), batch['label']
+    outputs = self._network.outputs(params, batch, self._dropout)
+    label = batch['label']
     if not self._data.classes:
       return jnp.mean((outputs[:, 0] - label) ** 2)
     return jnp.mean(
