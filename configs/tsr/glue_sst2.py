@@ -14,7 +14,7 @@ Published: over all of GLUE 85.54, Adam 86.28, GaLore 85.17.
 Ours: not run.
 Deviations: 4 workers share the batch; the schedule is not known to us, a
   warm-up over 10 % and a cosine to 0 are a guess; sketches are averaged, not
-  bases (--compression.average bases is the paper's way); no dropout.
+  bases (--compression.average bases is the paper's way).
 """
 
 from train.config import Checkpoint
@@ -34,7 +34,7 @@ config = Config(
         tokenizer='data/roberta-base/tokenizer.json',
         sequence_length=512,
     ),
-    model=Model(name='bert', pretrained='data/roberta-base'),
+    model=Model(name='bert', pretrained='data/roberta-base', dropout=0.1),
     optimizer=Optimizer(
         learning_rate=2e-5, final_fraction=0.0, weight_decay=0.0
     ),
