@@ -1,0 +1,109 @@
+"""A worker of ours: averages given gradients as it is told.
+
+    python -m benchmarks.averaging.ours MODEL COORDINATOR WORKERS ID
+
+Answers with the seconds of each step. KIND is 'compress', or 'refresh' for
+steps that all refresh.
+"""
+
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.averaging import orders
+from benchmarks.averaging import shapes
+import greedylore_jax as gl
+
+_P = jax.sharding.PartitionSpec
+_AXIS = 'replica'
+METHODS: dict[str, gl.Compressor] = {
+    'dense': gl.Dense(),
+    'greedylore': gl.GreedyLore(32),
+    'greedylore_shared': gl.GreedyLore(32),
+    'greedylore_independent': gl.GreedyLore(32, probes='independent'),
+    'range_finder': gl.RangeFinder(20),
+    'powersgd': gl.PowerSGD(20),
+}
+
+
+class Worker:
+  """Holds its gradients, and the state of the method in use."""
+
+  def __init__(self, model: str):
+    self.mesh = jax.sharding.Mesh(np.array(jax.devices()), (_AXIS,))
+    rng = np.random.default_rng(jax.process_index())
+    own = jax.sharding.NamedSharding(self.mesh, _P(_AXIS))
+    self.grads = {
+        name: jax.make_array_from_process_local_data(
+            own, rng.standard_normal((1, *shape), np.float32)
+        )
+        for name, shape in shapes.matrices(model).items()
+    }
+    self.method, self.state, self.step = '', None, None
+    self._compiled: dict[str, Any] = {}
+
+  def use(self, method: str) -> None:
+    """Another method, from its start; each is compiled once."""
+    if method == self.method:
+      return
+    self.state = None  # One at a time has to fit.
+    shared = method == 'greedylore_shared'
+    tx = gl.compress_gradients(
+        METHODS[method], _AXIS, share_decompositions=shared
+    )
+    params = {
+        name: jax.ShapeDtypeStruct(g.shape[1:], g.dtype)
+        for name, g in self.grads.items()
+    }
+    state = jax.eval_shape(tx.init, params)
+    specs = gl.state_partition_specs(state, _AXIS)
+
+    def average(grads, state):
+      return tx.update(jax.tree.map(lambda g: g[0], grads), state)
+
+    if method not in self._compiled:
+      self._compiled[method] = jax.jit(
+          jax.shard_map(
+              average, mesh=self.mesh,
+              in_specs=(_P(_AXIS), specs), out_specs=(_P(), specs),
+          ),
+          donate_argnums=1,
+      )  # fmt: skip
+    self.method, self.step = method, self._compiled[method]
+    make = lambda: tx.init(jax.tree.map(lambda x: jnp.zeros(x.shape), params))
+    self.state = jax.jit(
+        jax.shard_map(make, mesh=self.mesh, in_specs=(), out_specs=specs)
+    )()
+
+  def run(self, method: str, kind: str, steps: int) -> list[float]:
+    """Seconds of each step."""
+    self.use(method)
+    seconds = []
+    for _ in range(steps):
+      if kind == 'refresh' or int(self.state.count) > 100:
+        at = 0 if kind == 'refresh' else 1
+        self.state = self.state._replace(count=self.state.count * 0 + at)
+      jax.block_until_ready(self.state)
+      begin = time.perf_counter()
+      updates, self.state = self.step(self.grads, self.state)
+      jax.block_until_ready((updates, self.state))
+      seconds.append(time.perf_counter() - begin)
+      del updates
+    return seconds
+
+
+def main(model: str, coordinator: str, workers: str, index: str) -> None:
+  """Joins the others and does what it reads."""
+  answers = orders.claim_output()
+  if int(workers) > 1:
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    jax.distributed.initialize(coordinator, int(workers), int(index))
+  orders.follow(answers, Worker(model).run)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

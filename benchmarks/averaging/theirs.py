@@ -1,0 +1,97 @@
+"""A worker of PyTorch's: DDP, dense or with its PowerSGD hook.
+
+    python -m benchmarks.averaging.theirs MODEL COORDINATOR WORKERS ID
+
+Speaks as `benchmarks.averaging.ours` does, but of one METHOD only, and KIND is
+always 'compress'. A step is
+a backward pass whose gradients are there already, so that DDP's buckets and
+hooks do what they do in training, and nothing else takes time.
+"""
+
+import datetime
+import os
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms import ddp_comm_hooks
+
+from benchmarks.averaging import orders
+from benchmarks.averaging import shapes
+
+_START = 2  # Dense steps before PyTorch's hook compresses.
+RANK = 32
+
+
+class _Given(torch.autograd.Function):
+  """A loss with these gradients."""
+
+  @staticmethod
+  def forward(ctx, gradients, *leaves):
+    ctx.gradients = gradients
+    return torch.zeros(())
+
+  @staticmethod
+  def backward(ctx, *upstream):
+    return None, *ctx.gradients
+
+
+class _Model(torch.nn.Module):
+  """Leaves, and a loss of which the gradients are given."""
+
+  def __init__(self, gradients: list[torch.Tensor]):
+    super().__init__()
+    self.leaves = torch.nn.ParameterList(map(torch.zeros_like, gradients))
+
+  def forward(self, gradients):
+    return _Given.apply(gradients, *self.leaves)
+
+
+class Worker:
+  """Holds its gradients, and the model that averages them."""
+
+  def __init__(self, model: str):
+    self.gradients = [torch.randn(s) for s in shapes.matrices(model).values()]
+    self.ddp: torch.nn.Module | None = None
+
+  def _start(self, method: str) -> torch.nn.Module:
+    """The model, past its dense start. A second DDP in a process hangs."""
+    self.ddp = torch.nn.parallel.DistributedDataParallel(_Model(self.gradients))
+    if method == 'powersgd_hook':
+      hook = ddp_comm_hooks.powerSGD_hook
+      state = hook.PowerSGDState(
+          None, matrix_approximation_rank=RANK, start_powerSGD_iter=_START
+      )
+      self.ddp.register_comm_hook(state, hook.powerSGD_hook)
+    self.run(method, '', _START + 1)
+    return self.ddp
+
+  def run(self, method: str, kind: str, steps: int) -> list[float]:
+    """Seconds of each step."""
+    del kind
+    ddp, seconds = self.ddp or self._start(method), []
+    for _ in range(steps):
+      ddp.zero_grad()
+      begin = time.perf_counter()
+      ddp(self.gradients).backward()
+      seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def main(model: str, coordinator: str, workers: str, index: str) -> None:
+  """Joins the others and does what it reads."""
+  answers = orders.claim_output()
+  torch.set_num_threads(1)
+  os.environ.setdefault('GLOO_SOCKET_IFNAME', 'eth0')
+  dist.init_process_group(
+      'gloo', init_method=f'tcp://{coordinator}', world_size=int(workers),
+      rank=int(index), timeout=datetime.timedelta(minutes=10),
+  )  # fmt: skip
+  torch.manual_seed(int(index))
+  orders.follow(answers, Worker(model).run)
+  os._exit(0)  # Threads of gloo may still hold tensors and abort an exit.
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
