@@ -2,6 +2,10 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
+# On Linux: large pages. Most of a step can go by in page faults otherwise, as XLA
+# asks the system for its buffers anew in every step.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: quickstart test lint peers experiments theory bench bench-hosts soak clean
 
 quickstart: .venv/train

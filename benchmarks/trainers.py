@@ -13,7 +13,12 @@ from benchmarks import hosts as hosts_lib
 _PORT = 7777  # The hosts have a network of their own.
 # The threads of OpenBLAS in several processes on the same few cores wait for
 # each other: the eigenvectors of a refresh took 8 to 68 s instead of 1 s.
-_ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'OPENBLAS_NUM_THREADS': '1'}
+# Of buffers in small pages most of a step would go by in page faults.
+_ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',
+    'OPENBLAS_NUM_THREADS': '1',
+    'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+}
 
 
 class Failed(Exception):
