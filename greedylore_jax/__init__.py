@@ -11,6 +11,8 @@ from greedylore_jax._placement import init_state
 from greedylore_jax._placement import state_partition_specs
 from greedylore_jax._plan import Plan
 from greedylore_jax._plan import plan
+from greedylore_jax._prediction import Prediction
+from greedylore_jax._prediction import predict
 from greedylore_jax._shorthands import average_gradients
 from greedylore_jax._shorthands import greedylore
 from greedylore_jax._step import TrainStep
@@ -43,6 +45,7 @@ __all__ = [
     'GreedyLore',
     'Plan',
     'PowerSGD',
+    'Prediction',
     'Quantize',
     'RandomK',
     'RandomSubspace',
@@ -61,6 +64,7 @@ __all__ = [
     'init_state',
     'make_train_step',
     'plan',
+    'predict',
     'state_partition_specs',
     'tsr_adam',
     'value_and_local_grad',

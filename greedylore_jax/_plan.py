@@ -91,9 +91,15 @@ class Plan:
   @property
   def bytes_per_step(self) -> float:
     """Average bytes per step in the long run: warm-up left out."""
+    phases = self.lasting_phases()
+    return sum(self.bytes_in(x) * share for x, share in phases.items())
+
+  def lasting_phases(self) -> dict[str, float]:
+    """The share of steps of each phase in the long run."""
     period = self.schedule.period()
     begun = self.schedule.start_step + period
-    return (self.bytes_after(begun + period) - self.bytes_after(begun)) / period
+    phases = map(self.phase_at, range(begun, begun + period))
+    return {x: n / period for x, n in collections.Counter(phases).items()}
 
   @property
   def peak_bytes(self) -> int:
