@@ -69,8 +69,8 @@ def write(results: pathlib.Path, folder: pathlib.Path) -> None:
       f' {commits}. Gradients are given, nothing but their averaging is timed:'
       ' medians of steps of the slowest worker, tenths in brackets. A core per'
       ' worker on 2 hosts, half a one on 4. MB are what a network card counts'
-      f' in a step. "With refreshes": of {INTERVAL} steps one refreshes. Written'
-      ' by the program.',
+      f' in a step. "With refreshes": one of {INTERVAL} steps refreshes.'
+      ' Written by the program.',
   ]  # fmt: skip
   places = sorted({key[:3] for key in cells}, key=_order)
   for place in places:
