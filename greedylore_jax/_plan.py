@@ -111,19 +111,6 @@ class Plan:
     """Memory per worker that compression adds: one error and the memory."""
     return sum(x.error_bytes + x.memory_bytes for x in self.leaves)
 
-  def break_even_bandwidth(self, overhead_seconds: float) -> float:
-    """The link's bytes per second below which compression is the faster.
-
-    Args:
-      overhead_seconds: what compression costs a step in computing time, the
-        time of a compressed step less that of a dense one, both without a
-        network (measure it with one worker).
-    """
-    if overhead_seconds <= 0:
-      return float('inf')
-    saved = self.dense_bytes - self.bytes_per_step
-    return _plan_table.ring_factor(self.num_workers) * saved / overhead_seconds
-
   def __str__(self) -> str:
     tables = _plan_table.leaf_table(self), _plan_table.step_table(self)
     return '\n'.join([*tables[0], '', *tables[1]])

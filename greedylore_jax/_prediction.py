@@ -1,5 +1,6 @@
 """Will it pay? Seconds of a step from bytes, links and workers."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from greedylore_jax import _plan
@@ -30,7 +31,7 @@ def predict(
     bandwidth: float,
     latency: float = 0.0,
     compute_seconds: float = 0.0,
-    overhead_seconds: float = 0.0,
+    overhead_seconds: float | Mapping[str, float] = 0.0,
 ) -> Prediction:
   """What steps of a plan will take, with links and computing as given.
 
@@ -48,7 +49,8 @@ def predict(
     compute_seconds: of a step without communication, dense; measure it with
       one worker.
     overhead_seconds: what compression adds to that, measured likewise (the
-      time of a compressed step less that of a dense one).
+      time of a compressed step less that of a dense one); a mapping gives it
+      for each kind of step, by the phases of `plan.rounds`.
 
   Returns:
     A `Prediction`.
@@ -72,7 +74,16 @@ def predict(
     raise ValueError(
         f'bandwidth must be positive, bytes per second, got {bandwidth!r}.'
     )
-  if min(latency, compute_seconds, overhead_seconds) < 0:
+  phases = plan.lasting_phases()
+  overheads = overhead_seconds
+  if not isinstance(overheads, Mapping):
+    overheads = dict.fromkeys(phases, overheads)
+  if phases.keys() - overheads.keys():
+    raise ValueError(
+        'overhead_seconds must be given for every phase that lasts,'
+        f' {sorted(phases)}, got {sorted(overheads)}.'
+    )
+  if min(latency, compute_seconds, *overheads.values()) < 0:
     raise ValueError(
         'latency, compute_seconds and overhead_seconds must not be negative,'
         f' got {latency!r}, {compute_seconds!r} and {overhead_seconds!r}.'
@@ -82,18 +93,18 @@ def predict(
   def waiting(sent: _transport.Sent) -> float:
     return latency * (workers - 1) * (1 if 'gather' in sent.kind else 2)
 
-  dense_waits = latency * 2 * (workers - 1)
-  dense = compute_seconds + dense_waits + ring * plan.dense_bytes / bandwidth
-  computing = compute_seconds + overhead_seconds
-  waits = {x: sum(map(waiting, rounds)) for x, rounds in plan.rounds.items()}
-  seconds = {
-      phase: computing + waits[phase] + ring * plan.bytes_in(phase) / bandwidth
-      for phase in plan.rounds
+  # Beside the wire: what starts messages, and what compression computes.
+  dense_beside = latency * 2 * (workers - 1)
+  beside = {
+      x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases
   }
-  phases = plan.lasting_phases()
+  dense = compute_seconds + dense_beside + ring * plan.dense_bytes / bandwidth
+  seconds = {
+      x: compute_seconds + beside[x] + ring * plan.bytes_in(x) / bandwidth
+      for x in phases
+  }
   mean = lambda of: sum(of[x] * share for x, share in phases.items())
-  slower = overhead_seconds + mean(waits) - dense_waits
+  slower = mean(beside) - dense_beside
   saved = ring * (plan.dense_bytes - plan.bytes_per_step)
-  break_even = float('inf') if slower <= 0 else max(saved, 0) / slower
-  worst = max(seconds[phase] for phase in phases)
-  return Prediction(dense, mean(seconds), worst, break_even)
+  break_even = max(saved, 0) / slower if slower > 0 else float('inf')
+  return Prediction(dense, mean(seconds), max(seconds.values()), break_even)

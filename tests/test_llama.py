@@ -244,7 +244,9 @@ def test_local_gradients_inside_shard_map_are_those_of_vmap(remat):
     (1024, 2736, 16, 24), (2048, 5461, 32, 24),
 ])  # fmt: skip
 def test_parameter_count(width, feed_forward, heads, layers):
-  model = config.Model('llama', width, layers, heads, feed_forward)
+  model = config.Model(
+      width=width, layers=layers, heads=heads, feed_forward=feed_forward
+  )
   block = 4 * width**2 + 3 * width * feed_forward + 2 * width
   count = sum(x.size for x in jax.tree.leaves(_shapes(model, 32000)))
   assert count == 2 * 32000 * width + width + layers * block

@@ -133,17 +133,6 @@ def test_the_table_names_every_leaf_and_its_bytes():
     assert word in text
 
 
-def test_break_even_is_where_time_saved_is_time_spent():
-  plan = gl.plan(
-      COMPRESSORS['shared'], workers.zeros(SHAPES), num_workers=4,
-      min_compression_rate=0,
-  )  # fmt: skip
-  bandwidth = plan.break_even_bandwidth(0.5)
-  on_the_wire = lambda payload: 2 * 3 / 4 * payload / bandwidth
-  dense = on_the_wire(plan.dense_bytes)
-  assert dense == pytest.approx(on_the_wire(plan.bytes_per_step) + 0.5)
-
-
 def test_a_train_step_sends_the_plan_and_its_loss():
   params = workers.zeros(SHAPES)
   tx = optax.chain(gl.greedylore(3, workers.AXIS), optax.adam(0.1))

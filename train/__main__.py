@@ -1,4 +1,4 @@
-"""`python -m train CONFIG [--section.key VALUE ...]`; see --help."""
+"""`python -m train CONFIG [--plan] [--section.key VALUE ...]`; see --help."""
 
 import dataclasses
 import os
@@ -10,9 +10,10 @@ from train import command
 
 
 def main(argv: list[str]) -> int:
-  """Runs a configuration; returns the exit code."""
+  """Runs a configuration, or plans the run; returns the exit code."""
+  words = [word for word in argv if word != '--plan']
   try:
-    settings, name = command.parse(argv, 'python -m train')
+    settings, name = command.parse(words, 'python -m train')
   except command.UsageError as error:
     return command.fail(error)
   if not settings.workdir:
@@ -21,10 +22,14 @@ def main(argv: list[str]) -> int:
   # other: on a busy machine a refresh then takes ten times as long.
   os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
   # JAX starts only for a command that makes sense.
+  from train import forecast
   from train import loop
   from train import preemption
 
   try:
+    if words != argv:
+      print(forecast.describe(settings))
+      return 0
     loop.run(settings, pathlib.Path(settings.workdir))
   except (ValueError, OSError, ImportError) as error:
     return command.fail(error)

@@ -62,7 +62,8 @@ def _print_help(start: config.Config, prog: str) -> typing.NoReturn:
   tyro.cli(
       config.Config,
       prog=f'{prog} CONFIG',
-      description='Trains what CONFIG (a file of configs/) describes.',
+      description='Trains what CONFIG (a file of configs/) describes. `python'
+      ' -m train CONFIG --plan` only says what steps would send and take.',
       args=['--help'],
       default=start,
       use_underscores=True,

@@ -1,6 +1,5 @@
 """One run, from configuration to summary."""
 
-from collections.abc import Callable
 import dataclasses
 import json
 import pathlib
@@ -9,14 +8,13 @@ from typing import Any
 import jax
 import optax
 
-import greedylore_jax as gl
 from train import agreement
 from train import checkpoint
 from train import cluster
 from train import config
 from train import diagnosis
-from train import evaluation
 from train import fingerprint
+from train import job as job_lib
 from train import metrics
 from train import optimizer
 from train import preemption
@@ -24,9 +22,6 @@ from train import processes
 from train import progress
 from train import report
 from train import tasks
-from train import traffic
-
-_AXIS = cluster.WORKER_AXIS
 
 
 def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -47,11 +42,11 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
       data=task.description,
       jax=jax.__version__,
   )
-  job = _prepare(settings, mesh, task)
+  job = job_lib.prepare(settings, mesh, task)
   agreement.check(parameters=fingerprint.of(job.fresh.params))
   with checkpoint.Checkpoints(
-      workdir / 'checkpoints', settings, task.description, mesh, _AXIS,
-      job.plan.is_linear,
+      workdir / 'checkpoints', settings, task.description, mesh,
+      cluster.WORKER_AXIS, job.plan.is_linear,
   ) as checkpoints:
     return _run(settings, workdir, job, checkpoints)
 
@@ -83,74 +78,6 @@ def _run(settings, workdir, job, checkpoints):
     report.draw_curves(workdir / 'loss.png', {name: journal.lines})
   bar.say(report.paragraph(summary, journal.lines, workdir))
   return summary
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-  """The compiled parts of a run."""
-
-  task: tasks.Task
-  fresh: checkpoint.Snapshot
-  step: Callable[..., Any]
-  evaluate: Callable[[Any], dict[str, float]]
-  place: Callable[[Any], Any]
-  schedule: optax.Schedule
-  plan: gl.Plan
-  traffic: traffic.Traffic
-  diagnosed: bool
-  workers: int
-
-
-def _prepare(
-    settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
-) -> _Job:
-  """Builds and compiles everything before the first step."""
-  workers = mesh.shape[_AXIS]
-  tx, schedule = optimizer.build(settings, _AXIS, task)
-  init = lambda: task.init(settings.seed)
-  shapes = jax.eval_shape(init)
-  shardings = cluster.shardings(shapes, task.partition_specs(shapes), mesh)
-  params = task.start(jax.jit(init, out_shardings=shardings)())
-  opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
-  rules = optimizer.compressors(settings.compression, task)
-  plan = gl.plan(
-      rules, params, num_workers=workers,
-      devices_per_worker=mesh.size // workers,
-      **optimizer.policy(settings.compression, task),
-  )  # fmt: skip
-  # Only what is kept in errors can be diagnosed.
-  diagnosed = settings.log.diagnostics and any(
-      leaf.error_bytes for leaf in plan.leaves
-  )
-  step = gl.make_train_step(
-      task.loss, tx, mesh, axis_name=_AXIS,
-      accumulate_steps=settings.accumulate_steps,
-      diagnose=rules if diagnosed else None,
-  )  # fmt: skip
-  batch = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-          (settings.batch_size, *x.shape), x.dtype,
-          sharding=cluster.rows_on(mesh),
-      ),
-      task.example(),
-  )  # fmt: skip
-  compiled = step.lower(params, opt_state, batch).compile()
-  start: dict[str, Any] = {
-      'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0,
-      'diagnostics': [],
-  }  # fmt: skip
-  return _Job(
-      task=task,
-      fresh=checkpoint.Snapshot(0, params, opt_state, start),
-      step=compiled,
-      place=lambda batch: cluster.divide(mesh, batch),
-      evaluate=evaluation.build(settings, mesh, task),
-      schedule=schedule,
-      plan=plan,
-      traffic=traffic.Traffic(plan, compiled, diagnosed, _AXIS),
-      diagnosed=diagnosed,
-      workers=workers,
-  )
 
 
 def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):

@@ -1,0 +1,99 @@
+"""The compiled parts of a run."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+import greedylore_jax as gl
+from train import checkpoint
+from train import cluster
+from train import config
+from train import evaluation
+from train import optimizer
+from train import tasks
+from train import traffic
+
+_AXIS = cluster.WORKER_AXIS
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """The compiled parts of a run."""
+
+  task: tasks.Task
+  fresh: checkpoint.Snapshot
+  step: jax.stages.Compiled
+  evaluate: Callable[[Any], dict[str, float]]
+  place: Callable[[Any], Any]
+  schedule: optax.Schedule
+  plan: gl.Plan
+  traffic: traffic.Traffic
+  diagnosed: bool
+  workers: int
+
+
+def plan(
+    settings: config.Config,
+    mesh: jax.sharding.Mesh,
+    task: tasks.Task,
+    params: Any,
+    workers: int,
+) -> gl.Plan:
+  """What so many workers would send, each with as many devices as here."""
+  return gl.plan(
+      optimizer.compressors(settings.compression, task), params,
+      num_workers=workers,
+      devices_per_worker=mesh.size // mesh.shape[_AXIS],
+      **optimizer.policy(settings.compression, task),
+  )  # fmt: skip
+
+
+def prepare(
+    settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+) -> Job:
+  """Builds and compiles everything before the first step."""
+  workers = mesh.shape[_AXIS]
+  tx, schedule = optimizer.build(settings, _AXIS, task)
+  init = lambda: task.init(settings.seed)
+  shapes = jax.eval_shape(init)
+  shardings = cluster.shardings(shapes, task.partition_specs(shapes), mesh)
+  params = task.start(jax.jit(init, out_shardings=shardings)())
+  opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
+  rules = optimizer.compressors(settings.compression, task)
+  planned = plan(settings, mesh, task, params, workers)
+  # Only what is kept in errors can be diagnosed.
+  diagnosed = settings.log.diagnostics and any(
+      leaf.error_bytes for leaf in planned.leaves
+  )
+  step = gl.make_train_step(
+      task.loss, tx, mesh, axis_name=_AXIS,
+      accumulate_steps=settings.accumulate_steps,
+      diagnose=rules if diagnosed else None,
+  )  # fmt: skip
+  batch = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+          (settings.batch_size, *x.shape), x.dtype,
+          sharding=cluster.rows_on(mesh),
+      ),
+      task.example(),
+  )  # fmt: skip
+  compiled = step.lower(params, opt_state, batch).compile()
+  start: dict[str, Any] = {
+      'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0,
+      'diagnostics': [],
+  }  # fmt: skip
+  return Job(
+      task=task,
+      fresh=checkpoint.Snapshot(0, params, opt_state, start),
+      step=compiled,
+      place=lambda batch: cluster.divide(mesh, batch),
+      evaluate=evaluation.build(settings, mesh, task),
+      schedule=schedule,
+      plan=planned,
+      traffic=traffic.Traffic(planned, compiled, diagnosed, _AXIS),
+      diagnosed=diagnosed,
+      workers=workers,
+  )
