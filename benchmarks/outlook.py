@@ -35,8 +35,8 @@ def main() -> int:
   count = sum(x.size for x in jax.tree.leaves(shapes))
   compute = 6 * count * _TOKENS / _FLOPS
   panels = {
-      'GreedyLore, r = 32, embedding and head dense': (gl.GreedyLore(32), False),
-      'PowerSGD, r = 32, everything': (gl.PowerSGD(32), True),
+      'GreedyLore r = 32, embedding and head dense': (gl.GreedyLore(32), False),
+      'PowerSGD r = 32, everything': (gl.PowerSGD(32), True),
   }
   drawn = figure.Figure(figsize=(11, 4.4), layout='constrained')
   axes = drawn.subplots(1, len(panels), sharey=True)
@@ -63,8 +63,9 @@ def main() -> int:
   axes[0].set_ylabel('dense step / compressed step')
   axes[0].legend(frameon=False)
   axes[1].text(
-      0.97, 0.95, 'dotted: where the dense all-reduce\nhides behind the backward'
-      ' pass', transform=axes[1].transAxes, ha='right', va='top',
+      0.97, 0.95,
+      'dotted: where the dense all-reduce\nhides behind the backward pass',
+      transform=axes[1].transAxes, ha='right', va='top',
   )  # fmt: skip
   drawn.suptitle(
       f'A LLaMA of {count / 1e9:.2f}B parameters; {1e3 * compute:.0f} ms of'
