@@ -3,9 +3,10 @@
     python -m benchmarks.averaging.theirs MODEL COORDINATOR WORKERS ID
 
 Speaks as `benchmarks.averaging.ours` does, but of one METHOD only, and KIND is
-always 'compress'. A step is
-a backward pass whose gradients are there already, so that DDP's buckets and
-hooks do what they do in training, and nothing else takes time.
+always 'compress'. A step is a backward pass whose gradients are there already,
+so that DDP's buckets and hooks do what they do in training, and nothing else
+takes time. For the hook all gradients are one bucket: with several it waits for
+messages whose order is left to threads, and on gloo workers stop for ever.
 """
 
 import datetime
@@ -22,6 +23,7 @@ from benchmarks.averaging import shapes
 
 _START = 2  # Dense steps before PyTorch's hook compresses.
 RANK = 32
+_WHOLE_MB = 8192  # A bucket for everything.
 
 
 class _Given(torch.autograd.Function):
@@ -57,8 +59,13 @@ class Worker:
 
   def _start(self, method: str) -> torch.nn.Module:
     """The model, past its dense start. A second DDP in a process hangs."""
-    self.ddp = torch.nn.parallel.DistributedDataParallel(_Model(self.gradients))
-    if method == 'powersgd_hook':
+    compressed = method == 'powersgd_hook'
+    if compressed:
+      dist._DEFAULT_FIRST_BUCKET_BYTES = _WHOLE_MB << 20
+    self.ddp = torch.nn.parallel.DistributedDataParallel(
+        _Model(self.gradients), bucket_cap_mb=_WHOLE_MB if compressed else None
+    )
+    if compressed:
       hook = ddp_comm_hooks.powerSGD_hook
       state = hook.PowerSGDState(
           None, matrix_approximation_rank=RANK, start_powerSGD_iter=_START
