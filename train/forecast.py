@@ -31,7 +31,7 @@ def describe(settings: config.Config) -> str:
   Raises:
     ValueError: if configuration, data and devices do not fit together.
   """
-  alone = _alone(settings)
+  alone = of_one_worker(settings)
   mesh = cluster.start(alone)
   workers = settings.mesh.replica or jax.device_count() // mesh.size
   if settings.batch_size % workers:
@@ -41,18 +41,17 @@ def describe(settings: config.Config) -> str:
     )
   alone = dataclasses.replace(alone, batch_size=settings.batch_size // workers)
   task = tasks.load(alone)
-  everything = _with(alone, method='dense', embedding_method=None)
-  dense = _measured(everything, mesh, task)
-  compressed = _measured(alone, mesh, task)
+  dense = measure(with_dense(alone), mesh, task)
+  compressed = measure(alone, mesh, task)
   plan = job_lib.plan(settings, mesh, task, compressed.params, workers)
   return '\n'.join([
       task.introduction, '', str(plan), '',
-      *_of_one_worker(dense, compressed, alone.batch_size, mesh), '',
-      *_on_links(plan, dense, compressed),
+      *_worker_lines(dense, compressed, alone.batch_size, mesh), '',
+      *_link_lines(plan, dense, compressed),
   ])  # fmt: skip
 
 
-def _alone(settings: config.Config) -> config.Config:
+def of_one_worker(settings: config.Config) -> config.Config:
   """The run of a single worker, who has nobody to talk to."""
   return dataclasses.replace(
       settings,
@@ -63,29 +62,34 @@ def _alone(settings: config.Config) -> config.Config:
   )
 
 
-def _with(settings: config.Config, **changes: Any) -> config.Config:
-  changed = dataclasses.replace(settings.compression, **changes)
+def with_dense(settings: config.Config) -> config.Config:
+  """The same run with everything sent."""
+  changed = dataclasses.replace(
+      settings.compression, method='dense', embedding_method=None
+  )
   return dataclasses.replace(settings, compression=changed)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Measured:
+class Measured:
   """What one worker needs.
 
   Attributes:
     params: the shapes of the parameters, as they lie on the mesh.
     seconds: of a step, by phase.
     memory: bytes of a device, at the peak of a step.
+    added: bytes that compression adds to it, by the plan.
   """
 
   params: Any
   seconds: dict[str, float]
   memory: int
+  added: int
 
 
-def _measured(
+def measure(
     settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
-) -> _Measured:
+) -> Measured:
   """Takes some steps of every phase that lasts."""
   job = job_lib.prepare(settings, mesh, task)
   batch = job.place(next(task.train(settings.batch_size, 0, 1)))
@@ -106,7 +110,8 @@ def _measured(
       seconds.setdefault(phase, []).append(time.perf_counter() - begin)
   # The first step of a phase warms up.
   medians = {phase: statistics.median(x[1:]) for phase, x in seconds.items()}
-  return _Measured(shapes, medians, _peak(job.step.memory_analysis()))
+  peak = _peak(job.step.memory_analysis())
+  return Measured(shapes, medians, peak, job.plan.state_bytes)
 
 
 def _peak(memory: Any) -> int:
@@ -128,8 +133,8 @@ def _at(state: Any, step: int) -> Any:
   return jax.tree_util.tree_map_with_path(moved, state)
 
 
-def _of_one_worker(
-    dense: _Measured, compressed: _Measured, examples: int, mesh: Any
+def _worker_lines(
+    dense: Measured, compressed: Measured, examples: int, mesh: Any
 ) -> list[str]:
   """What was measured, in lines."""
   kind = jax.devices()[0].device_kind
@@ -147,8 +152,8 @@ def _of_one_worker(
   ]
 
 
-def _on_links(
-    plan: gl.Plan, dense: _Measured, compressed: _Measured
+def _link_lines(
+    plan: gl.Plan, dense: Measured, compressed: Measured
 ) -> list[str]:
   """A line per link, and where it begins to pay."""
   (of_dense,) = dense.seconds.values()

@@ -98,11 +98,12 @@ def _measure(turns: list[Turn], steps: int, results: pathlib.Path) -> None:
     task = bar.add_task('turns', total=len(missing))
     crews_of = lambda turn: (turn.model, turn.hosts)
     for (model, count), together in itertools.groupby(missing, crews_of):
-      with hosts_lib.Hosts(count) as hosts:
+      # One worker is measured beside another, whose core may be half of its.
+      with hosts_lib.Hosts(max(count, 2)) as hosts:
         crews = {
             name: crew_lib.Crew(
                 hosts, f'benchmarks.averaging.{name.split(",")[0]}', model,
-                port=7000 + i,
+                port=7000 + i, alone=count == 1,
             )
             for i, name in enumerate(_CREWS)
         }  # fmt: skip

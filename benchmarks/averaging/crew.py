@@ -28,17 +28,23 @@ class Crew:
     module: 'benchmarks.averaging.ours' or one that speaks like it.
     model: what it is given, see `shapes`.
     port: of the first host.
+    alone: whether each is the only worker of its own, so that they compute side
+      by side and send nothing.
   """
 
   def __init__(
-      self, hosts: hosts_lib.Hosts, module: str, model: str, port: int
-  ):
+      self, hosts: hosts_lib.Hosts, module: str, model: str, port: int,
+      alone: bool = False,
+  ):  # fmt: skip
     cores = sorted(os.sched_getaffinity(0))
     self._processes: list[subprocess.Popen[str]] = []
     for i in range(hosts.count):
       pinned = ['taskset', '-c', str(cores[i % len(cores)])]
       module_words = [sys.executable, '-m', module, model]
-      place = [f'{hosts.address(0)}:{port}', str(hosts.count), str(i)]
+      first, workers, index = 0, hosts.count, i
+      if alone:
+        first, workers, index = i, 1, 0
+      place = [f'{hosts.address(first)}:{port}', str(workers), str(index)]
       self._processes.append(
           hosts.popen(
               i, [*pinned, *module_words, *place], text=True,

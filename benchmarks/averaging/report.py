@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import itertools
 import json
+import os
 import pathlib
 import statistics
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib import figure
 
 from benchmarks import hosts as hosts_lib
 from benchmarks import machine
+from benchmarks.averaging import expected
 from benchmarks.averaging import shapes
 
 INTERVAL = 200  # Steps from one refresh to the next.
@@ -70,7 +72,8 @@ def write(results: pathlib.Path, folder: pathlib.Path) -> None:
       ' medians of steps of the slowest worker, tenths in brackets. A core per'
       ' worker on 2 hosts, half a one on 4. MB are what a network card counts'
       f' in a step. "With refreshes": one of {INTERVAL} steps refreshes.'
-      ' Written by the program.',
+      ' "Predicted": by `gl.predict`, from what one worker alone takes. Written'
+      ' by the program.',
   ]  # fmt: skip
   places = sorted({key[:3] for key in cells}, key=_order)
   for place in places:
@@ -103,10 +106,10 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
   yield f'## {_title(place)}'
   yield ''
   yield (
-      '| | MB | seconds | with refreshes | the wire alone | PyTorch dense is |'
-      ' powerSGD_hook is |'
+      '| | MB | seconds | with refreshes | predicted | the wire alone |'
+      ' PyTorch dense is | powerSGD_hook is |'
   )
-  yield '|---|---|---|---|---|---|---|'
+  yield '|---|---|---|---|---|---|---|---|'
   for (side, method), name in _NAMES.items():
     cell = found.get((side, method, 'compress'))
     if cell is None:
@@ -116,9 +119,11 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
     if refresh:
       mean += (refresh.median - cell.median) / INTERVAL
     wire = 8 * cell.sent / _bits(place[2])
+    foreseen = _predicted(cells, place, method, mean) if side == 'ours' else ''
     yield (
         f'| {name} | {cell.sent / 1e6:.2f} | {cell} |'
         f' {f"{mean:.3f}" if refresh else ""} |'
+        f' {foreseen} |'
         f' {f"{wire:.3f}" if place[2] != "none" else ""} |'
         f' {dense / mean:.2f}x | {hook / mean:.2f}x |'
     )
@@ -134,6 +139,23 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
           f'- A refresh of GreedyLore, {how}: {refresh} s,'
           f' {refresh.sent / 1e6:.1f} MB, {share:.1%} of the time.'
       )
+
+
+def _predicted(cells: Any, place: Any, method: str, mean: float) -> str:
+  """By `gl.predict`, from what one worker takes; each has to have a core."""
+  model, hosts, rate = place
+  kinds = ('refresh', 'compress') if method == 'greedylore' else ('compress',)
+  alone = {x: cells.get((model, 1, 'none', 'ours', method, x)) for x in kinds}
+  dense = cells.get((model, 1, 'none', 'ours', 'dense', 'compress'))
+  if rate == 'none' or not dense or not all(alone.values()):
+    return ''
+  if hosts > len(os.sched_getaffinity(0)) or 'independent' in method:
+    return ''
+  seconds = expected.seconds(
+      (model, hosts, _bits(rate)), method, dense.median,
+      {kind: cell.median for kind, cell in alone.items() if cell},
+  )  # fmt: skip
+  return f'{seconds:.3f} ({seconds / mean - 1:+.0%})'
 
 
 def _draw(cells: Any, places: list[Any], path: pathlib.Path) -> None:

@@ -21,9 +21,7 @@ class LanguageModeling:
   unit = 'tokens'
   embeddings = models.EMBEDDINGS
 
-  def __init__(self, run: config.Config):
-    """Reads the text of a configuration."""
-    text = data.load(run.data)
+  def __init__(self, run: config.Config, text: data.TextData):
     self._text = text
     self.description = of = text.description
     learnt = next(x for x in ('train_tokens', 'train_documents') if x in of)
