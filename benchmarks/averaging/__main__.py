@@ -37,6 +37,7 @@ _CREWS: dict[str, dict[tuple[str, str], float]] = {
         ('greedylore', 'compress'): 1,
         ('greedylore', 'refresh'): 0.3,
         ('greedylore_shared', 'refresh'): 0.3,
+        ('greedylore_staggered', 'turn'): 0.3,
         ('greedylore_independent', 'compress'): 1,
         ('range_finder', 'compress'): 1,
         ('powersgd', 'compress'): 1,

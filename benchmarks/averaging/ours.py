@@ -2,8 +2,8 @@
 
     python -m benchmarks.averaging.ours MODEL COORDINATOR WORKERS ID
 
-Answers with the seconds of each step. KIND is 'compress', or 'refresh' for
-steps that all refresh.
+Answers with the seconds of each step. KIND is 'compress', 'refresh' for steps
+that all refresh, or 'turn' for those of the largest matrix's refresh.
 """
 
 import sys
@@ -24,6 +24,7 @@ METHODS: dict[str, gl.Compressor] = {
     'dense': gl.Dense(),
     'greedylore': gl.GreedyLore(32),
     'greedylore_shared': gl.GreedyLore(32),
+    'greedylore_staggered': gl.GreedyLore(32),
     'greedylore_independent': gl.GreedyLore(32, probes='independent'),
     'range_finder': gl.RangeFinder(20),
     'powersgd': gl.PowerSGD(20),
@@ -51,10 +52,11 @@ class Worker:
     if method == self.method:
       return
     self.state = None  # One at a time has to fit.
-    shared = method == 'greedylore_shared'
-    tx = gl.compress_gradients(
-        METHODS[method], _AXIS, share_decompositions=shared
-    )
+    options = {
+        'share_decompositions': method == 'greedylore_shared',
+        'stagger': method == 'greedylore_staggered',
+    }
+    tx = gl.compress_gradients(METHODS[method], _AXIS, **options)
     params = {
         name: jax.ShapeDtypeStruct(g.shape[1:], g.dtype)
         for name, g in self.grads.items()
@@ -74,19 +76,27 @@ class Worker:
           donate_argnums=1,
       )  # fmt: skip
     self.method, self.step = method, self._compiled[method]
+    self._plan = gl.plan(METHODS[method], params, **options)
     make = lambda: tx.init(jax.tree.map(lambda x: jnp.zeros(x.shape), params))
     self.state = jax.jit(
         jax.shard_map(make, mesh=self.mesh, in_specs=(), out_specs=specs)
     )()
 
+  def _when(self, kind: str) -> int:
+    """A step of that kind."""
+    period = range(200, 400)
+    if kind == 'turn':
+      sent = lambda i: self._plan.bytes_in(self._plan.phase_at(i))
+      return max(period, key=sent)
+    steps = [0, *period]
+    return next(i for i in steps if self._plan.phase_at(i) in (kind, 'dense'))
+
   def run(self, method: str, kind: str, steps: int) -> list[float]:
     """Seconds of each step."""
     self.use(method)
-    seconds = []
+    at, seconds = self._when(kind), []
     for _ in range(steps):
-      if kind == 'refresh' or int(self.state.count) > 100:
-        at = 0 if kind == 'refresh' else 1
-        self.state = self.state._replace(count=self.state.count * 0 + at)
+      self.state = self.state._replace(count=self.state.count * 0 + at)
       jax.block_until_ready(self.state)
       begin = time.perf_counter()
       updates, self.state = self.step(self.grads, self.state)

@@ -128,6 +128,12 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
         f' {dense / mean:.2f}x | {hook / mean:.2f}x |'
     )
   yield ''
+  turn = found.get(('ours', 'greedylore_staggered', 'turn'))
+  if turn:
+    yield (
+        "- Its worst step with `stagger=True`, the largest matrix's turn:"
+        f' {turn} s, {turn.sent / 1e6:.1f} MB.'
+    )
   for method, how in _REFRESHES.items():
     refresh = found.get(('ours', method, 'refresh'))
     if refresh:
