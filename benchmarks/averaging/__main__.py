@@ -12,7 +12,7 @@ Needs root, iproute2, PyTorch (`make .venv/peers`) and a quiet machine.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable
 import itertools
 import json
 import pathlib
@@ -29,23 +29,45 @@ from benchmarks.averaging import crew as crew_lib
 from benchmarks.averaging import report
 from train import command
 
-# The modules of the crews: what (method, kind) each can do, and which part of a
-# turn's steps it does.
-_CREWS: dict[str, dict[tuple[str, str], float]] = {
-    'ours': {
-        ('dense', 'compress'): 1,
-        ('greedylore', 'compress'): 1,
-        ('greedylore', 'refresh'): 0.3,
-        ('greedylore_shared', 'refresh'): 0.3,
-        ('greedylore_staggered', 'turn'): 0.3,
-        ('greedylore_independent', 'compress'): 1,
-        ('range_finder', 'compress'): 1,
-        ('powersgd', 'compress'): 1,
-    },
-    'theirs': {('dense', 'compress'): 1},
-    'theirs, compressed': {('powersgd_hook', 'compress'): 1},
-}
+_OURS, _DDP, _HOOK = 'ours', 'theirs', 'theirs, compressed'
 _NO_LIMIT = 'none'
+_KEY = 'model', 'hosts', 'rate', 'number', 'side', 'method', 'kind'
+
+
+class Task(NamedTuple):
+  """Some steps of a turn.
+
+  Attributes:
+    crew: who takes them; a module of `benchmarks.averaging`, and what tells it
+      from others of that module.
+    method: of averaging.
+    kind: of step.
+    share: of the turn's steps.
+  """
+
+  crew: str
+  method: str
+  kind: str
+  share: float = 1.0
+
+  @property
+  def module(self) -> str:
+    """Whose code."""
+    return self.crew.split(',')[0]
+
+
+_TASKS = [
+    Task(_OURS, 'dense', 'compress'),
+    Task(_OURS, 'greedylore', 'compress'),
+    Task(_OURS, 'greedylore', 'refresh', 0.3),
+    Task(_OURS, 'greedylore_shared', 'refresh', 0.3),
+    Task(_OURS, 'greedylore_staggered', 'turn', 0.3),
+    Task(_OURS, 'greedylore_independent', 'compress'),
+    Task(_OURS, 'range_finder', 'compress'),
+    Task(_OURS, 'powersgd', 'compress'),
+    Task(_DDP, 'dense', 'compress'),
+    Task(_HOOK, 'powersgd_hook', 'compress'),
+]
 
 
 class Turn(NamedTuple):
@@ -66,6 +88,10 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--turns', type=int, default=3)
   parser.add_argument('--steps', type=int, default=10, help='of a turn')
   parser.add_argument('--folder', default='benchmarks')
+  parser.add_argument(
+      '--crews', nargs='+', default=[_OURS, _DDP, _HOOK],
+      help='who is there at the same time; models of 350M need one at a time',
+  )  # fmt: skip
   parser.add_argument('--report', action='store_true', help='only that')
   given = parser.parse_args(argv)
   results = pathlib.Path(given.folder) / 'results.jsonl'
@@ -78,72 +104,81 @@ def main(argv: list[str]) -> int:
   ]  # fmt: skip
   try:
     if not given.report:
-      _measure(turns, given.steps, results)
+      _measure(turns, given.crews, given.steps, results)
   except (hosts_lib.Unavailable, crew_lib.Failed) as error:
     return command.fail(error, 1)
   report.write(results, pathlib.Path(given.folder))
   return 0
 
 
-def _measure(turns: list[Turn], steps: int, results: pathlib.Path) -> None:
-  """Takes the turns that are not in the file yet."""
-  done = {
-      (x['model'], x['hosts'], x['rate'], x['number'])
-      for x in report.read(results)
-  }
-  missing = [turn for turn in turns if turn not in done]
+def _measure(
+    turns: list[Turn], crews: list[str], steps: int, results: pathlib.Path
+) -> None:
+  """Takes what is not in the file yet."""
+  done = {tuple(x[name] for name in _KEY) for x in report.read(results)}
+  missing = {
+      turn: [
+          task for task in _TASKS
+          if task.crew in crews
+          and (*turn, task.module, task.method, task.kind) not in done
+      ]
+      for turn in turns
+  }  # fmt: skip
+  missing = {turn: tasks for turn, tasks in missing.items() if tasks}
   bar = progress.Progress(
       *progress.Progress.get_default_columns(), progress.TimeElapsedColumn()
   )
   with bar, results.open('a', encoding='utf-8') as file:
-    task = bar.add_task('turns', total=len(missing))
-    crews_of = lambda turn: (turn.model, turn.hosts)
-    for (model, count), together in itertools.groupby(missing, crews_of):
-      # One worker is measured beside another, whose core may be half of its.
+    shown = bar.add_task('', total=sum(map(len, missing.values())))
+    tell = lambda *words: bar.update(shown, description=' '.join(words))
+    place = lambda turn: (turn.model, turn.hosts)
+    for (model, count), together in itertools.groupby(missing, place):
+      together = list(together)
+      needed = {task: None for turn in together for task in missing[turn]}
+      # One worker is measured beside another, who is as busy.
       with hosts_lib.Hosts(max(count, 2)) as hosts:
-        crews = {
-            name: crew_lib.Crew(
-                hosts, f'benchmarks.averaging.{name.split(",")[0]}', model,
-                port=7000 + i, alone=count == 1,
-            )
-            for i, name in enumerate(_CREWS)
-        }  # fmt: skip
-        for name, method, kind, _ in _all():
-          bar.update(task, description=f'{name}: compiles {method}')
-          crews[name].run(method, kind, 2)
+        found = _crews(hosts, model, needed, alone=count == 1)
+        for task in needed:
+          tell(task.crew, 'compiles', task.method)
+          found[task.crew].run(task.method, task.kind, 2)
         for turn in together:
-          bar.update(task, description=' '.join(map(str, turn)))
           hosts.limit(None if turn.rate == _NO_LIMIT else turn.rate)
-          for line in _take(turn, steps, hosts, crews):
+          for task in missing[turn]:
+            tell(*map(str, turn), task.crew, task.method, task.kind)
+            line = _take(turn, task, steps, hosts, found[task.crew])
             file.write(json.dumps(line) + '\n')
-          file.flush()
-          bar.advance(task)
-        for crew in crews.values():
+            file.flush()
+            bar.advance(shown)
+        for crew in found.values():
           crew.end()
 
 
-def _all() -> Iterator[tuple[str, str, str, float]]:
-  for name, methods in _CREWS.items():
-    for (method, kind), share in methods.items():
-      yield name, method, kind, share
+def _crews(
+    hosts: hosts_lib.Hosts, model: str, tasks: Iterable[Task], alone: bool
+) -> dict[str, crew_lib.Crew]:
+  """Everybody who is needed."""
+  modules = {task.crew: f'benchmarks.averaging.{task.module}' for task in tasks}
+  return {
+      name: crew_lib.Crew(hosts, module, model, port=7000 + i, alone=alone)
+      for i, (name, module) in enumerate(modules.items())
+  }
 
 
-def _take(turn, steps, hosts, crews) -> Iterator[dict[str, Any]]:
-  """Everybody's turn: a line each."""
-  for name, method, kind, share in _all():
-    crews[name].run(method, kind, 1)
-    before = [hosts.sent_bytes(i) for i in range(hosts.count)]
-    seconds = crews[name].run(method, kind, round(share * steps))
-    after = [hosts.sent_bytes(i) for i in range(hosts.count)]
-    sent = [(b - a) / len(seconds) for a, b in zip(before, after, strict=True)]
-    yield turn._asdict() | {
-        'side': name.split(',')[0],
-        'method': method,
-        'kind': kind,
-        'seconds': [round(x, 5) for x in seconds],
-        'sent': round(statistics.fmean(sent)),
-        'commit': machine.commit(),
-    }
+def _take(turn, task, steps, hosts, crew) -> dict[str, Any]:
+  """One crew's steps, after one that does not count."""
+  crew.run(task.method, task.kind, 1)
+  before = [hosts.sent_bytes(i) for i in range(hosts.count)]
+  seconds = crew.run(task.method, task.kind, round(task.share * steps))
+  after = [hosts.sent_bytes(i) for i in range(hosts.count)]
+  sent = [(b - a) / len(seconds) for a, b in zip(before, after, strict=True)]
+  return turn._asdict() | {
+      'side': task.module,
+      'method': task.method,
+      'kind': task.kind,
+      'seconds': [round(x, 5) for x in seconds],
+      'sent': round(statistics.fmean(sent)),
+      'commit': machine.commit(),
+  }
 
 
 if __name__ == '__main__':
