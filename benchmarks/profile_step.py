@@ -92,7 +92,8 @@ class Program:
   """The instructions of a compiled program, by name.
 
   Attributes:
-    places: the line of the library from which each comes.
+    places: the line of the library from which each comes (or the last one
+      within, of what does not know).
     bytes: of operands and results.
     flops: of the products in each.
   """
@@ -106,6 +107,7 @@ class Program:
     shapes: dict[str, str] = {}
     within: dict[str, int] = collections.Counter()
     called: dict[str, str] = {}
+    inner: dict[str, str] = {}
     computation = ''
     for line in self._lines:
       if opened := _COMPUTATION.match(line):
@@ -117,7 +119,9 @@ class Program:
       shapes[name] = found['result']
       if found['opcode'] in _OUTER:
         continue
-      self.places[name] = self._place(found['rest'])
+      if place := self._place(found['rest']):
+        self.places[name] = place
+        inner[computation] = place
       self.bytes[name] = sum(
           _size(shapes.get(x, '')) for x in [name, *operands]
       )
@@ -127,8 +131,11 @@ class Program:
         within[computation] += self.flops[name]
       if to := re.search(r'calls=%([^\s,]+)', found['rest']):
         called[name] = to[1]
-    for name, to in called.items():
+    for name in self.flops:
+      to = called.get(name, '')
       self.flops[name] += within[to]
+      place = inner.get(to, 'copies and the like, made by XLA')
+      self.places.setdefault(name, place)
 
   def _tables(self) -> dict[str, list[tuple[str, str, int]]]:
     """Stack frame -> (file, function, line) of it and its callers."""
@@ -161,7 +168,7 @@ class Program:
       if 'greedylore_jax/' in file and not helper:
         name = pathlib.Path(file).stem.strip('_')
         return f'{name}: {linecache.getline(file, line).strip()}'
-    return 'copies and the like, made by XLA'
+    return ''
 
 
 def _size(shape: str) -> int:

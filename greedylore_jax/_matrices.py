@@ -51,6 +51,12 @@ class Matrices:
     """The leaf's axes as they stand when it is split."""
     return sum(self.axes, ())
 
+  @property
+  def lie_transposed(self) -> bool:
+    """Whether numbers next to each other in memory are of one column."""
+    _, rows, columns = self.axes
+    return max(rows) > max(columns)
+
   def stays_spread(self, spec: Sequence[Any]) -> bool:
     """Whether a leaf that lies spread so can be split where it lies.
 

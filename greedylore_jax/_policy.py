@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _leaves
+from greedylore_jax import _linalg
 from greedylore_jax import _matrices
 from greedylore_jax import _rounds
 from greedylore_jax import _schedule
@@ -233,14 +234,14 @@ class Policy:
         _schedule.REFRESH: getattr(compressor, 'refresh', None),
         _schedule.COMPRESS: compressor.compress,
     }[kind]
-    if self._low_precision(kind) and not self._is_floating():
-      in_full = method
-      method = lambda *args: _rounds.as_integers(
-          in_full(*args), self.factor_dtype, num_workers
-      )
+    in_integers = self._low_precision(kind) and not self._is_floating()
 
     def exchange(h, memory, key):
-      output, sent, memory = yield from method(matrices.split(h), memory, key)
+      own = method(matrices.split(h), memory, key)
+      if in_integers:
+        own = _rounds.as_integers(own, self.factor_dtype, num_workers)
+      own = _linalg.as_h_lies(own, matrices.lie_transposed)
+      output, sent, memory = yield from own
       sent = matrices.join(sent) if self.error_feedback else None
       return matrices.join(output), sent, memory
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _linalg
+from greedylore_jax import _spread
 from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
@@ -104,7 +105,7 @@ class GreedyLore(base.LazyBasis):
     """Two rounds: scores, then the factor of the directions they chose."""
     local = yield from self._scores(h, basis, key)
     scores, _ = yield local
-    energies = jnp.sum(scores**2, axis=-1)
+    energies = jnp.sum(scores**2, axis=1)
     r = min(self.rank, basis.shape[2])
     p = yield from base.top_columns(basis, energies, r)
     output, sent = yield from base.project(h, p)
@@ -113,11 +114,11 @@ class GreedyLore(base.LazyBasis):
   def _scores(
       self, h: jax.Array, basis: jax.Array, key: jax.Array
   ) -> Rounds:
-    """This worker's lambda, [k, a, b], [k, a, a] -> [k, a, m]."""
+    """This worker's lambda, m rows: [k, a, b], [k, a, n] -> [k, m, n]."""
     if self.probes == 'independent':
       rows = basis.mT @ h
       v = yield from base.normal(key, rows.shape, h.dtype)
-      return jnp.sum(rows * v, axis=-1, keepdims=True)
+      return jnp.sum(rows * v, axis=-1)[:, None]
     k, _, b = h.shape
     v = yield from base.normal(key, (k, b, self.probes), h.dtype)
-    return _linalg.thin_product(basis.mT, _linalg.thin_product(h, v))
+    return _spread.hold(_linalg.thin_product(h, v).mT @ basis)

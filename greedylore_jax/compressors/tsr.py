@@ -111,10 +111,12 @@ class TSR:
 
   def _refresh_by_bases(self, h: jax.Array, omega: jax.Array) -> Rounds:
     """The paper's: Q = mean_i Q_i, which is not orthonormal."""
-    q_local = yield Each(_linalg.orthonormal, h @ omega)
+    q_local = yield Each(_linalg.orthonormal, _linalg.thin_product(h, omega))
     for _ in range(self.power_iterations):
-      z_local = yield Each(_linalg.orthonormal, h.mT @ q_local)
-      q_local = yield Each(_linalg.orthonormal, h @ z_local)
+      within = _linalg.thin_product(q_local.mT, h).mT
+      z_local = yield Each(_linalg.orthonormal, within)
+      y_local = _linalg.thin_product(h, z_local)
+      q_local = yield Each(_linalg.orthonormal, y_local)
     q, _ = yield q_local
     b_mean, _ = yield _linalg.thin_product(q.mT, h)
     u, v = yield from self._directions(q, b_mean)

@@ -84,10 +84,10 @@ class TwoSided:
     u, v = bases
     k, a, b = h.shape
     draws = yield from base.normal(key, (k, a + b, self.probes), h.dtype)
-    left = u.mT @ (h @ draws[:, a:])
-    right = v.mT @ (h.mT @ draws[:, :a])
-    scores, _ = yield jnp.concatenate([left, right], axis=1)
-    energies = jnp.sum(scores**2, axis=-1)
+    left = _linalg.thin_product(h, draws[:, a:]).mT @ u
+    right = _linalg.thin_product(draws[:, :a].mT, h) @ v
+    scores, _ = yield jnp.concatenate([left, right], axis=2)
+    energies = jnp.sum(scores**2, axis=1)
     p = yield from base.top_columns(u, energies[:, :a], min(self.rank, a))
     q = yield from base.top_columns(v, energies[:, a:], min(self.rank, b))
     output, sent = yield from base.project_both(h, p, q)
