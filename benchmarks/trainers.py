@@ -9,16 +9,14 @@ import time
 from typing import Any
 
 from benchmarks import hosts as hosts_lib
+from benchmarks import machine
 
 _PORT = 7777  # The hosts have a network of their own.
 # The threads of OpenBLAS in several processes on the same few cores wait for
 # each other: the eigenvectors of a refresh took 8 to 68 s instead of 1 s.
-# Of buffers in small pages most of a step would go by in page faults.
 _ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu',
-    'OPENBLAS_NUM_THREADS': '1',
-    'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
-}
+    'JAX_PLATFORMS': 'cpu', 'OPENBLAS_NUM_THREADS': '1', **machine.ALLOCATOR,
+}  # fmt: skip
 
 
 class Failed(Exception):

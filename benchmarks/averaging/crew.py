@@ -8,11 +8,11 @@ import sys
 from typing import Any
 
 from benchmarks import hosts as hosts_lib
+from benchmarks import machine
 
-# Of a step's seconds most went by in page faults, until pages were large.
 _ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1',
-    'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+    **machine.ALLOCATOR,
 }  # fmt: skip
 
 
