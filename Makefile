@@ -42,8 +42,15 @@ experiments: .venv/train
 theory: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m experiments.theory
 
-bench: .venv/train
+# Averaging needs hosts of its own, see below, and takes an hour. Models of 350M
+# parameters leave no room for two crews: --models 350m --hosts 2 --crews ours.
+bench: .venv/train .venv/peers
 	$(PY) -m benchmarks.decompositions
+	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging --hosts 1 --rates none
+	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging
+	$(PY) -m benchmarks.one_worker configs/greedylore/llama_9m.py \
+	  configs/greedylore/llama_60m.py --tokens 2048
+	JAX_PLATFORMS=cpu $(PY) -m benchmarks.outlook
 
 # Ten minutes or more each: very many steps, and very many kills.
 soak: .venv/train

@@ -56,7 +56,7 @@ def main() -> None:
   parser.add_argument('--method', default='greedylore')
   parser.add_argument('--kind', default='compress')
   given = parser.parse_args()
-  worker = ours.Worker(given.model)
+  worker = ours.Worker(given.model, jax.devices()[:1])
   worker.run(given.method, given.kind, 3)
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):

@@ -6,6 +6,7 @@ Answers with the seconds of each step. KIND is 'compress', 'refresh' for steps
 that all refresh, or 'turn' for those of the largest matrix's refresh.
 """
 
+from collections.abc import Sequence
 import sys
 import time
 from typing import Any
@@ -32,10 +33,15 @@ METHODS: dict[str, gl.Compressor] = {
 
 
 class Worker:
-  """Holds its gradients, and the state of the method in use."""
+  """Holds its gradients, and the state of the method in use.
 
-  def __init__(self, model: str):
-    self.mesh = jax.sharding.Mesh(np.array(jax.devices()), (_AXIS,))
+  Args:
+    model: a key of `shapes.LLAMAS`.
+    devices: of all workers, one of each process.
+  """
+
+  def __init__(self, model: str, devices: Sequence[jax.Device]):
+    self.mesh = jax.sharding.Mesh(np.array(devices), (_AXIS,))
     rng = np.random.default_rng(jax.process_index())
     own = jax.sharding.NamedSharding(self.mesh, _P(_AXIS))
     self.grads = {
@@ -76,25 +82,25 @@ class Worker:
           donate_argnums=1,
       )  # fmt: skip
     self.method, self.step = method, self._compiled[method]
-    self._plan = gl.plan(METHODS[method], params, **options)
+    self.plan = gl.plan(METHODS[method], params, **options)
     make = lambda: tx.init(jax.tree.map(lambda x: jnp.zeros(x.shape), params))
     self.state = jax.jit(
         jax.shard_map(make, mesh=self.mesh, in_specs=(), out_specs=specs)
     )()
 
-  def _when(self, kind: str) -> int:
+  def when(self, kind: str) -> int:
     """A step of that kind."""
     period = range(200, 400)
     if kind == 'turn':
-      sent = lambda i: self._plan.bytes_in(self._plan.phase_at(i))
+      sent = lambda i: self.plan.bytes_in(self.plan.phase_at(i))
       return max(period, key=sent)
     steps = [0, *period]
-    return next(i for i in steps if self._plan.phase_at(i) in (kind, 'dense'))
+    return next(i for i in steps if self.plan.phase_at(i) in (kind, 'dense'))
 
   def run(self, method: str, kind: str, steps: int) -> list[float]:
     """Seconds of each step."""
     self.use(method)
-    at, seconds = self._when(kind), []
+    at, seconds = self.when(kind), []
     for _ in range(steps):
       self.state = self.state._replace(count=self.state.count * 0 + at)
       jax.block_until_ready(self.state)
@@ -112,7 +118,7 @@ def main(model: str, coordinator: str, workers: str, index: str) -> None:
   if int(workers) > 1:
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(coordinator, int(workers), int(index))
-  orders.follow(answers, Worker(model).run)
+  orders.follow(answers, Worker(model, jax.devices()).run)
 
 
 if __name__ == '__main__':

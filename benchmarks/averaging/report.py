@@ -96,13 +96,17 @@ def _title(place: Any) -> str:
   model, hosts, rate = place
   numbers = shapes.size(model) / 1e6
   link = 'no limit' if rate == 'none' else rate.replace('bit', 'bit/s')
-  return f'LLaMA-{model} ({numbers:.1f}M numbers), {hosts} hosts, {link}'
+  size = f'LLaMA-{model} ({numbers:.1f}M numbers)'
+  if hosts == 1:
+    return f'{size}, every worker on its own'
+  return f'{size}, {hosts} hosts, {link}'
 
 
 def _table(cells: Any, place: Any) -> Iterator[str]:
   found = {key[3:]: cell for key, cell in cells.items() if key[:3] == place}
-  dense = found['theirs', 'dense', 'compress'].median
-  hook = found['theirs', 'powersgd_hook', 'compress'].median
+  peers = [
+      found.get(('theirs', x, 'compress')) for x in ('dense', 'powersgd_hook')
+  ]
   yield f'## {_title(place)}'
   yield ''
   yield (
@@ -120,12 +124,13 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
       mean += (refresh.median - cell.median) / INTERVAL
     wire = 8 * cell.sent / _bits(place[2])
     foreseen = _predicted(cells, place, method, mean) if side == 'ours' else ''
+    ratios = [f'{x.median / mean:.2f}x' if x else '' for x in peers]
     yield (
         f'| {name} | {cell.sent / 1e6:.2f} | {cell} |'
         f' {f"{mean:.3f}" if refresh else ""} |'
         f' {foreseen} |'
         f' {f"{wire:.3f}" if place[2] != "none" else ""} |'
-        f' {dense / mean:.2f}x | {hook / mean:.2f}x |'
+        f' {" | ".join(ratios)} |'
     )
   yield ''
   turn = found.get(('ours', 'greedylore_staggered', 'turn'))
