@@ -32,10 +32,16 @@ FAMILY := dense powersgd range_finder greedylore \
   quantize sign greedylore:probes=0 greedylore:probes=16 \
   greedylore:basis_size=64 range_finder:start_step=0 powersgd:start_step=0 \
   powersgd:error_feedback=ef21 greedylore:factor_dtype=int8
+FRONT := dense powersgd range_finder \
+  powersgd:factor_dtype=int8 range_finder:factor_dtype=int8
 comma := ,
 list = $(subst $() ,$(comma),$(strip $(1)))
 
 experiments: .venv/train
+	$(COMPARE) configs/family.py --workdir experiments/family --budgets 10 \
+	  --compressors $(call list,$(FRONT)) --learning_rates 5e-4,1e-3 --seeds 0,1,2
+	$(COMPARE) configs/family_4m.py --workdir experiments/family_4m --budgets 10 \
+	  --compressors $(call list,$(FRONT)) --learning_rates 1e-3
 	$(COMPARE) configs/family.py --workdir experiments/family --budgets 4,10 \
 	  --compressors $(call list,$(FAMILY))
 
