@@ -55,15 +55,17 @@ def main() -> None:
   )
   print(f'A device of {dict(mesh.shape)}; {model.layers} layers.\n')
   print(_row(
-      'method', 'kept, GB', 'besides, GB', 'sum, GB', 'sends, MB',
+      'method', 'kept, GB', 'besides, GB', 'sum, GB', 'over dense, GB',
+      'by the plan, GB', 'sends, MB',
       'largest array within a worker, MB: refresh', 'compressed step',
       'compiled in, s',
   ))  # fmt: skip
-  print(_row(*['---'] * 8))
+  print(_row(*['---'] * 10))
+  dense = 0
   for name, compressor in _METHODS.items():
     error_dtype = 'bfloat16' if 'bfloat16' in name else None
     begin = time.perf_counter()
-    compiled = _compiled(run, model, mesh, compressor, error_dtype)
+    compiled, plan = _compiled(run, model, mesh, compressor, error_dtype)
     seconds = time.perf_counter() - begin
     kept, needed = _memory(compiled)
     found = gl.collectives(compiled)
@@ -71,8 +73,11 @@ def main() -> None:
         c.bytes for c in found
         if _AXIS in c.axes and c.phase in ('compress', 'dense')
     )
+    dense = dense or kept + needed
+    planned = plan.state_bytes / plan.devices_per_worker
     cells = [
-        kept / 1e9, needed / 1e9, (kept + needed) / 1e9, sent / 1e6,
+        kept / 1e9, needed / 1e9, (kept + needed) / 1e9,
+        (kept + needed - dense) / 1e9, planned / 1e9, sent / 1e6,
         _largest(found, 'refresh') / 1e6, _largest(found, 'compress') / 1e6,
     ]  # fmt: skip
     row = _row(name, *(f'{x:.2f}' for x in cells), f'{seconds:.0f}')
@@ -99,7 +104,7 @@ def _memory(compiled: jax.stages.Compiled) -> tuple[int, int]:
 
 
 def _compiled(run, model, mesh, compressor, error_dtype):
-  """The step of a run, compiled from shapes."""
+  """The step of a run, compiled from shapes, and its plan."""
   shapes = jax.eval_shape(lambda: models.init(model, _VOCAB, 0))
   params = jax.tree.map(
       lambda x, sharding: jax.ShapeDtypeStruct(
@@ -108,11 +113,16 @@ def _compiled(run, model, mesh, compressor, error_dtype):
       shapes,
       cluster.shardings(shapes, models.partition_specs(shapes), mesh),
   )
+  options = {
+      'error_dtype': error_dtype, 'start_step': 1,
+      'weight_dimension_numbers': models.matrix_dimension_numbers,
+  }  # fmt: skip
+  plan = gl.plan(
+      compressor, params, num_workers=mesh.shape[_AXIS],
+      devices_per_worker=mesh.size // mesh.shape[_AXIS], **options,
+  )  # fmt: skip
   tx = optax.chain(
-      gl.compress_gradients(
-          compressor, _AXIS, error_dtype=error_dtype, start_step=1,
-          weight_dimension_numbers=models.matrix_dimension_numbers,
-      ),
+      gl.compress_gradients(compressor, _AXIS, **options),
       optax.clip_by_global_norm(1.0),
       optax.adamw(1e-3),
   )  # fmt: skip
@@ -125,7 +135,7 @@ def _compiled(run, model, mesh, compressor, error_dtype):
       (run.batch_size, run.data.sequence_length + 1), np.int32,
       sharding=cluster.rows_on(mesh),
   )  # fmt: skip
-  return step.lower(params, state, batch).compile()
+  return step.lower(params, state, batch).compile(), plan
 
 
 if __name__ == '__main__':
