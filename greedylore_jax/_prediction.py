@@ -48,9 +48,10 @@ def predict(
     latency: seconds until a message begins to arrive, and of starting it.
     compute_seconds: of a step without communication, dense; measure it with
       one worker.
-    overhead_seconds: what compression adds to that, measured likewise (the
-      time of a compressed step less that of a dense one); a mapping gives it
-      for each kind of step, by the phases of `plan.rounds`.
+    overhead_seconds: what compression adds to that: the time of a compressed
+      step less that of a dense one, with one worker or, as handling messages
+      takes time, too, with several on a fast link. A mapping gives it for each
+      kind of step, by the phases of `plan.rounds`.
 
   Returns:
     A `Prediction`.

@@ -28,8 +28,9 @@ def text(tmp_path):
       line('ours', 'greedylore', 'compress', [0.2, 0.25, 0.3], 6.8e6),
       line('ours', 'greedylore', 'refresh', [2.25], 1e8),
       line('ours', 'powersgd', 'compress', [0.2], 6.25e6),
+      line('ours', 'dense', 'compress', [1.0], 1e8),
       line('ours', 'dense', 'compress', [0.1], 0, hosts=1, rate='none'),
-      line('ours', 'powersgd', 'compress', [0.15], 0, hosts=1, rate='none'),
+      line('ours', 'powersgd', 'compress', [0.15], 6.25e6, rate='none'),
   ]
   results = tmp_path / 'results.jsonl'
   results.write_text('\n'.join(map(json.dumps, lines)), encoding='utf-8')

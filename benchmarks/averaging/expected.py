@@ -1,6 +1,7 @@
 """What `gl.predict` expects of a step, beside what was measured."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ _SHARE, _LATENCY = 0.95, 2e-4
 
 def seconds(
     place: tuple[str, int, float], method: str, dense_alone: float,
-    alone: dict[str, float],
+    fast: dict[str, float],
 ) -> float:  # fmt: skip
   """Of a step on average, refreshes at their share.
 
@@ -23,17 +24,18 @@ def seconds(
     place: a key of `shapes.LLAMAS`, how many hosts, bits per second of a link.
     method: a key of `ours.METHODS`.
     dense_alone: what a dense step takes one worker.
-    alone: what this method's steps take one worker, by their kind.
+    fast: what this method's steps take on fast links, by their kind.
   """
   model, hosts, rate = place
+  overheads: Any = 0.0
+  if method != 'dense':
+    overheads = {kind: max(x - dense_alone, 0.0) for kind, x in fast.items()}
   found = gl.predict(
       _plan(model, method, hosts),
       bandwidth=_SHARE * rate / 8,
       latency=_LATENCY,
       compute_seconds=dense_alone,
-      overhead_seconds={
-          kind: max(x - dense_alone, 0.0) for kind, x in alone.items()
-      },
+      overhead_seconds=overheads,
   )
   return found.dense if method == 'dense' else found.average
 

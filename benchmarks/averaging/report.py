@@ -72,8 +72,9 @@ def write(results: pathlib.Path, folder: pathlib.Path) -> None:
       ' medians of steps of the slowest worker, tenths in brackets. A core per'
       ' worker on 2 hosts, half a one on 4. MB are what a network card counts'
       f' in a step. "With refreshes": one of {INTERVAL} steps refreshes.'
-      ' "Predicted": by `gl.predict`, from what one worker alone takes. Written'
-      ' by the program.',
+      ' "Predicted": by `gl.predict`, from what a dense step takes one worker'
+      ' alone and a compressed one where links have no limit. Written by the'
+      ' program.',
   ]  # fmt: skip
   places = sorted({key[:3] for key in cells}, key=_order)
   for place in places:
@@ -153,10 +154,15 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
 
 
 def _predicted(cells: Any, place: Any, method: str, mean: float) -> str:
-  """By `gl.predict`, from what one worker takes; each has to have a core."""
+  """By `gl.predict`; each worker has to have a core.
+
+  Computing is what one dense worker takes, the overhead what compressed steps
+  take beyond that where links have no limit: handling messages is part of it.
+  """
   model, hosts, rate = place
   kinds = ('refresh', 'compress') if method == 'greedylore' else ('compress',)
-  alone = {x: cells.get((model, 1, 'none', 'ours', method, x)) for x in kinds}
+  fast = model, hosts, 'none', 'ours', method
+  alone = {x: cells.get((*fast, x)) for x in kinds}
   dense = cells.get((model, 1, 'none', 'ours', 'dense', 'compress'))
   if rate == 'none' or not dense or not all(alone.values()):
     return ''
