@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import statistics
 from typing import Any
 
@@ -96,7 +97,8 @@ def _bits(rate: str) -> float:
 def _title(place: Any) -> str:
   model, hosts, rate = place
   numbers = shapes.size(model) / 1e6
-  link = 'no limit' if rate == 'none' else rate.replace('bit', 'bit/s')
+  link = re.sub(r'([gm])bit', lambda x: f' {x[1].upper()}bit/s', rate)
+  link = 'no limit' if rate == 'none' else link
   size = f'LLaMA-{model} ({numbers:.1f}M numbers)'
   if hosts == 1:
     return f'{size}, every worker on its own'
