@@ -28,7 +28,7 @@ _CONFIGS = [
     f'configs/greedylore/llama_{size}.py'
     for size in ('60m', '130m', '350m', '1b')
 ]
-_METHODS = 'greedylore', 'powersgd'
+_METHODS = 'greedylore', 'powersgd', 'dense'
 _VOCABULARY = 32_000
 
 
@@ -37,7 +37,10 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('configs', nargs='*', default=_CONFIGS)
   parser.add_argument('--tokens', type=int, default=16_384, help='in a step')
-  parser.add_argument('--methods', nargs='+', default=_METHODS)
+  parser.add_argument(
+      '--methods', nargs='+', default=_METHODS,
+      help='one after the other; dense among them tells the noise',
+  )  # fmt: skip
   given = parser.parse_args()
   print(f'{machine.describe()}; {jax.devices()[0].device_kind}\n')
   print(
@@ -86,7 +89,7 @@ def _task(run: config.Config) -> tasks.Task:
 def _row(path, method, dense, compressed) -> str:
   count = sum(x.size for x in jax.tree.leaves(compressed.params))
   (alone,) = dense.seconds.values()
-  step = compressed.seconds['compress']
+  step = compressed.seconds.get('compress', compressed.seconds.get('dense', 0))
   refresh = compressed.seconds.get('refresh')
   cells = [
       path.removesuffix('.py').split('/')[-1], f'{count / 1e6:.1f}M', method,
