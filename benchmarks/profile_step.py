@@ -157,8 +157,9 @@ class Program:
           rows['FunctionNames'][number('function_name_id', location)],
           int(number('line', location)),
       )
-      parent = number('parent_frame_id', text)
-      frames[i] = [own, *frames.get(parent, [])] if parent != i else [own]
+      # Counted from 1 as all the tables, but 1 stands for none.
+      parent = str(int(number('parent_frame_id', text)) - 1)
+      frames[i] = [own, *frames.get(parent, [])]
     return frames
 
   def _place(self, rest: str) -> str:
