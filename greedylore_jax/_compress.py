@@ -174,29 +174,18 @@ def _average(policy, axis_name, seed, updates, state):
   memories = treedef.flatten_up_to(state.memory)
   _check_local(leaves, grads, axis_name)
   _check_errors(leaves, errors)
-  h = list(map(policy.fed, leaves, grads, errors))
   exchange = _exchange.Exchange(policy, leaves, axis_name, workers)
   key = jax.random.fold_in(jax.random.key(seed), state.count)
   with jax.default_matmul_precision('highest'):
-    received, finite = exchange(
-        h, list(map(_policy.remembered, memories)), state.count, key
-    )
-  updates, errors, memories = _exchange.unzip(
-      (
-          policy.fed_back(*x, finite)
-          for x in zip(grads, h, errors, memories, received, strict=True)
-      ),
-      3,
-  )
-  updates = [jnp.where(finite, x, jnp.nan).astype(x.dtype) for x in updates]
+    stepped = exchange(grads, errors, memories, state.count, key)
   new_state = state._replace(
       count=jnp.where(
-          finite, optax.safe_increment(state.count), state.count
+          stepped.finite, optax.safe_increment(state.count), state.count
       ),
-      error=treedef.unflatten(errors),
-      memory=treedef.unflatten(memories),
+      error=treedef.unflatten(stepped.errors),
+      memory=treedef.unflatten(stepped.memories),
   )
-  return treedef.unflatten(updates), new_state
+  return treedef.unflatten(stepped.updates), new_state
 
 
 def _check_local(leaves, grads, axis_name) -> None:

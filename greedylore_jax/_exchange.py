@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -17,11 +18,11 @@ from greedylore_jax import _spread
 from greedylore_jax import _transport
 
 
-class _Received(NamedTuple):
-  """After an exchange: an entry per leaf, and whether all of it is finite."""
+class Stepped(NamedTuple):
+  """What a step makes of the state: an entry per leaf, and if all is finite."""
 
-  outputs: list[Any]
-  sents: list[Any]
+  updates: list[Any]
+  errors: list[Any]
   memories: list[Any]
   finite: jax.Array
 
@@ -29,9 +30,9 @@ class _Received(NamedTuple):
 class Exchange:
   """The rounds of all leaves, in whichever phase the step is.
 
-  A refresh runs as a loop of one turn or none, not as a branch: a loop works on
-  what it is given where it lies, while XLA copies what comes out of a branch,
-  and most steps would copy every basis only to leave it as it was.
+  A phase is a loop of one turn or none, not a branch: a loop works on errors
+  and memories where they lie, while XLA copies what comes out of a branch, and
+  most steps would copy every basis only to leave it as it was.
   """
 
   def __init__(
@@ -47,50 +48,47 @@ class Exchange:
     self._shares = policy.shares(_spread.devices_per_worker())
 
   def __call__(
-      self, h: list[Any], memories: list[Any], count: jax.Array, key: jax.Array
-  ) -> tuple[list[Any], jax.Array]:
+      self, grads: list[Any], errors: list[Any], memories: list[Any],
+      count: jax.Array, key: jax.Array,
+  ) -> Stepped:  # fmt: skip
     """One step.
 
     Args:
-      h: of each leaf, this worker's.
-      memories: of each leaf, the compressor's own.
+      grads: of each leaf, this worker's.
+      errors: of each leaf, this worker's.
+      memories: of each leaf, see `Policy.init`.
       count: of the step.
       key: of the step, equal on all workers.
 
     Returns:
-      (output, sent, memory) of each leaf, and whether all that was received and
-      all that is to be remembered is finite; if not, memory is as it was.
+      The updates and the new state; if what was received or is to be remembered
+      is not finite, updates of NaN and the state as it was.
     """
+    index, turn = self._schedule.index(count), self._schedule.turn(count)
+    step = lambda phase, errors, memories: self._run(
+        phase, grads, errors, memories, key, turn
+    )
     phases = self._schedule.phases
-    index = self._schedule.index(count)
-    turn = self._schedule.turn(count)
-    loops = [x for x in phases if x.startswith(_schedule.REFRESH)]
-    if loops == phases:
-      loops = []
+    if len(phases) == 1:
+      return step(phases[0], errors, memories)
+    nothing = [jnp.zeros(x.shape, x.dtype) for x in grads]
+    stepped = Stepped(nothing, errors, memories, jnp.array(True))
+    for i, phase in enumerate(phases):
+      loop: Any = lambda x, phase=phase: step(phase, x.errors, x.memories)
+      stepped = _only_if(index == i, loop, stepped)
+    return stepped
 
-    def branch(phase):
-      if phase in loops:
-        return lambda memories: self._nothing(h, memories)
-      return lambda memories: self._run(phase, h, memories, key, turn)
-
-    received = jax.lax.switch(index, list(map(branch, phases)), memories)
-    for phase in loops:
-      loop: Any = lambda x, phase=phase: self._run(
-          phase, h, x.memories, key, turn
-      )
-      received = _only_if(index == phases.index(phase), loop, received)
-    outputs, sents, memories, finite = received
-    return list(zip(outputs, sents, memories, strict=True)), finite
-
-  def _run(self, phase, h, memories, key, turn) -> _Received:
-    """The exchange in one phase."""
+  def _run(self, phase, grads, errors, memories, key, turn) -> Stepped:
+    """The step in one phase."""
     kinds = [_policy.kind(self._schedule, phase, leaf) for leaf in self._leaves]
     dtypes = list(map(self._policy.wire_dtype, kinds, self._leaves))
     rounds = lambda kind, leaf: self._policy.rounds(kind, leaf, self._workers)
     keys = leaf_keys(key, len(self._leaves))
     with jax.named_scope(f'greedylore.{phase}'):
+      h = list(map(self._policy.fed, self._leaves, grads, errors))
+      own = list(map(_policy.remembered, memories))
       generators = [
-          rounds(kind, leaf)(h[i], memories[i], keys[i])
+          rounds(kind, leaf)(h[i], own[i], keys[i])
           for i, (kind, leaf) in enumerate(
               zip(kinds, self._leaves, strict=True)
           )
@@ -99,7 +97,7 @@ class Exchange:
       if members:
         one = self._leaves[members[0]]
         refresh = rounds(_schedule.REFRESH, one)
-        its = _pick(h, members, turn), _pick(memories, members, turn)
+        its = _pick(h, members, turn), _pick(own, members, turn)
         generators.append(refresh(*its, keys[turn]))
         dtypes.append(self._policy.wire_dtype(_schedule.REFRESH, one))
       transport = _transport.Transport(self._axis_name, self._shares)
@@ -108,20 +106,13 @@ class Exchange:
         _replace(new, members, turn, new.pop())
       outputs, sents, remembered = unzip(new, 3)
       # A decomposition can fail, too; memory is equal on all, so all agree.
-      finite = transport.finite & _all_finite(_changed(remembered, memories))
-      keep = lambda new, old: old if new is old else jnp.where(finite, new, old)
-      kept = jax.tree.map(keep, remembered, memories)
-    return _Received(outputs, sents, kept, finite)
-
-  def _nothing(self, h, memories) -> _Received:
-    """In the place of what a loop will find."""
-    outputs = [jnp.zeros(x.shape, x.dtype) for x in h]
-    sends = self._policy.error_feedback
-    sents = [
-        _axes.local(zero, self._axis_name) if leaf.matrices and sends else None
-        for zero, leaf in zip(outputs, self._leaves, strict=True)
-    ]
-    return _Received(outputs, sents, memories, jnp.array(True))
+      finite = transport.finite & _all_finite(_changed(remembered, own))
+      fed_back = functools.partial(self._policy.fed_back, finite=finite)
+      updates, errors, memories = unzip(
+          map(fed_back, grads, h, errors, memories, outputs, sents, remembered),
+          3,
+      )
+      return Stepped(updates, errors, memories, finite)
 
 
 def _only_if(

@@ -196,27 +196,27 @@ class Policy:
     return (h[None] + error.astype(h.dtype))[0]
 
   def fed_back(
-      self, g: jax.Array, h: jax.Array, error: Any, memory: Any, received: Any,
-      finite: jax.Array,
+      self, g: jax.Array, h: jax.Array, error: Any, memory: Any,
+      output: jax.Array, sent: Any, remembered: Any, finite: jax.Array,
   ) -> tuple[jax.Array, Any, Any]:  # fmt: skip
     """(update, error, memory) after a step, the same for every method.
 
     What was not sent is kept. Under EF21 D = mean_i D_i is the update. Of a
-    step that is not `finite`, nothing is kept.
+    step that is not `finite`, nothing is kept and the update is NaN.
     """
-    keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
-    output, sent, remembered = received
     if sent is None:
-      return output.astype(g.dtype), error, remembered
-    if self.error_feedback == 'ef21':
+      new = output.astype(g.dtype), error, remembered
+    elif self.error_feedback == 'ef21':
       d = memory.mean + output
-      tracked = Tracked(remembered, keep(d, memory.mean))
-      return d.astype(g.dtype), keep(error - sent[None], error), tracked
-    update = output.astype(g.dtype)
-    kept = h[None] - sent[None]
-    if update.dtype != output.dtype:  # The update's rounding.
-      kept += (output - update.astype(output.dtype))[None]
-    return update, keep(kept, error), remembered
+      new = d.astype(g.dtype), error - sent[None], Tracked(remembered, d)
+    else:
+      new = output.astype(g.dtype), h[None] - sent[None], remembered
+      if g.dtype != output.dtype:  # The update's rounding.
+        rounding = output - new[0].astype(output.dtype)
+        new = new[0], new[1] + rounding[None], remembered
+    old = jnp.array(jnp.nan).astype(g.dtype), error, memory
+    keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
+    return jax.tree.map(lambda x, y: x if x is y else keep(x, y), new, old)
 
   def rounds(
       self, kind: str, leaf: _leaves.Leaf, num_workers: int
