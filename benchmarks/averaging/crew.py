@@ -10,12 +10,9 @@ from typing import Any
 from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 
-# A worker has a core at most. XLA orders instructions for many, with the H of all
-# leaves at the same time, which a cache does not hold.
-_IN_ORDER = '--xla_cpu_enable_concurrency_optimized_scheduler=false'
 _ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1',
-    'XLA_FLAGS': _IN_ORDER, **machine.ALLOCATOR,
+    **machine.ALLOCATOR,
 }  # fmt: skip
 
 
