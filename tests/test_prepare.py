@@ -11,6 +11,7 @@ from train import prepare
 from train.data import datasets
 from train.data import images
 from train.data import text
+from train.data import tokenizers
 
 pytest.importorskip('tensorflow_datasets')
 pillow = pytest.importorskip('PIL.Image')
@@ -98,6 +99,19 @@ def test_texts(tmp_path):
   assert len(held_out), 'a share of the documents'
 
 
+def test_a_vocabulary_is_learnt_from_texts(tmp_path, capsys):
+  words = 'a word and an other word, naïve. ' * 20
+  (tmp_path / '0.txt').write_text(words, encoding='utf-8')
+  texts = ['--texts', str(tmp_path / '*.txt')]
+  assert run(tmp_path, 'prose', *texts, '--vocabulary', '270') == 0
+  learnt = tokenizers.load(str(tmp_path / 'sets' / 'prose' / 'tokenizer.json'))
+  assert (learnt.vocab_size, learnt.end_of_text) == (270, 0)
+  ids = learnt.encode(words.encode())
+  assert len(ids) < 0.7 * len(words), 'frequent pairs are one token'
+  assert run(tmp_path, 'prose2', *texts, '--vocabulary', '256') == 2
+  assert 'more than 256 tokens' in capsys.readouterr().err
+
+
 TEXTS = [b'a long one, much longer than a row', b'short', b'and more']
 
 
@@ -176,6 +190,7 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
       (('x', '--idx', str(tmp_path)), 'an array of bytes in IDX format'),
       (('x', '--texts', str(tmp_path / 'no*')), 'matches none'),
       (('../x', '--texts', 'y'), "got '../x'"),
+      (('x', '--vocabulary', '300'), 'give --texts, too'),
   ):
     assert run(tmp_path, *options) == 2
     error = capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Makes data sets that `data.source` names: array_record below data.data_dir.
 
 python -m train.prepare NAME [--data_dir DIR]       an official one, downloaded
-python -m train.prepare NAME --texts PATTERN ...    text files
+python -m train.prepare NAME --texts PATTERN ...    text files, tokenizer
 python -m train.prepare NAME --images FOLDER        FOLDER/CLASS/IMAGE
 python -m train.prepare NAME --idx FOLDER           the files of (Fashion-)MNIST
 """
@@ -23,6 +23,7 @@ import numpy as np
 from train import command
 from train.data import corpus
 from train.data import datasets
+from train.data import tokenizers
 
 _VERSION = '1.0.0'
 _IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
@@ -54,6 +55,10 @@ def main(argv: list[str]) -> int:
       '--texts', nargs='+', metavar='PATTERN',
       help='UTF-8 text files, a document each (.xz is read, too)',
   )  # fmt: skip
+  parser.add_argument(
+      '--vocabulary', type=int, metavar='TOKENS',
+      help='learn a tokenizer from the texts, too: NAME/tokenizer.json',
+  )  # fmt: skip
   what.add_argument(
       '--images', metavar='FOLDER',
       help='a folder per class, or train/ and test/ (or validation/) with them',
@@ -70,8 +75,14 @@ def main(argv: list[str]) -> int:
   root = pathlib.Path(options.data_dir).expanduser()
   try:
     datasets.check_name(options.name)
+    if options.vocabulary and not options.texts:
+      raise ValueError('--vocabulary is learnt from texts: give --texts, too.')
     if options.texts:
-      done = write(options.name, root, texts(options.texts))
+      source = texts(options.texts)
+      done = write(options.name, root, source)
+      if options.vocabulary:
+        path = root / options.name / 'tokenizer.json'
+        done += _learn_vocabulary(source, options.vocabulary, path)
     elif options.images:
       done = write(options.name, root, images(options.images, options.size))
     elif options.idx:
@@ -90,6 +101,13 @@ def texts(patterns: list[str]) -> Source:
   part = lambda: ({'text': document.text} for document in documents)
   features = datasets.library().features
   return Source({'text': features.Text()}, {'train': part})
+
+
+def _learn_vocabulary(source: Source, size: int, path: pathlib.Path) -> str:
+  """Writes a tokenizer and says where it lies."""
+  documents = (example['text'].decode() for example in source.splits['train']())
+  count = tokenizers.train(documents, size, str(path))
+  return f'\n{count:,} tokens. Use them with --data.tokenizer {path}.'
 
 
 def images(folder: str, size: int | None) -> Source:

@@ -1,5 +1,6 @@
 """From text to token ids: bytes, SentencePiece or Hugging Face tokenizers."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import hashlib
 import os
@@ -150,6 +151,45 @@ class HuggingFace:
     found = self._model.encode(first, second)
     self._model.no_truncation()
     return found.ids, found.type_ids
+
+
+def train(texts: Iterable[str], vocab_size: int, path: str) -> int:
+  """Writes a tokenizer.json: byte pairs, merged as often as they occur.
+
+  Args:
+    texts: to learn from.
+    vocab_size: tokens at most, of which 256 are bytes and one ends texts.
+    path: of the file.
+
+  Returns:
+    How many tokens it has; fewer than asked for where texts are too short.
+
+  Raises:
+    ValueError: there is no room for all bytes.
+    ImportError: the library is not installed.
+  """
+  try:
+    import tokenizers
+  except ImportError as error:
+    raise _missing('tokenizers', path) from error
+  alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+  if vocab_size <= len(alphabet):
+    raise ValueError(
+        f'A vocabulary must have more than {len(alphabet)} tokens, one for each'
+        f' byte and one for the end of a text; got {vocab_size}.'
+    )
+  model = tokenizers.Tokenizer(tokenizers.models.BPE())
+  model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+      add_prefix_space=False
+  )
+  model.decoder = tokenizers.decoders.ByteLevel()
+  trainer = tokenizers.trainers.BpeTrainer(
+      vocab_size=vocab_size, special_tokens=[_END_OF_TEXT[0]],
+      initial_alphabet=sorted(alphabet), show_progress=False,
+  )  # fmt: skip
+  model.train_from_iterator(texts, trainer)
+  model.save(path)
+  return model.get_vocab_size()
 
 
 def encode_document(tokenizer: Tokenizer, text: bytes) -> np.ndarray:
