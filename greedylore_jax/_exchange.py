@@ -30,9 +30,10 @@ class Stepped(NamedTuple):
 class Exchange:
   """The rounds of all leaves, in whichever phase the step is.
 
-  A phase is a loop of one turn or none, not a branch: a loop works on errors
-  and memories where they lie, while XLA copies what comes out of a branch, and
-  most steps would copy every basis only to leave it as it was.
+  A refresh is a loop of one turn or none, not a branch: a loop works on what it
+  is given where it lies, while XLA copies what comes out of a branch, and most
+  steps would copy every basis only to leave it as it was. (Loops for all phases
+  would hold updates of zeros through the backward pass.)
   """
 
   def __init__(
@@ -65,17 +66,26 @@ class Exchange:
       is not finite, updates of NaN and the state as it was.
     """
     index, turn = self._schedule.index(count), self._schedule.turn(count)
+    phases = self._schedule.phases
+    loops = [x for x in phases if x.startswith(_schedule.REFRESH)]
+    if loops == phases:
+      loops = []
     step = lambda phase, errors, memories: self._run(
         phase, grads, errors, memories, key, turn
     )
-    phases = self._schedule.phases
-    if len(phases) == 1:
-      return step(phases[0], errors, memories)
-    nothing = [jnp.zeros(x.shape, x.dtype) for x in grads]
-    stepped = Stepped(nothing, errors, memories, jnp.array(True))
-    for i, phase in enumerate(phases):
+
+    def branch(phase):
+      if phase not in loops:
+        return functools.partial(step, phase)
+      nothing = [jnp.zeros(x.shape, x.dtype) for x in grads]
+      return lambda errors, memories: Stepped(
+          nothing, errors, memories, jnp.array(True)
+      )
+
+    stepped = jax.lax.switch(index, list(map(branch, phases)), errors, memories)
+    for phase in loops:
       loop: Any = lambda x, phase=phase: step(phase, x.errors, x.memories)
-      stepped = _only_if(index == i, loop, stepped)
+      stepped = _only_if(index == phases.index(phase), loop, stepped)
     return stepped
 
   def _run(self, phase, grads, errors, memories, key, turn) -> Stepped:
