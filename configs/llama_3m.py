@@ -1,0 +1,44 @@
+"""GreedyLore's pre-training in small: a LLaMA of 3.3M parameters on English.
+
+What it shows: the protocol of `greedylore/llama_60m.py` on two cores, in
+proportion: 2,000 steps of 1,024 tokens, 4 simulated workers, a tenth of the
+steps dense, a refresh every 2 % of them; embedding and head dense. Ranks of
+d / 16 and d / 4 are 12 and 48.
+
+Command: any English text makes the data and a vocabulary,
+  python -m train.prepare english --texts TEXTS ... --vocabulary 4096
+  and python -m train configs/llama_3m.py --data.held_out FILE c4/en trains;
+  --data.tokenizer is where it says. The study:
+  python -m train.compare configs/llama_3m.py --compressors
+  dense,greedylore:rank=12,greedylore:rank=48,powersgd:rank=12
+  --learning_rates 1e-3,2e-3,4e-3
+Cost: six to ten minutes a run on two cores.
+Expected: see EXPERIMENTS.md, 'English'.
+"""
+
+from train.config import Checkpoint
+from train.config import Compression
+from train.config import Config
+from train.config import Data
+from train.config import Evaluation
+from train.config import Log
+from train.config import Mesh
+from train.config import Model
+from train.config import Optimizer
+
+config = Config(
+    steps=2000,
+    batch_size=4,
+    data=Data(
+        source='english',
+        tokenizer='data/english.json',
+        sequence_length=256,
+    ),
+    model=Model(width=192, layers=4, heads=4, feed_forward=512),
+    optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.0),
+    compression=Compression(rank=48, update_interval=40, start_step=200),
+    mesh=Mesh(replica=4),
+    evaluation=Evaluation(every=500, sequences=256),
+    checkpoint=Checkpoint(every=1000, keep=1),
+    log=Log(tensorboard=False),
+)
