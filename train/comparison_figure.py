@@ -13,11 +13,11 @@ from matplotlib import lines
 from matplotlib import ticker
 import matplotlib.pyplot as plt
 
-# Fourteen that differ also side by side; dense is black.
+# That differ also side by side; dense is black.
 _COLORS = (
     '#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b',
     '#e377c2', '#17becf', '#bcbd22', '#1b3a6b', '#f7b6d2', '#98df8a',
-    '#7f7f7f', '#c49c00',
+    '#7f7f7f', '#c49c00', '#aec7e8', '#5a0f5e', '#9edae5', '#ff9896',
 )  # fmt: skip
 _STYLES = ('-', '--', ':', '-.')
 
