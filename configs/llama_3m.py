@@ -12,8 +12,7 @@ Command: any English text makes the data and a vocabulary,
   python -m train.compare configs/llama_3m.py --compressors
   dense,greedylore:rank=12,greedylore:rank=48,powersgd:rank=12
   --learning_rates 1e-3,2e-3,4e-3
-Cost: six to ten minutes a run on two cores.
-Expected: see EXPERIMENTS.md, 'English'.
+Cost and results: not run yet.
 """
 
 from train.config import Checkpoint

@@ -6,8 +6,8 @@ What it reproduces: the ablation of error feedback of GreedyLore (arXiv
 Command: python -m train configs/greedylore/ablation_error_feedback.py, with the
   data of `llama_350m.py`; --compression.error_feedback True is what it is
   compared with, and --compression.method fixed_subspace stands for GaLore.
-Hardware: GPUs or TPUs with bfloat16. Our number: EXPERIMENTS.md, 'Ablations',
-  has small models; not run at this size.
+Hardware: GPUs or TPUs with bfloat16. Our number: not run at this size;
+  'Digits' in EXPERIMENTS.md has a small model.
 """
 
 from train.config import Checkpoint
