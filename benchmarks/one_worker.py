@@ -3,9 +3,9 @@
     python -m benchmarks.one_worker [CONFIG ...] [--tokens 16384]
 
 The same on CPU, GPU and TPU, whichever JAX finds: for each configuration the
-step of one worker on one device, dense and compressed, every kind of step, and
-the device's memory at its peak as the compiler has it. Tokens are random, as no
-time depends on them.
+step of one worker on one device, dense and compressed in turns, every kind of
+step, and the device's memory at its peak as the compiler has it. Tokens are
+random, as no time depends on them.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> int:
   parser.add_argument('--tokens', type=int, default=16_384, help='in a step')
   parser.add_argument(
       '--methods', nargs='+', default=_METHODS,
-      help='one after the other; dense among them tells the noise',
+      help='beside dense; dense once more among them tells the noise',
   )  # fmt: skip
   given = parser.parse_args()
   print(f'{machine.describe()}; {jax.devices()[0].device_kind}\n')
@@ -57,9 +57,11 @@ def main() -> int:
     )  # fmt: skip
     mesh = cluster.start(run)
     task = _task(run)
-    dense = forecast.measure(forecast.with_dense(run), mesh, task)
-    for method in given.methods:
-      compressed = forecast.measure(_with(run, method), mesh, task)
+    runs = [_with(run, method) for method in given.methods]
+    dense, *others = forecast.measure(
+        [forecast.with_dense(run), *runs], mesh, task
+    )
+    for method, compressed in zip(given.methods, others, strict=True):
       print(_row(path, method, dense, compressed), flush=True)
   return 0
 

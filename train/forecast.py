@@ -4,6 +4,7 @@ Bytes are those of the plan; what a worker computes is measured, with one worker
 on one of this machine's devices (or, with mesh.fsdp, on as many as it has).
 """
 
+from collections.abc import Sequence
 import dataclasses
 import statistics
 import time
@@ -22,7 +23,8 @@ from train import tasks
 _GBITS = 0.1, 1, 10, 100
 _SHARE = 0.95  # Of a link's rate, what headers leave.
 _LATENCY = 1e-4
-_STEPS = 5
+_TURNS = 3
+_STEPS = 3  # Of a phase in a turn; the first warms up.
 
 
 def describe(settings: config.Config) -> str:
@@ -41,8 +43,7 @@ def describe(settings: config.Config) -> str:
     )
   alone = dataclasses.replace(alone, batch_size=settings.batch_size // workers)
   task = tasks.load(alone)
-  dense = measure(with_dense(alone), mesh, task)
-  compressed = measure(alone, mesh, task)
+  dense, compressed = measure([with_dense(alone), alone], mesh, task)
   plan = job_lib.plan(settings, mesh, task, compressed.params, workers)
   return '\n'.join([
       task.introduction, '', str(plan), '',
@@ -88,30 +89,61 @@ class Measured:
 
 
 def measure(
-    settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
-) -> Measured:
-  """Takes some steps of every phase that lasts."""
-  job = job_lib.prepare(settings, mesh, task)
-  batch = job.place(next(task.train(settings.batch_size, 0, 1)))
-  params, state = job.fresh.params, job.fresh.opt_state
-  shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      params,
-  )
-  seconds: dict[str, list[float]] = {}
-  for phase in job.plan.lasting_phases():
-    at = next(i for i in range(2**31) if job.plan.phase_at(i) == phase)
-    for _ in range(_STEPS):
-      state = _at(state, at)
-      jax.block_until_ready(state)
-      begin = time.perf_counter()
-      params, state, loss = job.step(params, state, batch)
-      jax.block_until_ready((params, state, loss))
-      seconds.setdefault(phase, []).append(time.perf_counter() - begin)
-  # The first step of a phase warms up.
-  medians = {phase: statistics.median(x[1:]) for phase, x in seconds.items()}
-  peak = _peak(job.step.memory_analysis())
-  return Measured(shapes, medians, peak, job.plan.state_bytes)
+    runs: Sequence[config.Config], mesh: jax.sharding.Mesh, task: tasks.Task
+) -> list[Measured]:
+  """Takes some steps of every phase that lasts, of the runs in turns.
+
+  What else the machine does meets all of them alike. One run's state at a time
+  has to fit on the device; the others' wait on the host.
+  """
+  workers = [_Worker(run, mesh, task) for run in runs]
+  for _ in range(_TURNS):
+    for worker in workers:
+      worker.take_turn()
+  return [worker.measured() for worker in workers]
+
+
+class _Worker:
+  """One worker of a run, and what its steps took."""
+
+  def __init__(
+      self, run: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+  ):
+    job = job_lib.prepare(run, mesh, task)
+    fresh = job.fresh.params, job.fresh.opt_state
+    self._params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+        job.fresh.params,
+    )
+    self._places = jax.tree.map(lambda x: x.sharding, fresh)
+    self._waiting = jax.device_get(fresh)
+    self._step, self._plan = job.step, job.plan
+    self._batch = job.place(next(task.train(run.batch_size, 0, 1)))
+    self._seconds: dict[str, list[float]] = {}
+
+  def take_turn(self) -> None:
+    """Some steps of each phase, timed."""
+    params, state = jax.device_put(self._waiting, self._places)
+    for phase in self._plan.lasting_phases():
+      at = next(i for i in range(2**31) if self._plan.phase_at(i) == phase)
+      seconds = []
+      for _ in range(_STEPS):
+        state = _at(state, at)
+        jax.block_until_ready((params, state))
+        begin = time.perf_counter()
+        params, state, loss = self._step(params, state, self._batch)
+        jax.block_until_ready((params, state, loss))
+        seconds.append(time.perf_counter() - begin)
+      self._seconds.setdefault(phase, []).extend(seconds[1:])
+
+  def measured(self) -> Measured:
+    """Of all turns."""
+    return Measured(
+        params=self._params,
+        seconds={x: statistics.median(s) for x, s in self._seconds.items()},
+        memory=_peak(self._step.memory_analysis()),
+        added=self._plan.state_bytes,
+    )
 
 
 def _peak(memory: Any) -> int:
