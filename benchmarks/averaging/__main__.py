@@ -92,6 +92,10 @@ def main(argv: list[str]) -> int:
       '--crews', nargs='+', default=[_OURS, _DDP, _HOOK],
       help='who is there at the same time; models of 350M need one at a time',
   )  # fmt: skip
+  parser.add_argument(
+      '--methods', nargs='+', default=sorted({x.method for x in _TASKS}),
+      help='of averaging; models of 350M leave no room for shared refreshes',
+  )  # fmt: skip
   parser.add_argument('--report', action='store_true', help='only that')
   given = parser.parse_args(argv)
   results = pathlib.Path(given.folder) / 'results.jsonl'
@@ -104,7 +108,11 @@ def main(argv: list[str]) -> int:
   ]  # fmt: skip
   try:
     if not given.report:
-      _measure(turns, given.crews, given.steps, results)
+      tasks = [
+          x for x in _TASKS
+          if x.crew in given.crews and x.method in given.methods
+      ]  # fmt: skip
+      _measure(turns, tasks, given.steps, results)
   except (hosts_lib.Unavailable, crew_lib.Failed) as error:
     return command.fail(error, 1)
   report.write(results, pathlib.Path(given.folder))
@@ -112,15 +120,14 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(
-    turns: list[Turn], crews: list[str], steps: int, results: pathlib.Path
+    turns: list[Turn], tasks: list[Task], steps: int, results: pathlib.Path
 ) -> None:
   """Takes what is not in the file yet."""
   done = {tuple(x[name] for name in _KEY) for x in report.read(results)}
   missing = {
       turn: [
-          task for task in _TASKS
-          if task.crew in crews
-          and (*turn, task.module, task.method, task.kind) not in done
+          task for task in tasks
+          if (*turn, task.module, task.method, task.kind) not in done
       ]
       for turn in turns
   }  # fmt: skip
