@@ -47,6 +47,7 @@ class Cell:
     self.seconds = sorted(x for turn in turns for x in turn['seconds'])
     self.median = statistics.median(self.seconds)
     self.sent = statistics.median(turn['sent'] for turn in turns)
+    self.commits = {turn['commit'] for turn in turns}
 
   def __str__(self) -> str:
     low, high = (
@@ -65,11 +66,10 @@ def write(results: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes RESULTS.md and RESULTS.png."""
   turns = sorted(read(results), key=_key)
   cells = {key: Cell(list(x)) for key, x in itertools.groupby(turns, _key)}
-  commits = ', '.join(sorted({x['commit'] for x in turns}))
   text = [
       '# How long averaging takes', '',
-      f'`python -m benchmarks.averaging`, {machine.describe()}; measured at'
-      f' {commits}. Gradients are given, nothing but their averaging is timed:'
+      f'`python -m benchmarks.averaging`, {machine.describe()}.'
+      ' Gradients are given, nothing but their averaging is timed:'
       ' medians of steps of the slowest worker, tenths in brackets. A core per'
       ' worker on 2 hosts, half a one on 4. MB are what a network card counts'
       f' in a step. "With refreshes": one of {INTERVAL} steps refreshes.'
@@ -111,6 +111,10 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
       found.get(('theirs', x, 'compress')) for x in ('dense', 'powersgd_hook')
   ]
   yield f'## {_title(place)}'
+  yield ''
+  commits = set().union(*(x.commits for x in found.values()))
+  steps = max(len(x.seconds) for x in found.values())
+  yield f'Measured at {", ".join(sorted(commits))}, {steps} steps a method.'
   yield ''
   yield (
       '| | MB | seconds | with refreshes | predicted | the wire alone |'

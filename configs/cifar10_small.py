@@ -1,0 +1,40 @@
+"""A small residual network on CIFAR-10: the papers' image experiment in small.
+
+What it reproduces: the protocol of `greedylore/cifar10_resnet18.py` on two
+cores, in proportion: 78,000 parameters, 4 simulated workers x 32 images, crop
+and flip, AdamW with cosine; 2,000 steps, of which 64 dense, a refresh every 96.
+Stages are 16, 32 and 64 channels wide rather than 64 to 512, so a rank of 16
+is to the first of them what 64 is there, and 4 and 2 what 16 and 8 are.
+
+Command: python -m train.prepare cifar10, and then, for all of it,
+  python -m train.compare configs/cifar10_small.py --compressors
+  dense,greedylore:rank=2,greedylore:rank=4,greedylore:rank=16,powersgd
+  --seeds 0,1,2; beside them random_subspace and
+  greedylore:error_feedback=False.
+Cost and results: not run yet.
+"""
+
+from train.config import Checkpoint
+from train.config import Compression
+from train.config import Config
+from train.config import Data
+from train.config import Evaluation
+from train.config import Log
+from train.config import Mesh
+from train.config import Model
+from train.config import Optimizer
+
+config = Config(
+    steps=2000,
+    batch_size=128,
+    data=Data(source='cifar10', crop=4, flip=True),
+    model=Model(name='resnet8', width=16),
+    optimizer=Optimizer(name='adamw', learning_rate=5e-3, weight_decay=1e-2),
+    compression=Compression(
+        method='greedylore', rank=16, update_interval=96, start_step=64
+    ),
+    mesh=Mesh(replica=4),
+    evaluation=Evaluation(every=500, sequences=0),
+    checkpoint=Checkpoint(every=1000, keep=1),
+    log=Log(tensorboard=False),
+)
