@@ -49,8 +49,8 @@ theory: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m experiments.theory
 
 # Averaging needs hosts of its own, see below, and takes an hour. Models of 350M
-# parameters leave no room for two crews, nor for shared refreshes: --models 350m
-# --hosts 2 --crews ours --methods dense greedylore range_finder powersgd.
+# parameters leave no room for two crews, nor for GreedyLore's refreshes in 23 GB:
+# --models 350m --hosts 2 --crews ours --methods range_finder, or another one.
 bench: .venv/train .venv/peers
 	$(PY) -m benchmarks.decompositions
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging --hosts 1 --rates none

@@ -28,6 +28,26 @@ def test_every_lasting_kind_of_step_is_measured(text):
   assert all(float(measured[i]) > 0 for i in (1, 3, 5))
 
 
+def test_runs_are_timed_in_turns(monkeypatch):
+  log = []
+
+  class Worker:
+    def __init__(self, run, mesh, task):
+      self.run = run
+
+    def take_turn(self):
+      log.append(self.run)
+
+    def measured(self):
+      return f'{self.run} measured'
+
+  monkeypatch.setattr(forecast, '_Worker', Worker)
+  measured = forecast.measure(['a', 'b'], None, None)
+  assert measured == ['a measured', 'b measured']
+  assert len(log) > 2
+  assert log == ['a', 'b'] * (len(log) // 2)
+
+
 def test_slower_links_win_more_and_the_verdict_fits(text):
   rows = re.findall(r'^ +([\d.]+)(?: +[\d.e-]+){3} +([\d.]+)x$', text, re.M)
   rates = [float(rate) for rate, _ in rows]

@@ -92,9 +92,10 @@ def main(argv: list[str]) -> int:
       '--crews', nargs='+', default=[_OURS, _DDP, _HOOK],
       help='who is there at the same time; models of 350M need one at a time',
   )  # fmt: skip
+  methods = sorted({x.method for x in _TASKS})
   parser.add_argument(
-      '--methods', nargs='+', default=sorted({x.method for x in _TASKS}),
-      help='of averaging; models of 350M leave no room for shared refreshes',
+      '--methods', nargs='+', default=methods, choices=methods,
+      help='of averaging; models of 350M leave room for one at a time',
   )  # fmt: skip
   parser.add_argument('--report', action='store_true', help='only that')
   given = parser.parse_args(argv)
