@@ -29,9 +29,10 @@ FAMILY := dense powersgd range_finder greedylore \
   powersgd:factor_dtype=int8 range_finder:factor_dtype=int8 \
   range_finder:warm=0.5 tsr_adam:start_step=0 tsr \
   two_sided top_k top_k:indices=own fixed_subspace random_subspace random_k \
-  quantize sign greedylore:probes=0 greedylore:probes=16 \
+  quantize quantize:bits=4 sign greedylore:probes=0 greedylore:probes=16 \
   greedylore:basis_size=64 range_finder:start_step=0 powersgd:start_step=0 \
-  powersgd:error_feedback=ef21 greedylore:factor_dtype=int8
+  powersgd:factor_dtype=int8:start_step=0 powersgd:error_feedback=ef21 \
+  greedylore:factor_dtype=int8
 FRONT := dense powersgd range_finder \
   powersgd:factor_dtype=int8 range_finder:factor_dtype=int8
 comma := ,
@@ -39,7 +40,9 @@ list = $(subst $() ,$(comma),$(strip $(1)))
 
 experiments: .venv/train
 	$(COMPARE) configs/family.py --workdir experiments/family --budgets 10 \
-	  --compressors $(call list,$(FRONT)) --learning_rates 5e-4,1e-3 --seeds 0,1,2
+	  --compressors $(call list,$(FRONT)) --learning_rates 1e-3 --seeds 0,1,2
+	$(COMPARE) configs/family.py --workdir experiments/family --budgets 10 \
+	  --compressors $(call list,$(FRONT)) --learning_rates 5e-4,2e-3,4e-3
 	$(COMPARE) configs/family_4m.py --workdir experiments/family_4m --budgets 10 \
 	  --compressors $(call list,$(FRONT)) --learning_rates 1e-3
 	$(COMPARE) configs/family.py --workdir experiments/family --budgets 4,10 \

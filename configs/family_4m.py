@@ -4,7 +4,7 @@ What it shows: whether the order of `configs/family.py` holds at 4.1M
 parameters: the same data, steps, workers and refreshes.
 
 Command: make experiments; one run is python -m train configs/family_4m.py.
-Cost: ten minutes a run on two cores.
+Cost: a quarter of an hour a run on two cores, or more beside other work.
 Expected: see EXPERIMENTS.md, 'The family'.
 """
 
