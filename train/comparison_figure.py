@@ -107,7 +107,7 @@ def _legend(figure, colors, styles) -> None:
       lines.Line2D([], [], color='gray', ls=style, label=f'{b:g}x fewer bytes')
       for b, style in styles.items() if b is not None
   ]  # fmt: skip
-  longest = max(len(handle.get_label()) for handle in handles)
+  longest = max(len(str(handle.get_label())) for handle in handles)
   inches = 0.6 + 0.085 * longest  # Of a column: its line and its letters.
   figure.legend(
       handles=handles, loc='outside lower center', frameon=False,
