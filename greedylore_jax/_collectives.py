@@ -28,6 +28,7 @@ _DTYPES = {
     's64': 'int64', 's32': 'int32', 's16': 'int16', 's8': 'int8',
     'u64': 'uint64', 'u32': 'uint32', 'u16': 'uint16', 'u8': 'uint8',
     's4': 'int4', 'u4': 'uint4', 'pred': 'bool',
+    'c64': 'complex64', 'c128': 'complex128',
     'f8e4m3fn': 'float8_e4m3fn', 'f8e5m2': 'float8_e5m2',
 }  # fmt: skip
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _axes
+from greedylore_jax import _checks
 from greedylore_jax import _exchange
+from greedylore_jax import _feedback
 from greedylore_jax import _policy
 
 
@@ -22,7 +24,8 @@ class CompressState(NamedTuple):
       the mesh; other leaves hold `optax.MaskedNode()`. Under EF21 it is -D_i,
       minus what all know of this worker.
     memory: the parameters' tree; a compressed leaf holds what the compressor
-      remembers, for `GreedyLore` the basis [k, a, a]; equal on all workers.
+      remembers, for `GreedyLore` the basis [k, a, a], and under EF21 a pair of
+      that and of mean_i D_i; equal on all workers.
   """
 
   count: jax.Array  # type: ignore[assignment]
@@ -45,7 +48,7 @@ def compress_gradients(
     axis_name: _axes.AxisName,
     *,
     start_step: int = 0,
-    error_feedback: _policy.ErrorFeedback = True,
+    error_feedback: _feedback.Kind = True,
     min_compression_rate: float = 1.0,
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,
@@ -65,8 +68,9 @@ def compress_gradients(
 
     H_i = G_i + E_i,   (update, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i.
 
-  mean_i G_i + mean_i E_i is conserved: it equals the update plus the new
-  mean_i E_i at every step.
+  mean_i G_i + mean_i E_i is conserved under error feedback: it equals the update
+  plus the new mean_i E_i at every step, up to the rounding of the dtypes that
+  travel and are stored.
 
   If anything received or to be remembered is not finite, because of any worker,
   the updates of all are NaN and the state stays as it was: to skip such a step,
@@ -88,21 +92,26 @@ def compress_gradients(
       on G_i - D_i, D_i <- D_i + S_i, update = mean_i D_i; then `error` holds
       -D_i. False forgets: the update is biased; only for ablations.
     min_compression_rate: a matrix is compressed only if that sends fewer than
-      1 / min_compression_rate of its bytes in a compressed step. 0 compresses
-      whatever is a matrix.
+      1 / min_compression_rate of its bytes in a compressed step, as one of two
+      workers sends them. 0 compresses whatever is a matrix.
     weight_dimension_numbers: a tree of `optax.contrib.MuonDimensionNumbers` (a
       matrix; axes not named are a stack of matrices) and None (stays dense)
       that covers the parameters, a prefix of such a tree, or a function from
       parameters to it. Default: 2-D leaves are matrices, 3-D ones stacks
       [layers, rows, columns], 4-D ones convolutions HWIO, the rest is dense.
-    error_dtype: dtype of the stored errors; None is the parameter's. A lower
-      one saves memory and forgets the rounding.
+      So name those that are something else: a projection to heads [512, 8, 64]
+      is one matrix, MuonDimensionNumbers(0, (1, 2)), and gains of stacked
+      layers [12, 512] are none. `print(plan(...))` shows what each leaf is.
+    error_dtype: dtype of the stored errors; None is float32, or the parameter's
+      if that has more. A lower one saves memory and forgets the rounding.
     factor_dtype: dtype in which compressed leaves' messages travel in
       compressed steps; None is the gradient's. What a lower one rounds away
-      goes into the error. (XLA widens 16-bit all-reduces to float32 on CPU.)
-      int8 and int16 scale each row or column, for which a small round goes
-      ahead; N workers share their range, so a step of int8 is N / 127 of the
-      row's largest entry.
+      goes into the error, but for what a sum of floating numbers rounds.
+      (XLA widens 16-bit all-reduces to float32 on CPU. float16 ends at 65,504;
+      bfloat16 has float32's range.) int8 and int16 scale each row or column,
+      for which a small round goes ahead; N workers share their range, so a step
+      of int8 is N / 127 of the row's largest entry. What is gathered travels as
+      it is.
     stagger: refreshes the leaves by turns, one in a step at most, rather than
       all together, so that no step sends more than a compressed one and one
       leaf (but for the first, which refreshes all). For each leaf the method
@@ -140,11 +149,18 @@ def compress_gradients(
     Integers that can be added up: IntSGD, arXiv 2102.08374 (2021).
     The recursion: GreedyLore, arXiv 2507.08784 (2025), Algorithm 2.
   """
+  _checks.check_integer('seed', seed, at_least=0)
   policy = _policy.Policy(
-      compressor, start_step, error_feedback, min_compression_rate,
-      weight_dimension_numbers, error_dtype, factor_dtype, stagger,
-      share_decompositions,
-  )  # fmt: skip
+      compressor,
+      start_step=start_step,
+      error_feedback=error_feedback,
+      min_compression_rate=min_compression_rate,
+      weight_dimension_numbers=weight_dimension_numbers,
+      error_dtype=error_dtype,
+      factor_dtype=factor_dtype,
+      stagger=stagger,
+      share_decompositions=share_decompositions,
+  )
 
   def init_fn(params):
     leaves = policy.leaves(params)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _compress
+from greedylore_jax import _feedback
 from greedylore_jax import _leaves
 from greedylore_jax import _policy
 
@@ -55,7 +56,7 @@ def energies(grads: Any, before: Any, after: Any) -> jax.Array:
       continue
     g, e_old, e_new = (x.astype(jnp.float32) for x in (g, e_old[0], e_new[0]))
     # Under EF21 the state holds -D_i, and what the others lack is G_i - D_i.
-    kept = g + e_new if isinstance(memory, _policy.Tracked) else e_new
+    kept = g + e_new if isinstance(memory, _feedback.Tracked) else e_new
     total += jnp.stack([jnp.sum(x**2) for x in (g, g + e_old, kept)])
   return total
 
@@ -94,7 +95,7 @@ def _drift(
     method: Any = method_of(_leaves.path_name(path))
     if not hasattr(method, 'leading'):
       continue
-    p, q = (method.leading(_policy.remembered(x)) for x in (was, now))
+    p, q = (method.leading(_feedback.remembered(x)) for x in (was, now))
     shared = jnp.sum((p.mT @ q) ** 2, axis=(1, 2)) / q.shape[2]
     outside += jnp.sum(1 - shared)
     count += len(shared)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax._compress import CompressState
 from greedylore_jax._compress import NonlinearCompressState
 
@@ -64,8 +65,7 @@ def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
     ValueError: if the state holds the errors of several workers, or of another
       number of them where every worker needs its own.
   """
-  if num_workers < 1:
-    raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
+  _checks.check_integer('num_workers', num_workers)
 
   def repeat(error):
     if error.shape[0] != 1:

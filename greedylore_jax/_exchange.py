@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _axes
+from greedylore_jax import _feedback
 from greedylore_jax import _leaves
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
@@ -94,9 +95,10 @@ class Exchange:
     dtypes = list(map(self._policy.wire_dtype, kinds, self._leaves))
     rounds = lambda kind, leaf: self._policy.rounds(kind, leaf, self._workers)
     keys = leaf_keys(key, len(self._leaves))
+    feedback = self._policy.feedback
     with jax.named_scope(f'greedylore.{phase}'):
-      h = list(map(self._policy.fed, self._leaves, grads, errors))
-      own = list(map(_policy.remembered, memories))
+      h = list(map(feedback.fed, self._leaves, grads, errors))
+      own = list(map(_feedback.remembered, memories))
       generators = [
           rounds(kind, leaf)(h[i], own[i], keys[i])
           for i, (kind, leaf) in enumerate(
@@ -117,7 +119,7 @@ class Exchange:
       outputs, sents, remembered = unzip(new, 3)
       # A decomposition can fail, too; memory is equal on all, so all agree.
       finite = transport.finite & _all_finite(_changed(remembered, own))
-      fed_back = functools.partial(self._policy.fed_back, finite=finite)
+      fed_back = functools.partial(feedback.fed_back, finite=finite)
       updates, errors, memories = unzip(
           map(fed_back, grads, h, errors, memories, outputs, sents, remembered),
           3,

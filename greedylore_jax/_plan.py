@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from greedylore_jax import _checks
+from greedylore_jax import _feedback
 from greedylore_jax import _leaves
 from greedylore_jax import _plan_table
 from greedylore_jax import _policy
@@ -96,10 +98,7 @@ class Plan:
 
   def lasting_phases(self) -> dict[str, float]:
     """The share of steps of each phase in the long run."""
-    period = self.schedule.period()
-    begun = self.schedule.start_step + period
-    phases = map(self.phase_at, range(begun, begun + period))
-    return {x: n / period for x, n in collections.Counter(phases).items()}
+    return self.schedule.lasting()
 
   @property
   def peak_bytes(self) -> int:
@@ -123,7 +122,7 @@ def plan(
     num_workers: int = 1,
     devices_per_worker: int = 1,
     start_step: int = 0,
-    error_feedback: _policy.ErrorFeedback = True,
+    error_feedback: _feedback.Kind = True,
     min_compression_rate: float = 1.0,
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,
@@ -168,18 +167,24 @@ def plan(
     >>> [tuple(sent) for sent in p.rounds['compress']]
     [('all-reduce', 'float32', 320), ('all-reduce', 'float32', 1024)]
   """
+  _checks.check_integer('num_workers', num_workers)
+  _checks.check_integer('devices_per_worker', devices_per_worker)
   policy = _policy.Policy(
-      compressor, start_step, error_feedback, min_compression_rate,
-      weight_dimension_numbers, error_dtype, factor_dtype, stagger,
-      share_decompositions,
-  )  # fmt: skip
-  if num_workers < 1:
-    raise ValueError(f'num_workers must be at least 1, got {num_workers!r}.')
+      compressor,
+      start_step=start_step,
+      error_feedback=error_feedback,
+      min_compression_rate=min_compression_rate,
+      weight_dimension_numbers=weight_dimension_numbers,
+      error_dtype=error_dtype,
+      factor_dtype=factor_dtype,
+      stagger=stagger,
+      share_decompositions=share_decompositions,
+  )
   leaves = policy.leaves(params)
   schedule = policy.schedule(leaves)
   messages = {
       phase: [
-          _messages(policy, kind, leaf, num_workers, devices_per_worker)
+          policy.messages(kind, leaf, num_workers, devices_per_worker)
           for kind, leaf in _steps(schedule, phase, leaves)
       ]
       for phase in schedule.phases
@@ -212,25 +217,10 @@ def _steps(schedule, phase, leaves) -> list[tuple[str, _leaves.Leaf]]:
   ]
 
 
-def _messages(
-    policy, kind, leaf, num_workers, devices
-) -> list[_transport.Sent]:
-  """What one leaf sends in a kind of step, a message per round."""
-  g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-  error, memory = jax.eval_shape(lambda: policy.init(leaf))
-  h = jax.eval_shape(lambda *x: policy.fed(leaf, *x), g, error)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  return _transport.record(
-      policy.rounds(kind, leaf, num_workers), policy.wire_dtype(kind, leaf),
-      num_workers, devices, policy.shares(devices),
-      h, _policy.remembered(memory), key,
-  )  # fmt: skip
-
-
 def _payload(sent: _transport.Sent, num_workers: int) -> int:
   """Bytes of a message, as those of an all-reduce that takes as long."""
-  size = sent.size * jax.numpy.dtype(sent.dtype).itemsize
-  return size * max(num_workers, 2) // 2 if 'gather' in sent.kind else size
+  gathered = 'gather' in sent.kind
+  return sent.bytes * max(num_workers, 2) // 2 if gathered else sent.bytes
 
 
 def _packed(

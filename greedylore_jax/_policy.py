@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import re
 from typing import Any
-from typing import Literal
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax import _checks
+from greedylore_jax import _feedback
 from greedylore_jax import _leaves
 from greedylore_jax import _linalg
 from greedylore_jax import _matrices
@@ -26,14 +26,6 @@ from greedylore_jax import _transport
 from greedylore_jax.compressors import base
 
 Compressors = base.Compressor | Sequence[tuple[str, base.Compressor]]
-ErrorFeedback = bool | Literal['ef14', 'ef21']
-
-
-class Tracked(NamedTuple):
-  """Memory under EF21: the compressor's, and what all workers follow."""
-
-  memory: Any
-  mean: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Policy:
 
   compressor: Compressors
   start_step: int = 0
-  error_feedback: ErrorFeedback = True
+  error_feedback: _feedback.Kind = True
   min_compression_rate: float = 1.0
   weight_dimension_numbers: Any = None
   error_dtype: Any = None
@@ -51,44 +43,37 @@ class Policy:
   share_decompositions: bool = False
 
   def __post_init__(self):
-    for _, compressor in self.rules:
+    for pattern, compressor in self.rules:
+      _check_pattern(pattern)
       base.check_compressor(compressor)
-    base.check_integer('start_step', self.start_step, at_least=0)
+    _checks.check_integer('start_step', self.start_step, at_least=0)
+    _checks.check_number('min_compression_rate', self.min_compression_rate)
     if self.min_compression_rate < 0:
       raise ValueError(
           'min_compression_rate must not be negative, got'
           f' min_compression_rate={self.min_compression_rate!r}.'
       )
-    if self.error_feedback not in (True, False, 'ef14', 'ef21'):
-      raise ValueError(
-          "error_feedback must be True (which is 'ef14'), False or 'ef21', got"
-          f' error_feedback={self.error_feedback!r}.'
-      )
-    if self.error_dtype is not None:
-      if not jnp.issubdtype(self.error_dtype, jnp.floating):
-        raise TypeError(
-            f'error_dtype must be a floating dtype, got {self.error_dtype!r}.'
-        )
-      if self.error_feedback == 'ef21':
-        raise ValueError(
-            "error_feedback='ef21' follows the gradients by differences, whose"
-            ' rounding would add up: leave error_dtype at None.'
-        )
-    if self.factor_dtype is not None and not any(
-        jnp.issubdtype(self.factor_dtype, kind)
-        for kind in (jnp.floating, jnp.signedinteger)
-    ):
-      raise TypeError(
-          'factor_dtype must be a floating or signed integer dtype, got'
-          f' {self.factor_dtype!r}.'
-      )
+    known = 'int8', 'int16', *_checks.FLOATING
+    _checks.check_dtype('factor_dtype', self.factor_dtype, known)
+    _feedback.ErrorFeedback(self.error_feedback, self.error_dtype)
+
+  @property
+  def feedback(self) -> _feedback.ErrorFeedback:
+    """What becomes of the rest."""
+    return _feedback.ErrorFeedback(self.error_feedback, self.error_dtype)
 
   @property
   def rules(self) -> list[tuple[str, base.Compressor]]:
     """Ordered (pattern of paths, compressor); the first match holds."""
-    if isinstance(self.compressor, Sequence):
-      return [(pattern, compressor) for pattern, compressor in self.compressor]
-    return [('', self.compressor)]
+    if not isinstance(self.compressor, list | tuple):
+      return [('', self.compressor)]  # type: ignore[list-item]
+    for rule in self.compressor:
+      if not (isinstance(rule, tuple) and len(rule) == 2):
+        raise TypeError(
+            "A list of compressors must hold pairs such as ('embed|head',"
+            f' gl.TopK(0.05)), got {rule!r} in it.'
+        )
+    return list(self.compressor)
 
   def schedule(self, leaves: list[_leaves.Leaf]) -> _schedule.Schedule:
     """The kinds of step that can occur, and when."""
@@ -140,6 +125,8 @@ class Policy:
     dense = lambda reason: _leaves.Leaf(path, x.shape, x.dtype, reason)
     if not jnp.issubdtype(x.dtype, jnp.floating):
       return dense(f'{x.dtype} is not a real floating type')
+    if 0 in x.shape:
+      return dense('nothing in it')
     if numbers is None:
       asked = self.weight_dimension_numbers is not None
       return dense('asked for' if asked else f'{len(x.shape)}-D, not a matrix')
@@ -148,13 +135,17 @@ class Policy:
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
     compressor = self.compressor_of(path)
-    rate = _compression_rate(compressor, m.k, m.a, m.b)
-    if rate <= self.min_compression_rate:
-      return dense(f'would shrink only {rate:.2f}x')
     stack = f'{m.k} x ' if m.k > 1 else ''
-    return _leaves.Leaf(
+    leaf = _leaves.Leaf(
         path, x.shape, x.dtype, f'{stack}{m.a} x {m.b}', m, compressor
     )
+    rate = _compression_rate(
+        Policy(compressor, factor_dtype=self.factor_dtype),
+        dataclasses.replace(leaf, path=''),
+    )
+    if rate <= self.min_compression_rate:
+      return dense(f'would shrink only {rate:.2f}x')
+    return leaf
 
   def compressor_of(self, path: str) -> base.Compressor:
     """The method of the matrix with this path."""
@@ -168,55 +159,11 @@ class Policy:
 
   def init(self, leaf: _leaves.Leaf) -> tuple[Any, Any]:
     """This worker's error and the memory of one leaf, before the first step."""
-    nothing = optax.MaskedNode()
     if leaf.matrices is None or leaf.compressor is None:
-      return nothing, nothing
-    m, dtype = leaf.matrices, _compute_dtype(leaf.dtype)
+      return optax.MaskedNode(), optax.MaskedNode()
+    m, dtype = leaf.matrices, _feedback.compute_dtype(leaf.dtype)
     memory = leaf.compressor.init(m.k, m.a, m.b, dtype)
-    if not self.error_feedback:
-      return nothing, memory
-    shape = (1, *leaf.shape)
-    if self.error_feedback == 'ef21':
-      tracked = Tracked(memory, jnp.zeros(leaf.shape, dtype))
-      return jnp.zeros(shape, dtype), tracked
-    return jnp.zeros(shape, self.error_dtype or leaf.dtype), memory
-
-  def fed(self, leaf: _leaves.Leaf, g: jax.Array, error: Any) -> jax.Array:
-    """H = G + E, what is to be sent; error feedback is here and in `fed_back`.
-
-    Under EF21 the error is E_i = -D_i, where D_i is what the others know of
-    worker i: so H_i = G_i - D_i.
-    """
-    if leaf.matrices is None:
-      return g
-    h = g.astype(_compute_dtype(g.dtype))
-    if not self.error_feedback:
-      return h
-    # In the error's shape: XLA can then write the next one where this one lies.
-    return (h[None] + error.astype(h.dtype))[0]
-
-  def fed_back(
-      self, g: jax.Array, h: jax.Array, error: Any, memory: Any,
-      output: jax.Array, sent: Any, remembered: Any, finite: jax.Array,
-  ) -> tuple[jax.Array, Any, Any]:  # fmt: skip
-    """(update, error, memory) after a step, the same for every method.
-
-    What was not sent is kept. Under EF21 D = mean_i D_i is the update. Of a
-    step that is not `finite`, nothing is kept and the update is NaN.
-    """
-    if sent is None:
-      new = output.astype(g.dtype), error, remembered
-    elif self.error_feedback == 'ef21':
-      d = memory.mean + output
-      new = d.astype(g.dtype), error - sent[None], Tracked(remembered, d)
-    else:
-      new = output.astype(g.dtype), h[None] - sent[None], remembered
-      if g.dtype != output.dtype:  # The update's rounding.
-        rounding = output - new[0].astype(output.dtype)
-        new = new[0], new[1] + rounding[None], remembered
-    old = jnp.array(jnp.nan).astype(g.dtype), error, memory
-    keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
-    return jax.tree.map(lambda x, y: x if x is y else keep(x, y), new, old)
+    return self.feedback.init(leaf, memory)
 
   def rounds(
       self, kind: str, leaf: _leaves.Leaf, num_workers: int
@@ -247,6 +194,21 @@ class Policy:
 
     return exchange
 
+  def messages(
+      self, kind: str, leaf: _leaves.Leaf, num_workers: int = 1,
+      devices: int = 1,
+  ) -> list[_transport.Sent]:  # fmt: skip
+    """What one leaf sends in a kind of step, a message per round."""
+    g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    error, memory = jax.eval_shape(lambda: self.init(leaf))
+    h = jax.eval_shape(lambda *x: self.feedback.fed(leaf, *x), g, error)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return _transport.record(
+        self.rounds(kind, leaf, num_workers), self.wire_dtype(kind, leaf),
+        num_workers, devices, self.shares(devices),
+        h, _feedback.remembered(memory), key,
+    )  # fmt: skip
+
   def wire_dtype(self, kind: str, leaf: _leaves.Leaf) -> Any:
     """The dtype in which a leaf's real messages travel."""
     low = self._low_precision(kind) and leaf.matrices is not None
@@ -259,9 +221,15 @@ class Policy:
     return jnp.issubdtype(self.factor_dtype, jnp.floating)
 
 
-def remembered(memory: Any) -> Any:
-  """The compressor's own memory."""
-  return memory.memory if isinstance(memory, Tracked) else memory
+def _check_pattern(pattern: Any) -> None:
+  """Raises unless this is a regular expression."""
+  try:
+    re.compile(pattern)
+  except (re.error, TypeError) as error:
+    raise ValueError(
+        f'The pattern {pattern!r} in the list of compressors must be a regular'
+        f' expression: {error}.'
+    ) from None
 
 
 def kind(schedule: _schedule.Schedule, phase: str, leaf: _leaves.Leaf) -> str:
@@ -271,20 +239,11 @@ def kind(schedule: _schedule.Schedule, phase: str, leaf: _leaves.Leaf) -> str:
 
 
 @functools.cache
-def _compression_rate(
-    compressor: base.Compressor, k: int, a: int, b: int
-) -> float:
-  """Bytes of a dense step over those of a compressed one, from float32."""
-  h = jax.ShapeDtypeStruct((k, a, b), jnp.float32)
-  memory = jax.eval_shape(lambda: compressor.init(k, a, b, h.dtype))
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  record = lambda generator: _transport.record(
-      generator, h.dtype, 1, 1, False, h, memory, key
-  )
-  bytes_of = lambda generator: sum(
-      sent.size * jnp.dtype(sent.dtype).itemsize for sent in record(generator)
-  )
-  return bytes_of(base.dense) / max(bytes_of(compressor.compress), 1)
+def _compression_rate(policy: Policy, leaf: _leaves.Leaf) -> float:
+  """Bytes of a dense step over those of a compressed one."""
+  sent = policy.messages(_schedule.COMPRESS, leaf)
+  whole = leaf.size * leaf.dtype.itemsize
+  return whole / max(sum(message.bytes for message in sent), 1)
 
 
 def _dense_leaf(g: jax.Array, memory: Any, key: jax.Array):
@@ -293,7 +252,3 @@ def _dense_leaf(g: jax.Array, memory: Any, key: jax.Array):
   mean, _ = yield g
   return mean, None, memory
 
-
-def _compute_dtype(dtype: Any) -> Any:
-  """The dtype of the linear algebra: float32 unless the gradient has more."""
-  return jnp.promote_types(dtype, jnp.float32)

@@ -16,7 +16,7 @@ class Prediction(NamedTuple):
     average: with compression, in the long run, refreshes at their share.
     worst: of the longest kind of step that goes on to occur.
     break_even: the bandwidth below which compression is the faster on average,
-      bytes per second; infinite if it is on any link, 0 if on none.
+      bytes per second; infinite if it is on any link, 0 if it saves no bytes.
   """
 
   dense: float
@@ -107,5 +107,8 @@ def predict(
   mean = lambda of: sum(of[x] * share for x, share in phases.items())
   slower = mean(beside) - dense_beside
   saved = ring * (plan.dense_bytes - plan.bytes_per_step)
-  break_even = max(saved, 0) / slower if slower > 0 else float('inf')
+  if saved <= 0:
+    break_even = 0.0
+  else:
+    break_even = saved / slower if slower > 0 else float('inf')
   return Prediction(dense, mean(seconds), max(seconds.values()), break_even)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import fractions
 import itertools
 import math
 
@@ -61,7 +62,7 @@ class Schedule:
     """What a leaf of this update interval does in a phase."""
     if phase in (WARM_UP, DENSE):
       return phase
-    return REFRESH if interval in self._refreshed[phase] else COMPRESS
+    return REFRESH if interval in self._refreshed.get(phase, ()) else COMPRESS
 
   def members(self, phase: str) -> tuple[int, ...]:
     """The leaves of which one is refreshed in this phase, by turns."""
@@ -72,9 +73,23 @@ class Schedule:
     """Which of the members it is in step `count`."""
     return jnp.zeros_like(count)
 
-  def period(self) -> int:
-    """Steps after which the phases repeat, the beginning left out."""
-    return math.lcm(*self.intervals)
+  def lasting(self) -> dict[str, float]:
+    """The share of steps of each phase in the long run, the beginning left out.
+
+    Just R is refreshed where all of R are but no more: by inclusion and
+    exclusion, the sum of (-1)^|X - R| / lcm(X) over all sets X that contain R.
+    """
+    if self.phases == [DENSE]:
+      return {DENSE: 1.0}
+    signed = lambda x, r: fractions.Fraction(
+        (-1) ** (len(x) - len(r)), math.lcm(*x)
+    )
+    return {
+        phase: float(
+            sum(signed(x, r) for x in _subsets(self.intervals) if r <= x)
+        )
+        for phase, r in self._refreshed.items()
+    }
 
   def _name(self, refreshed: Iterable[int]) -> str:
     """The name of the phase in which just these intervals are refreshed."""
@@ -87,13 +102,18 @@ class Schedule:
 
 def _refreshed_together(intervals: list[int]) -> list[set[int]]:
   """The sets of intervals that divide some step number and no others do."""
-  sets = itertools.chain.from_iterable(
-      itertools.combinations(intervals, n)
-      for n in range(len(intervals), -1, -1)
-  )
   return [
-      set(chosen) for chosen in sets
-      if all(math.lcm(*chosen) % i for i in set(intervals) - set(chosen))
+      chosen for chosen in _subsets(intervals)
+      if all(math.lcm(*chosen) % i for i in set(intervals) - chosen)
+  ]  # fmt: skip
+
+
+def _subsets(numbers: Sequence[int]) -> list[set[int]]:
+  """All sets of these numbers, the largest first."""
+  sizes = range(len(numbers), -1, -1)
+  return [
+      set(chosen)
+      for size in sizes for chosen in itertools.combinations(numbers, size)
   ]  # fmt: skip
 
 
@@ -147,6 +167,16 @@ class Staggered(Schedule):
   def kind(self, phase: str, interval: int | None) -> str:
     """What the leaves do in a phase, besides the one whose turn it is."""
     return COMPRESS if phase in self._members else super().kind(phase, interval)
+
+  def lasting(self) -> dict[str, float]:
+    """Every leaf has its turn once in its interval."""
+    share = lambda leaves: sum(
+        fractions.Fraction(1, interval)
+        for leaf, interval, _ in self._turns if leaf in leaves
+    )  # fmt: skip
+    shares = {x: share(leaves) for x, leaves in self._members.items()}
+    shares[COMPRESS] = 1 - sum(shares.values())
+    return {x: float(share) for x, share in shares.items() if share}
 
   def members(self, phase: str) -> tuple[int, ...]:
     """The leaves of which one is refreshed in this phase."""

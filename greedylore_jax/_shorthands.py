@@ -7,7 +7,7 @@ import optax
 
 from greedylore_jax import _axes
 from greedylore_jax import _compress
-from greedylore_jax import _policy
+from greedylore_jax import _feedback
 from greedylore_jax.compressors import dense
 from greedylore_jax.compressors import greedylore as _greedylore
 
@@ -19,7 +19,7 @@ def greedylore(
     update_interval: int = 200,
     start_step: int = 0,
     probes: int | Literal['independent'] = 4,
-    error_feedback: _policy.ErrorFeedback = True,
+    error_feedback: _feedback.Kind = True,
     min_compression_rate: float = 1.0,
     weight_dimension_numbers: Any = None,
     error_dtype: Any = None,

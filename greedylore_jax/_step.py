@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _axes
+from greedylore_jax import _checks
 from greedylore_jax import _diagnostics
 from greedylore_jax import _elastic
 from greedylore_jax import _placement
@@ -160,10 +161,7 @@ def make_train_step(
     >>> float(loss)
     64.0
   """
-  if accumulate_steps < 1:
-    raise ValueError(
-        f'accumulate_steps must be at least 1, got {accumulate_steps!r}.'
-    )
+  _checks.check_integer('accumulate_steps', accumulate_steps)
   workers = _placement.num_workers(mesh, axis_name)
   grad_fn = value_and_local_grad(loss_fn, axis_name, has_aux)
   grad_fn = _accumulate(grad_fn, accumulate_steps)
@@ -175,7 +173,7 @@ def make_train_step(
     new_params = optax.apply_updates(params, updates)
     if diagnose is not None:
       value = value, _diagnostics.energies(grads, opt_state, new_state)
-    leaves, treedef = jax.tree.flatten(value)
+    leaves, treedef = jax.tree.flatten(_wide(value))
     means = _transport.Transport(axis_name).mean(leaves)
     value = jax.tree.unflatten(treedef, means)
     if diagnose is not None:
@@ -247,13 +245,21 @@ def _accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
     first = grad_fn(params, jax.tree.map(lambda x: x[0], micro))
 
     def add(total, part):
-      return jax.tree.map(jnp.add, total, grad_fn(params, part)), None
+      return jax.tree.map(jnp.add, total, _wide(grad_fn(params, part))), None
 
     rest = jax.tree.map(lambda x: x[1:], micro)
-    total, _ = jax.lax.scan(add, first, rest)
-    return jax.tree.map(lambda x: x / steps, total)
+    (value, grads), _ = jax.lax.scan(add, _wide(first), rest)
+    value = jax.tree.map(lambda x: x / steps, value)
+    as_first = lambda x, one: (x / steps).astype(one.dtype)
+    return value, jax.tree.map(as_first, grads, first[1])
 
   return accumulated
+
+
+def _wide(tree: Any) -> Any:
+  """In at least float32, in which sums are exact enough."""
+  widen = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return jax.tree.map(widen, tree)
 
 
 def _check_batch(batch: Any, workers: int, accumulate_steps: int) -> None:

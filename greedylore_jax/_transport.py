@@ -28,6 +28,11 @@ class Sent(NamedTuple):
   dtype: str
   size: int
 
+  @property
+  def bytes(self) -> int:
+    """Of all its numbers."""
+    return self.size * jnp.dtype(self.dtype).itemsize
+
 
 class Transport:
   """The wire: means and gathers over the workers, packed.

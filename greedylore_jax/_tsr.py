@@ -1,6 +1,7 @@
 """TSR-Adam: an optimizer whose moments live where the gradients are sent."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _axes
+from greedylore_jax import _checks
 from greedylore_jax import _compress
+from greedylore_jax import _leaves
 from greedylore_jax import _policy
 from greedylore_jax.compressors import tsr
 
@@ -91,7 +94,8 @@ def tsr_adam(
   Returns:
     An `optax.GradientTransformation`. Its `update` needs the parameters if
     there is weight decay. If anything received is not finite, the updates are
-    NaN and the moments stay as they were.
+    NaN and the moments stay as they were: to skip such a step, chain
+    `optax.apply_if_finite(optax.identity(), n)` behind it.
 
   Raises:
     ValueError, TypeError: as `compress_gradients`.
@@ -109,6 +113,10 @@ def tsr_adam(
   )
   rules = [('', method(rank, update_interval))]
   if embedding_rank is not None:
+    _checks.check_integer('embedding_rank', embedding_rank)
+    _checks.check_integer(
+        'embedding_update_interval', embedding_update_interval
+    )
     of_embeddings = method(embedding_rank, embedding_update_interval)
     rules.insert(0, (embeddings, of_embeddings))
   settings: dict[str, Any] = {
@@ -144,7 +152,8 @@ def _adam_on_cores(
 
   def init_fn(params):
     state = send.init(params)
-    return TSRAdamState(state, adam.init(_cores(params, state.memory)))
+    cores = _per_leaf(_core, policy.leaves(params), params, state.memory)
+    return TSRAdamState(state, adam.init(cores))
 
   def update_fn(updates, state, params=None):
     del params
@@ -152,11 +161,15 @@ def _adam_on_cores(
     means, sent = send.update(updates, state.compress)
     moments = state.adam
     if rotate_moments:
+      turned = lambda moment, power: _per_leaf(
+          functools.partial(_rotated, state.compress.count, power),
+          leaves, moment, state.compress.memory, sent.memory,
+      )  # fmt: skip
       moments = moments._replace(
-          mu=_rotate(moments.mu, leaves, state.compress, sent.memory, 1),
-          nu=_rotate(moments.nu, leaves, state.compress, sent.memory, 2),
+          mu=turned(moments.mu, 1), nu=turned(moments.nu, 2)
       )
-    cores, _ = clip.update(_cores(means, sent.memory), optax.EmptyState())
+    cores = _per_leaf(_core, leaves, means, sent.memory)
+    cores, _ = clip.update(cores, optax.EmptyState())
     steps, moments = adam.update(cores, moments)
     # A step that is not finite is not counted and moves nothing.
     finite = sent.count != state.compress.count
@@ -164,7 +177,7 @@ def _adam_on_cores(
     moments = jax.tree.map(keep, moments, state.adam)
     steps = jax.tree.map(
         lambda step, mean: jnp.where(finite, step, jnp.nan).astype(mean.dtype),
-        _lift(steps, leaves, sent.memory, scale),
+        _per_leaf(functools.partial(_lifted, scale), leaves, steps, sent.memory),
         means,
     )
     return steps, TSRAdamState(sent, moments)
@@ -172,42 +185,39 @@ def _adam_on_cores(
   return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _is_memory(x: Any) -> bool:
-  return isinstance(x, tsr.TSRMemory | optax.MaskedNode)
+def _per_leaf(
+    function: Callable[..., Any], leaves: list[_leaves.Leaf], tree: Any,
+    *trees: Any,
+) -> Any:  # fmt: skip
+  """The tree with function(leaf, x, *what the other trees have in its place)."""
+  treedef = jax.tree.structure(tree)
+  columns = map(treedef.flatten_up_to, (tree, *trees))
+  rows = zip(leaves, *columns, strict=True)
+  return treedef.unflatten([function(*row) for row in rows])
 
 
-def _cores(tree: Any, memory: Any) -> Any:
-  """The tree with the cores in the place of compressed leaves."""
-  pick = lambda m, x: m.core if isinstance(m, tsr.TSRMemory) else x
-  return jax.tree.map(pick, memory, tree, is_leaf=_is_memory)
+def _core(leaf: _leaves.Leaf, mean: jax.Array, memory: Any) -> jax.Array:
+  """C in the place of a compressed leaf."""
+  del leaf
+  return memory.core if isinstance(memory, tsr.TSRMemory) else mean
 
 
-def _lift(cores: Any, leaves: Any, memory: Any, scale: float) -> Any:
-  """Scale U D V^T in the place of every core D."""
-  remaining = iter(leaves)
-
-  def one(m, d):
-    leaf = next(remaining)
-    if not isinstance(m, tsr.TSRMemory):
-      return d
-    return scale * leaf.matrices.join(m.u @ d @ m.v.mT)
-
-  return jax.tree.map(one, memory, cores, is_leaf=_is_memory)
+def _lifted(
+    scale: float, leaf: _leaves.Leaf, d: jax.Array, memory: Any
+) -> jax.Array:
+  """Scale U D V^T in the place of a core D."""
+  if not isinstance(memory, tsr.TSRMemory) or leaf.matrices is None:
+    return d
+  return scale * leaf.matrices.join(memory.u @ d @ memory.v.mT)
 
 
-def _rotate(
-    moments: Any, leaves: Any, before: Any, memory: Any, power: int
-) -> Any:
-  """The moments in new bases, where a basis was refreshed in this step."""
-  remaining = iter(leaves)
-
-  def one(new, old, m):
-    leaf = next(remaining)
-    if not isinstance(new, tsr.TSRMemory):
-      return m
-    refreshed = before.count % leaf.compressor.update_interval == 0
-    left, right = new.u.mT @ old.u, old.v.mT @ new.v
-    turned = left**power @ m @ right**power
-    return jnp.where(refreshed, turned, m)
-
-  return jax.tree.map(one, memory, before.memory, moments, is_leaf=_is_memory)
+def _rotated(
+    count: jax.Array, power: int, leaf: _leaves.Leaf, moment: jax.Array,
+    old: Any, new: Any,
+) -> jax.Array:  # fmt: skip
+  """A moment in new bases, if they were refreshed in the step of this count."""
+  if not isinstance(new, tsr.TSRMemory) or leaf.compressor is None:
+    return moment
+  refreshed = count % leaf.compressor.update_interval == 0
+  left, right = new.u.mT @ old.u, old.v.mT @ new.v
+  return jnp.where(refreshed, left**power @ moment @ right**power, moment)

@@ -178,12 +178,20 @@ def test_aux_is_averaged_over_workers_and_micro_batches():
   params = {'w': jnp.zeros(3)}
   state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
   step = gl.make_train_step(
-      lambda p, x: (jnp.mean(x) + jnp.sum(p['w']), {'mean': jnp.mean(x)}),
+      lambda p, x: (
+          jnp.mean(x) + jnp.sum(p['w']),
+          {
+              'mean': jnp.mean(x), 'small': jnp.all(x < 16),
+              'large': jnp.uint8(200),
+          },
+      ),
       tx, mesh, axis_name=workers.AXIS, has_aux=True, accumulate_steps=2,
   )  # fmt: skip
   x = np.arange(16, dtype=np.float32)
   _, _, (loss, aux) = step(params, state, x)
   assert float(loss) == float(aux['mean']) == x.mean()
+  assert float(aux['small']) == 1
+  assert float(aux['large']) == 200
 
 
 @pytest.mark.timeout(240)

@@ -31,7 +31,7 @@ PARAMS = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}
         (lambda: gl.greedylore(2, 'data', min_compression_rate=-1), ValueError,
          'min_compression_rate must not be negative'),
         (lambda: gl.greedylore(2, 'data', error_dtype=jnp.int8), TypeError,
-         'error_dtype must be a floating dtype'),
+         'error_dtype must be None or one of the dtypes bf'),
         (lambda: gl.compress_gradients(gl.GreedyLore, 'data'), TypeError,
          r'an instance such as gl\.GreedyLore\(rank=32\)'),
         (lambda: gl.expand(gl.greedylore(2, None).init(PARAMS), 0), ValueError,

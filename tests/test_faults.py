@@ -55,6 +55,28 @@ def test_a_bad_gradient_on_one_worker_leaves_the_state_alone(leaf, bad, steps):
     np.testing.assert_array_equal(a, b)
 
 
+METHODS = [
+    gl.FixedSubspace(2), gl.GreedyLore(2), gl.PowerSGD(2), gl.Quantize(),
+    gl.RandomK(0.1), gl.RandomSubspace(2), gl.RangeFinder(2), gl.Sign(),
+    gl.TopK(0.1), gl.TopK(0.1, 'own'), gl.TSR(2), gl.TwoSided(2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('method', METHODS, ids=repr)
+def test_no_method_hides_a_single_bad_entry(method):
+  """What it would not send of it would stay in the error for good."""
+  tx = gl.compress_gradients(method, workers.AXIS, min_compression_rate=0)
+  update = workers.simulated(tx, 2)
+  shapes = {'w': (6, 12)}
+  good = [workers.random_grads(shapes, 2, seed=i) for i in range(2)]
+  _, state = update(good[0], workers.fresh(tx, shapes, 2))
+  good[1]['w'][1, 4, 7] = np.nan
+  updates, new = update(good[1], state)
+  assert np.isnan(updates['w']).all()
+  for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(state), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_apply_if_finite_behind_it_skips_the_step_on_all_workers():
   tx = optax.chain(
       gl.greedylore(2, workers.AXIS, min_compression_rate=0),

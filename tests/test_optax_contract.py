@@ -110,6 +110,18 @@ def test_an_empty_tree():
   assert updates == {}
 
 
+@pytest.mark.parametrize(
+    'method',
+    [gl.GreedyLore(2), gl.PowerSGD(2), gl.RandomK(0.1), gl.TopK(0.1, 'own')],
+    ids=repr,
+)
+def test_a_leaf_with_nothing_in_it_stays_dense(method):
+  params = {'none': jnp.ones((0, 16)), 'w': jnp.ones((8, 16))}
+  tx = gl.compress_gradients(method, None)
+  updates, _ = tx.update(params, tx.init(params))
+  assert updates['none'].shape == (0, 16)
+
+
 def test_abstract_evaluation():
   tx = link()
   state = jax.eval_shape(tx.init, PARAMS)

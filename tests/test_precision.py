@@ -30,6 +30,60 @@ def test_what_integers_round_away_stays_in_the_errors(method, dtype):
       assert workers.relative(went, came) < workers.FLOAT32_ROUNDING
 
 
+@pytest.mark.parametrize(
+    ('dtype', 'rounding'),
+    [('int8', workers.FLOAT32_ROUNDING), ('bfloat16', 2**-8)],
+)
+@pytest.mark.parametrize(
+    'method',
+    [gl.FixedSubspace(2), gl.GreedyLore(2), gl.Quantize(), gl.RandomK(0.2),
+     gl.RangeFinder(2), gl.Sign(), gl.TopK(0.2), gl.TopK(0.2, 'own'),
+     gl.TSR(2), gl.TwoSided(2)],
+    ids=repr,
+)  # fmt: skip
+def test_every_method_has_low_precision(method, dtype, rounding):
+  """Once through a compressed step; integers add up exactly, bfloat16 not."""
+  shapes = {'w': (6, 40)}
+  tx = gl.compress_gradients(
+      method, workers.AXIS, factor_dtype=dtype, min_compression_rate=0
+  )
+  update, state = workers.simulated(tx, 2), workers.fresh(tx, shapes, 2)
+  for step in range(2):
+    grads = workers.random_grads(shapes, 2, seed=step)
+    before = state.error['w']
+    updates, state = update(grads, state)
+    came = grads['w'].mean(0) + before.mean(0)
+    went = updates['w'] + state.error['w'].mean(0)
+    assert workers.relative(went, came) < rounding
+
+
+def test_integers_whose_sums_are_not_exact_are_refused():
+  """In int32 they would pass the range by their rounding to float32."""
+  with pytest.raises(TypeError, match=r'int8, int16, .*got.*int32'):
+    gl.greedylore(2, 'data', factor_dtype='int32')
+  with pytest.raises(TypeError, match='float8'):
+    gl.greedylore(2, 'data', factor_dtype=jnp.float8_e5m2)
+
+
+def test_errors_of_half_precision_gradients_lose_nothing():
+  """Steps that are small beside what has gathered would round to nothing."""
+  shapes = {'w': (6, 12)}
+  tx = gl.compress_gradients(gl.RandomSubspace(1), None)
+  params = workers.zeros(shapes, jnp.bfloat16)
+  update, state = jax.jit(tx.update), tx.init(params)
+  assert state.error['w'].dtype == jnp.float32
+  came, went = 0, 0
+  for step in range(20):
+    grads = jax.tree.map(
+        lambda x: jnp.asarray(x[0], jnp.bfloat16),
+        workers.random_grads(shapes, 1, seed=step),
+    )
+    updates, state = update(grads, state)
+    came = came + np.asarray(grads['w'], np.float64)
+    went = went + np.asarray(updates['w'], np.float64)
+  assert workers.relative(went + state.error['w'][0], came) < 1e-5
+
+
 @pytest.mark.parametrize(('dtype', 'close'), [('int8', 0.1), ('int16', 4e-4)])
 def test_integers_are_as_close_as_their_steps(dtype, close):
   """With 8 workers a step is 1/15 or 1/4095 of a row's largest entry."""
@@ -81,7 +135,7 @@ def test_more_workers_than_the_range_has_room_for():
         gl.PowerSGD(3), workers.zeros(SHAPES), num_workers=128,
         factor_dtype=jnp.int8,
     )  # fmt: skip
-  with pytest.raises(TypeError, match='factor_dtype must be a floating or si'):
+  with pytest.raises(TypeError, match=r'factor_dtype must.*int8, int16, bf'):
     gl.compress_gradients(gl.PowerSGD(3), None, factor_dtype=jnp.uint8)
 
 

@@ -1,5 +1,8 @@
 """Is every leaf refreshed when its own interval says so?"""
 
+import collections
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -23,7 +26,8 @@ from greedylore_jax import _schedule
 def test_phases_are_those_that_occur_and_no_others(start, intervals, phases):
   schedule = _schedule.Schedule(start, intervals)
   assert schedule.phases == ['warm_up'] * bool(start) + phases
-  steps = start + schedule.period()
+  period = math.lcm(*filter(None, intervals))
+  steps = start + period
   assert {schedule.at(step) for step in range(steps)} == {*schedule.phases}
   indices = jax.vmap(schedule.index)(jnp.arange(steps))
   for step in range(steps):
@@ -34,6 +38,20 @@ def test_phases_are_those_that_occur_and_no_others(start, intervals, phases):
       lands = interval is not None and since % interval == 0
       kind = 'warm_up' if since < 0 else 'refresh' if lands else 'compress'
       assert schedule.kind(phase, interval) == kind, f'{interval}, step {step}'
+
+
+  # Their shares in the long run, which are not counted.
+  later = collections.Counter(map(schedule.at, range(steps, steps + period)))
+  shares = {phase: n / period for phase, n in later.items()}
+  assert schedule.lasting() == shares
+
+
+def test_shares_of_intervals_that_hardly_ever_meet():
+  """Their common multiple is 1.7e9 steps; nobody goes through these."""
+  shares = _schedule.Schedule(0, [197, 199, 200, 211]).lasting()
+  assert sum(shares.values()) == pytest.approx(1)
+  alone = 1 / 197 * (1 - 1 / 199) * (1 - 1 / 200) * (1 - 1 / 211)
+  assert shares['refresh_197'] == pytest.approx(alone)
 
 
 def test_without_a_compressed_leaf_every_step_is_dense():

@@ -1,5 +1,6 @@
 """Are leaves refreshed one after the other, and is that all that changes?"""
 
+import collections
 import itertools
 
 import jax
@@ -53,6 +54,24 @@ def test_every_leaf_has_its_turn_once_in_its_interval():
       'warm_up', 'refresh', 'compress',
       'refresh_one_2x8x12', 'refresh_one_12x8', 'refresh_one_8x12',
   ]  # fmt: skip
+  later = range(START + INTERVAL, START + 2 * INTERVAL)
+  counted = collections.Counter(map(schedule.at, later))
+  assert schedule.lasting() == {x: n / INTERVAL for x, n in counted.items()}
+
+
+def test_one_leaf_that_is_refreshed_in_every_step():
+  """No step is left in which it is compressed."""
+  shapes = {'bias': (5,), 'w': (8, 12)}
+  schedule = schedule_of(METHOD(1), shapes)
+  assert schedule.lasting() == {'refresh_one_8x12': 1}
+  grads = {x: jnp.ones(shape) for x, shape in shapes.items()}
+  tx = gl.compress_gradients(
+      METHOD(1), None, min_compression_rate=0, stagger=True
+  )
+  state = tx.init(grads)
+  for _ in range(2):
+    updates, state = tx.update(grads, state)
+    np.testing.assert_allclose(updates['w'], 1, rtol=1e-6)
 
 
 def test_the_phase_is_the_same_when_traced():

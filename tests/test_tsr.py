@@ -166,6 +166,26 @@ def test_moments_are_of_the_size_of_the_cores():
   assert shapes == {'embedding': (1, 2, 2), 'w': (1, 3, 3), 'gain': (8,)}
 
 
+def test_frozen_parameters_are_left_out():
+  params = {'a': jnp.ones(8), 'frozen': jnp.ones((8, 12)),
+            'w': jnp.ones((8, 12))}  # fmt: skip
+  grads = jax.tree.map(lambda x: 2 * x, params)
+  tx = gl.tsr_adam(0.1, 2, None, rotate_moments=True)
+  labels = {'a': 'train', 'frozen': 'freeze', 'w': 'train'}
+  parts = {'train': tx, 'freeze': optax.set_to_zero()}
+  partly = optax.multi_transform(parts, labels)
+  updates, _ = partly.update(grads, partly.init(params))
+  others = {k: v for k, v in grads.items() if k != 'frozen'}
+  alone, _ = tx.update(others, tx.init(others))
+  assert not updates.pop('frozen').any()
+  jax.tree.map(np.testing.assert_array_equal, updates, alone)
+
+
+def test_ranks_are_refused_under_their_own_names():
+  with pytest.raises(ValueError, match='embedding_rank must be at least 1'):
+    gl.tsr_adam(0.1, 2, None, embedding_rank=0)
+
+
 def test_a_step_that_is_not_finite_leaves_the_moments_alone():
   tx = gl.tsr_adam(0.1, 2, None, update_interval=3, min_compression_rate=0)
   params = {'w': jnp.ones((4, 6))}

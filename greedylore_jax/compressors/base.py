@@ -6,6 +6,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax import _linalg
 from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
@@ -15,12 +16,13 @@ class Compressor(Protocol):
   """A method: how a stack of matrices h, [k, a, b] with a <= b, is averaged.
 
   `compress` is a generator, and so is `refresh`, with the same arguments, of
-  methods that have an `update_interval`. `mean, sent = yield message` is one
-  communication round: `mean` is the message's mean over the workers (equal on
-  all of them), `sent` is what this worker really put on the wire (the message
-  rounded to the dtype that travels). `x, y = yield Gather(x, y)` is one, too,
-  and gives the arrays of all workers, [N, *shape]. `y = yield Each(function,
-  x)` is none: it gives the function of one matrix after the other. They return
+  methods that have an `update_interval`. `mean, sent = yield message`, of an
+  array [k, m, n], is one communication round: `mean` is the message's mean over
+  the workers (equal on all of them), `sent` is what this worker really put on
+  the wire (the message rounded to the dtype that travels). `x, y = yield
+  Gather(x, y)` is one, too, and gives the arrays of all workers, [N, *shape].
+  `y = yield Each(function, x)` is none: it gives the function of one matrix
+  after the other. They return
 
     output: [k, a, b], equal on all workers; stands for mean_i h_i.
     sent: [k, a, b], one per worker: this worker's share of the output, such
@@ -115,6 +117,11 @@ def range_of(h: jax.Array, omega: jax.Array, power_iterations: int) -> Rounds:
   return q
 
 
+def share_of(count: int, share: float) -> int:
+  """A share of so many, at least 1."""
+  return max(1, round(share * count))
+
+
 class Memoryless:
   """Shared by the methods that start every step afresh."""
 
@@ -175,6 +182,12 @@ def check_compressor(compressor: Any) -> None:
           f'compressor must have an attribute {name!r} (see gl.Compressor), got'
           f' {compressor!r}.'
       )
+  refresh = getattr(compressor, 'refresh', None)
+  if compressor.update_interval is not None and not callable(refresh):
+    raise TypeError(
+        f'compressor has update_interval={compressor.update_interval!r}, so it'
+        f' must have a method refresh (see gl.Compressor), got {compressor!r}.'
+    )
   if getattr(compressor, '__hash__', None) is None:
     raise TypeError(
         'compressor must be hashable: make it a frozen dataclass, got'
@@ -182,39 +195,10 @@ def check_compressor(compressor: Any) -> None:
     )
 
 
-def check_integer(name: str, value: Any, at_least: int = 1) -> None:
-  """Raises unless `value` is an int that is large enough."""
-  if not isinstance(value, int) or isinstance(value, bool):
-    raise TypeError(f'{name} must be an int, got {name}={value!r}.')
-  if value < at_least:
-    raise ValueError(
-        f'{name} must be at least {at_least}, got {name}={value!r}.'
-    )
-
-
-def check_share(name: str, value: Any, or_zero: bool = False) -> None:
-  """Raises unless `value` is a number in (0, 1], or in [0, 1]."""
-  if not isinstance(value, int | float) or isinstance(value, bool):
-    raise TypeError(f'{name} must be a number, got {name}={value!r}.')
-  if not 0 <= value <= 1 or (value == 0 and not or_zero):
-    interval = '[0, 1]' if or_zero else '(0, 1]'
-    raise ValueError(f'{name} must be in {interval}, got {name}={value!r}.')
-
-
-def share_of(count: int, share: float) -> int:
-  """A share of so many, at least 1."""
-  return max(1, round(share * count))
-
-
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-  """Raises unless `value` is one of the choices."""
-  if value not in choices:
-    known = ', '.join(map(repr, choices[:-1])) + f' or {choices[-1]!r}'
-    raise ValueError(f'{name} must be {known}, got {name}={value!r}.')
-
-
 def check_lazy_basis(compressor: Any) -> None:
   """Checks the settings that every method with a lazy basis has."""
-  check_integer('rank', compressor.rank)
-  check_integer('update_interval', compressor.update_interval)
-  check_choice('decomposition', compressor.decomposition, ('gram', 'svd'))
+  _checks.check_integer('rank', compressor.rank)
+  _checks.check_integer('update_interval', compressor.update_interval)
+  _checks.check_choice(
+      'decomposition', compressor.decomposition, ('gram', 'svd')
+  )

@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax import _linalg
 from greedylore_jax import _spread
 from greedylore_jax._rounds import Each
@@ -74,9 +75,9 @@ class GreedyLore(base.LazyBasis):
             f' probes={self.probes!r}.'
         )
     else:
-      base.check_integer('probes', self.probes)
+      _checks.check_integer('probes', self.probes)
     if self.basis_size is not None:
-      base.check_integer('basis_size', self.basis_size, self.rank)
+      _checks.check_integer('basis_size', self.basis_size, self.rank)
 
   @property
   def needs_whole(self) -> tuple[str, ...]:

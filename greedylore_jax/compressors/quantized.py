@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax._rounds import Gather
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
@@ -48,7 +49,7 @@ class Quantize(base.Memoryless):
   linear = False
 
   def __post_init__(self):
-    base.check_choice('bits', self.bits, (2, 4, 8))
+    _checks.check_choice('bits', self.bits, (2, 4, 8))
 
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
     """One round: levels and scales of all workers."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax import _linalg
 from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
@@ -54,9 +55,9 @@ class RangeFinder:
   linear = True
 
   def __post_init__(self):
-    base.check_integer('rank', self.rank)
-    base.check_integer('seed', self.seed, at_least=0)
-    base.check_share('warm', self.warm, or_zero=True)
+    _checks.check_integer('rank', self.rank)
+    _checks.check_integer('seed', self.seed, at_least=0)
+    _checks.check_share('warm', self.warm, or_zero=True)
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> Any:
     """The warm columns, Gaussian, [k, b, w]; nothing if there are none."""

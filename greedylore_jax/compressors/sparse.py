@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax._rounds import Gather
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
@@ -51,9 +52,9 @@ class TopK(base.Memoryless):
   probes: int = 4
 
   def __post_init__(self):
-    base.check_share('density', self.density)
-    base.check_choice('indices', self.indices, ('shared', 'own'))
-    base.check_integer('probes', self.probes)
+    _checks.check_share('density', self.density)
+    _checks.check_choice('indices', self.indices, ('shared', 'own'))
+    _checks.check_integer('probes', self.probes)
 
   @property
   def linear(self) -> bool:
@@ -121,7 +122,7 @@ class RandomK(base.Memoryless):
   needs_whole = ('compress',)
 
   def __post_init__(self):
-    base.check_share('density', self.density)
+    _checks.check_share('density', self.density)
 
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
     """One round: the chosen entries."""
@@ -129,7 +130,11 @@ class RandomK(base.Memoryless):
     lots = jax.random.uniform(key, (k, a * b))
     _, places = jax.lax.top_k(lots, base.share_of(a * b, self.density))
     flat = h.reshape(k, a * b)
-    mean, local = yield jnp.take_along_axis(flat, places, axis=1)
-    put = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].set(x))
+    chosen = jnp.take_along_axis(flat, places, axis=1)
+    # Entries that are not drawn would hide that they are not finite.
+    finite = jnp.all(jnp.isfinite(flat), axis=1, keepdims=True)
+    chosen = jnp.where(finite, chosen, jnp.nan)
+    mean, local = yield chosen[:, None]
+    put = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].set(x[0]))
     back = lambda x: put(x, places).reshape(h.shape)
     return back(mean), back(local), memory

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax import _linalg
 from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
@@ -74,11 +75,11 @@ class TSR:
   average: Literal['gradients', 'bases'] = 'gradients'
 
   def __post_init__(self):
-    base.check_integer('rank', self.rank)
-    base.check_integer('update_interval', self.update_interval)
-    base.check_integer('oversampling', self.oversampling, at_least=0)
-    base.check_integer('power_iterations', self.power_iterations, at_least=0)
-    base.check_choice('average', self.average, ('gradients', 'bases'))
+    _checks.check_integer('rank', self.rank)
+    _checks.check_integer('update_interval', self.update_interval)
+    _checks.check_integer('oversampling', self.oversampling, at_least=0)
+    _checks.check_integer('power_iterations', self.power_iterations, at_least=0)
+    _checks.check_choice('average', self.average, ('gradients', 'bases'))
 
   @property
   def linear(self) -> bool:

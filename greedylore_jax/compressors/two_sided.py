@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from greedylore_jax import _checks
 from greedylore_jax import _linalg
 from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
@@ -59,7 +60,7 @@ class TwoSided:
 
   def __post_init__(self):
     base.check_lazy_basis(self)
-    base.check_integer('probes', self.probes)
+    _checks.check_integer('probes', self.probes)
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> Any:
     """U and V before the first refresh: any orthonormal bases will do."""

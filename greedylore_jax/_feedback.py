@@ -1,0 +1,105 @@
+"""Error feedback: what is not sent is kept, and is sent later."""
+
+import dataclasses
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from greedylore_jax import _checks
+from greedylore_jax import _leaves
+
+Kind = bool | Literal['ef14', 'ef21']
+
+
+class Tracked(NamedTuple):
+  """Memory under EF21: the compressor's, and what all workers follow."""
+
+  memory: Any
+  mean: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorFeedback:
+  """What becomes of the rest: the same for every method.
+
+  Attributes:
+    kind: see `compress_gradients`, `error_feedback`.
+    dtype: of the errors as they are kept; None is that of the linear algebra.
+  """
+
+  kind: Kind = True
+  dtype: Any = None
+
+  def __post_init__(self):
+    if self.kind not in (True, False, 'ef14', 'ef21'):
+      raise ValueError(
+          "error_feedback must be True (which is 'ef14'), False or 'ef21', got"
+          f' error_feedback={self.kind!r}.'
+      )
+    _checks.check_dtype('error_dtype', self.dtype, _checks.FLOATING)
+    if self.dtype is not None and self.kind == 'ef21':
+      raise ValueError(
+          "error_feedback='ef21' follows the gradients by differences, whose"
+          ' rounding would add up: leave error_dtype at None.'
+      )
+
+  def init(self, leaf: _leaves.Leaf, memory: Any) -> tuple[Any, Any]:
+    """(error, memory) before the first step; `memory` is the compressor's."""
+    if not self.kind:
+      return optax.MaskedNode(), memory
+    dtype = compute_dtype(leaf.dtype)
+    error = jnp.zeros((1, *leaf.shape), self.dtype or dtype)
+    if self.kind == 'ef21':
+      return error, Tracked(memory, jnp.zeros(leaf.shape, dtype))
+    return error, memory
+
+  def fed(self, leaf: _leaves.Leaf, g: jax.Array, error: Any) -> jax.Array:
+    """H = G + E, what is to be sent.
+
+    Under EF21 the error is E_i = -D_i, where D_i is what the others know of
+    worker i: so H_i = G_i - D_i.
+    """
+    if leaf.matrices is None:
+      return g
+    h = g.astype(compute_dtype(g.dtype))
+    if not self.kind:
+      return h
+    # In the error's shape: XLA can then write the next one where this one lies.
+    return (h[None] + error.astype(h.dtype))[0]
+
+  def fed_back(
+      self, g: jax.Array, h: jax.Array, error: Any, memory: Any,
+      output: jax.Array, sent: Any, remembered: Any, finite: jax.Array,
+  ) -> tuple[jax.Array, Any, Any]:  # fmt: skip
+    """(update, error, memory) after a step.
+
+    What was not sent is kept. Under EF21 D = mean_i D_i is the update. Of a
+    step that is not `finite`, nothing is kept and the update is NaN.
+    """
+    if sent is None:
+      new = output.astype(g.dtype), error, remembered
+    elif self.kind == 'ef21':
+      d = memory.mean + output
+      new = d.astype(g.dtype), error - sent[None], Tracked(remembered, d)
+    else:
+      new = output.astype(g.dtype), h[None] - sent[None], remembered
+      if g.dtype != output.dtype:  # The update's rounding.
+        rounding = output - new[0].astype(output.dtype)
+        new = new[0], new[1] + rounding[None], remembered
+    old = jnp.array(jnp.nan).astype(g.dtype), error, memory
+    keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
+    return jax.tree.map(lambda x, y: x if x is y else keep(x, y), new, old)
+
+
+def remembered(memory: Any) -> Any:
+  """The compressor's own memory."""
+  return memory.memory if isinstance(memory, Tracked) else memory
+
+
+def compute_dtype(dtype: Any) -> Any:
+  """The dtype of the linear algebra: float32 unless the gradient has more."""
+  return jnp.promote_types(dtype, jnp.float32)
