@@ -68,9 +68,9 @@ def compress_gradients(
 
     H_i = G_i + E_i,   (update, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i.
 
-  mean_i G_i + mean_i E_i is conserved under error feedback: it equals the update
-  plus the new mean_i E_i at every step, up to the rounding of the dtypes that
-  travel and are stored.
+  With error feedback, mean_i G_i + mean_i E_i is conserved: it equals the
+  update plus the new mean_i E_i at every step, up to the rounding of the dtypes
+  that travel and are stored.
 
   If anything received or to be remembered is not finite, because of any worker,
   the updates of all are NaN and the state stays as it was: to skip such a step,

@@ -162,7 +162,7 @@ def _adam_on_cores(
     moments = state.adam
     if rotate_moments:
       turned = lambda moment, power: _per_leaf(
-          functools.partial(_rotated, state.compress.count, power),
+          functools.partial(_rotated, power),
           leaves, moment, state.compress.memory, sent.memory,
       )  # fmt: skip
       moments = moments._replace(
@@ -174,10 +174,11 @@ def _adam_on_cores(
     # A step that is not finite is not counted and moves nothing.
     finite = sent.count != state.compress.count
     keep = lambda new, old: jnp.where(finite, new, old)
+    lifted = functools.partial(_lifted, scale)
     moments = jax.tree.map(keep, moments, state.adam)
     steps = jax.tree.map(
         lambda step, mean: jnp.where(finite, step, jnp.nan).astype(mean.dtype),
-        _per_leaf(functools.partial(_lifted, scale), leaves, steps, sent.memory),
+        _per_leaf(lifted, leaves, steps, sent.memory),
         means,
     )
     return steps, TSRAdamState(sent, moments)
@@ -189,8 +190,8 @@ def _per_leaf(
     function: Callable[..., Any], leaves: list[_leaves.Leaf], tree: Any,
     *trees: Any,
 ) -> Any:  # fmt: skip
-  """The tree with function(leaf, x, *what the other trees have in its place)."""
-  treedef = jax.tree.structure(tree)
+  """The tree with function(leaf, x, *what other trees have in its place)."""
+  treedef: Any = jax.tree.structure(tree)
   columns = map(treedef.flatten_up_to, (tree, *trees))
   rows = zip(leaves, *columns, strict=True)
   return treedef.unflatten([function(*row) for row in rows])
@@ -212,12 +213,12 @@ def _lifted(
 
 
 def _rotated(
-    count: jax.Array, power: int, leaf: _leaves.Leaf, moment: jax.Array,
-    old: Any, new: Any,
-) -> jax.Array:  # fmt: skip
-  """A moment in new bases, if they were refreshed in the step of this count."""
-  if not isinstance(new, tsr.TSRMemory) or leaf.compressor is None:
+    power: int, leaf: _leaves.Leaf, moment: jax.Array, old: Any, new: Any
+) -> jax.Array:
+  """A moment in new bases, if they are not the old ones."""
+  del leaf
+  if not isinstance(new, tsr.TSRMemory):
     return moment
-  refreshed = count % leaf.compressor.update_interval == 0
   left, right = new.u.mT @ old.u, old.v.mT @ new.v
-  return jnp.where(refreshed, left**power @ moment @ right**power, moment)
+  turned = left**power @ moment @ right**power
+  return jnp.where(jnp.any(new.u != old.u), turned, moment)
