@@ -8,11 +8,14 @@ from greedylore_jax._diagnostics import Diagnostics
 from greedylore_jax._elastic import collapse
 from greedylore_jax._elastic import expand
 from greedylore_jax._placement import init_state
+from greedylore_jax._placement import place_state
 from greedylore_jax._placement import state_partition_specs
 from greedylore_jax._plan import Plan
 from greedylore_jax._plan import plan
 from greedylore_jax._prediction import Prediction
 from greedylore_jax._prediction import predict
+from greedylore_jax._rounds import Each
+from greedylore_jax._rounds import Gather
 from greedylore_jax._shorthands import average_gradients
 from greedylore_jax._shorthands import greedylore
 from greedylore_jax._step import TrainStep
@@ -41,7 +44,9 @@ __all__ = [
     'Compressor',
     'Dense',
     'Diagnostics',
+    'Each',
     'FixedSubspace',
+    'Gather',
     'GreedyLore',
     'Plan',
     'PowerSGD',
@@ -63,6 +68,7 @@ __all__ = [
     'greedylore',
     'init_state',
     'make_train_step',
+    'place_state',
     'plan',
     'predict',
     'state_partition_specs',

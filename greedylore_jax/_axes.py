@@ -14,17 +14,14 @@ def num_workers(axis_name: AxisName) -> int:
   try:
     return jax.lax.axis_size(axis_name)
   except NameError:
+    bound = jax.sharding.get_abstract_mesh().manual_axes
+    here = f', only {", ".join(map(repr, bound))}' if bound else ''
     raise NameError(
-        f'axis_name={axis_name!r} is not bound here. Call the update inside'
-        f' jax.shard_map, jax.pmap or jax.vmap over an axis of that name, or'
-        ' use gl.make_train_step, which does; for a single worker pass'
-        ' axis_name=None.'
+        f'axis_name={axis_name!r} is not bound here{here}. Call the update'
+        ' inside jax.shard_map, jax.pmap or jax.vmap over an axis of that name,'
+        ' or use gl.make_train_step with it, which does; for a single worker'
+        ' pass axis_name=None.'
     ) from None
-
-
-def as_set(axis_name: AxisName) -> set[str]:
-  """The axes of the workers."""
-  return {axis_name} if isinstance(axis_name, str) else set(axis_name or ())
 
 
 def names(axis_name: AxisName) -> tuple[str, ...]:
@@ -50,7 +47,7 @@ def missing_axes(x: jax.Array, axis_name: AxisName) -> list[str]:
   Empty where JAX's types do not track this: under vmap, pmap and
   `check_vma=False`.
   """
-  varying = _varying_axes(x)
+  varying = varying_axes(x)
   return [
       axis for axis in names(axis_name)
       if types_know(axis) and axis not in varying
@@ -59,10 +56,10 @@ def missing_axes(x: jax.Array, axis_name: AxisName) -> list[str]:
 
 def types_know(axis_name: AxisName) -> bool:
   """Whether JAX's types say here what varies over the axis."""
-  return bool(_varying_axes(jax.lax.axis_index(axis_name)))
+  return bool(varying_axes(jax.lax.axis_index(axis_name)))
 
 
-def _varying_axes(x: jax.Array) -> frozenset[str]:
+def varying_axes(x: jax.Array) -> frozenset[str]:
   """The mesh axes over which JAX's type of `x` says that it varies."""
   kind = jax.typeof(x)
   if hasattr(kind, 'manual_axis_type'):

@@ -188,7 +188,7 @@ def _average(policy, axis_name, seed, updates, state):
   grads = treedef.flatten_up_to(updates)
   errors = treedef.flatten_up_to(state.error)
   memories = treedef.flatten_up_to(state.memory)
-  _check_local(leaves, grads, axis_name)
+  _check_local(leaves, grads, state.count, axis_name)
   _check_errors(leaves, errors)
   exchange = _exchange.Exchange(policy, leaves, axis_name, workers)
   key = jax.random.fold_in(jax.random.key(seed), state.count)
@@ -204,9 +204,19 @@ def _average(policy, axis_name, seed, updates, state):
   return treedef.unflatten(stepped.updates), new_state
 
 
-def _check_local(leaves, grads, axis_name) -> None:
-  """Raises if JAX's types say that a gradient is the same on all workers."""
+def _check_local(leaves, grads, count, axis_name) -> None:
+  """Raises if JAX's types say that a gradient is the same on all workers.
+
+  Or that it would not be the same on all of them afterwards.
+  """
   for leaf, g in zip(leaves, grads, strict=True):
+    apart = _axes.varying_axes(g) - _axes.varying_axes(count)
+    if others := sorted(apart.difference(_axes.names(axis_name))):
+      raise ValueError(
+          f'The gradient of {leaf.path!r} differs over the axes {others} of the'
+          f' mesh, over which axis_name={axis_name!r} does not average: name'
+          ' the axes of all workers.'
+      )
     axes = _axes.missing_axes(g, axis_name)
     if axes:
       raise ValueError(

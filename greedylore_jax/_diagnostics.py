@@ -112,4 +112,10 @@ def _state(opt_state: Any) -> _compress.CompressState:
         'diagnostics need exactly one compress_gradients in the chain, found'
         f' {len(found)}.'
     )
-  return found[0]
+  (state,) = found
+  if jax.tree.leaves(state.memory) and not jax.tree.leaves(state.error):
+    raise ValueError(
+        'diagnostics are of errors, and error_feedback=False keeps none: leave'
+        ' diagnose at None.'
+    )
+  return state

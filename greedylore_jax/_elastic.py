@@ -26,7 +26,8 @@ def collapse(opt_state: Any, *, exact: bool = True) -> Any:
 
   Returns:
     The same state with errors [1, *leaf.shape], which is also what one worker
-    would hold. Equal on all workers.
+    would hold, equal on all workers; those of methods that are not linear, with
+    `exact`, as they were.
 
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp
@@ -58,12 +59,18 @@ def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
       too. That is right for a fresh state, whose errors are 0.
 
   Returns:
-    The state with errors [N, *leaf.shape], the same one for every worker. Place
-    it with `state_partition_specs`.
+    The state with errors [N, *leaf.shape], one for every worker: the same mean
+    for all, or each its own. `place_state` does this on a mesh.
 
   Raises:
     ValueError: if the state holds the errors of several workers, or of another
       number of them where every worker needs its own.
+
+  Example:
+    >>> import greedylore_jax as gl, jax.numpy as jnp
+    >>> saved = gl.greedylore(2, 'data').init({'w': jnp.ones((8, 16))})
+    >>> gl.expand(saved, 3).error['w'].shape
+    (3, 8, 16)
   """
   _checks.check_integer('num_workers', num_workers)
 

@@ -35,6 +35,9 @@ def state_partition_specs(
     parameter's path and shape; what a compressor remembers, [k, rows, ...], has
     its rows over all axes that are not the workers'.
 
+  Raises:
+    ValueError: if parameters lie spread over the workers.
+
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp
     >>> state = gl.greedylore(2, 'data').init({'w': jnp.ones((8, 16))})
@@ -136,7 +139,8 @@ def init_state(
     worker as the parameters are (see `state_partition_specs`).
 
   Raises:
-    ValueError: if the mesh has no such axis.
+    ValueError: if the mesh has no such axis, another axis of it is not left to
+      the partitioner, or parameters lie spread over the workers.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp
@@ -150,11 +154,60 @@ def init_state(
   """
   workers = num_workers(mesh, axis_name)
   init = lambda params: _elastic.expand(tx.init(params), workers, exact=False)
-  shapes = jax.eval_shape(init, params)
+  return _on_mesh(init, params, params, mesh, axis_name)
+
+
+def place_state(
+    opt_state: Any,
+    mesh: jax.sharding.Mesh,
+    *,
+    axis_name: AxisName,
+    params: Any = None,
+) -> Any:
+  """The state from a checkpoint, on a mesh of any number of workers.
+
+  `expand` for as many workers as the mesh has, with every part where it
+  belongs. No device holds the errors of all workers, not even in between.
+
+  Args:
+    opt_state: what `collapse` returned.
+    mesh: the devices, one worker for each index along `axis_name`.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+    params: the parameters, if they lie spread over other axes of the mesh; the
+      state then lies as they do.
+
+  Returns:
+    The state as `init_state` places it.
+
+  Raises:
+    ValueError: as `expand`, and if the mesh has no such axis.
+
+  Example:
+    >>> import greedylore_jax as gl, jax, jax.numpy as jnp
+    >>> mesh = jax.make_mesh(
+    ...     (1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> tx = gl.greedylore(2, 'data')
+    >>> params = {'w': jnp.ones((8, 16))}
+    >>> state = gl.init_state(tx, params, mesh, axis_name='data')
+    >>> saved = gl.collapse(state)
+    >>> state = gl.place_state(saved, mesh, axis_name='data')
+    >>> state.error['w'].sharding.spec
+    P('data',)
+  """
+  workers = num_workers(mesh, axis_name)
+  expand = lambda state: _elastic.expand(state, workers)
+  return _on_mesh(expand, opt_state, params, mesh, axis_name)
+
+
+def _on_mesh(
+    function: Any, given: Any, params: Any, mesh: Any, axis_name: AxisName
+) -> Any:
+  """The state that a function makes of what is given, made where it belongs."""
+  shapes = jax.eval_shape(function, given)
   specs = state_partition_specs(shapes, axis_name, params)
   place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
   shardings = jax.tree.map(place, specs)
-  if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(params)):
+  if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(given)):
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(
             x.shape, x.dtype, sharding=sharding
@@ -162,7 +215,7 @@ def init_state(
         shapes,
         shardings,
     )
-  return jax.jit(init, out_shardings=shardings)(params)
+  return jax.jit(function, out_shardings=shardings)(given)
 
 
 @functools.cache

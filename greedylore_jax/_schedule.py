@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import fractions
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -170,13 +171,13 @@ class Staggered(Schedule):
 
   def lasting(self) -> dict[str, float]:
     """Every leaf has its turn once in its interval."""
-    share = lambda leaves: sum(
-        fractions.Fraction(1, interval)
-        for leaf, interval, _ in self._turns if leaf in leaves
-    )  # fmt: skip
-    shares = {x: share(leaves) for x, leaves in self._members.items()}
-    shares[COMPRESS] = 1 - sum(shares.values())
-    return {x: float(share) for x, share in shares.items() if share}
+    rate = {leaf: fractions.Fraction(1, n) for leaf, n, _ in self._turns}
+    shares: dict[str, Any] = {
+        phase: sum(rate[leaf] for leaf in leaves)
+        for phase, leaves in self._members.items()
+    }
+    shares[COMPRESS] = 1 - sum(rate.values())
+    return {phase: float(x) for phase, x in shares.items() if x}
 
   def members(self, phase: str) -> tuple[int, ...]:
     """The leaves of which one is refreshed in this phase."""

@@ -13,6 +13,7 @@ from greedylore_jax import _axes
 from greedylore_jax import _checks
 from greedylore_jax import _diagnostics
 from greedylore_jax import _elastic
+from greedylore_jax import _leaves
 from greedylore_jax import _placement
 from greedylore_jax import _policy
 from greedylore_jax import _spread
@@ -65,7 +66,17 @@ class TrainStep:
   What lies there already stays as it lies, and so does what becomes of it:
   parameters that are spread over the devices of a worker stay so. Anything else
   is put there, parameters whole and the batch divided over the workers; fresh
-  from their initialisation they would compile a program of their own.
+  from their initialisation they would compile a program of their own. With
+  several processes give global arrays: each has its part of a batch and joins
+  them with `jax.make_array_from_process_local_data`.
+
+  Attributes:
+    jitted: the jitted function of what is on the mesh.
+    mesh: the devices.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+
+  Example:
+    See `make_train_step`, which makes it.
   """
 
   jitted: Any
@@ -121,7 +132,9 @@ def make_train_step(
     loss_fn: `loss_fn(params, batch)` -> scalar mean loss of that part of the
       batch, or (loss, aux) with `has_aux`.
     tx: a chain that begins with `compress_gradients` or `average_gradients`
-      over the same axis.
+      over the same axis, and needs gradients, state and parameters only (what
+      wants the loss, such as `optax.contrib.reduce_on_plateau`, takes a step of
+      your own).
     mesh: the devices, one worker for each index along `axis_name`. If it has
       other axes, XLA's partitioner may use these to spread the work of each
       worker, as parameters and batch are spread.
@@ -145,8 +158,9 @@ def make_train_step(
   Raises:
     ValueError: if the other axes of the mesh are not left to the partitioner
       (`AxisType.Auto`); when traced, if the batch does not divide over workers
-      and micro-batches, the state is that of another number of workers, or
-      parameters lie spread over the workers.
+      and micro-batches, the state is that of another number of workers,
+      parameters lie spread over the workers, or `tx` does not average all of
+      them.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp, optax
@@ -170,6 +184,7 @@ def make_train_step(
     value, grads = grad_fn(params, batch)
     grads = _hold(grads, specs[: len(jax.tree.leaves(grads))])
     updates, new_state = tx.update(grads, opt_state, params)
+    _check_averaged(updates, axis_name)
     new_params = optax.apply_updates(params, updates)
     if diagnose is not None:
       value = value, _diagnostics.energies(grads, opt_state, new_state)
@@ -262,10 +277,22 @@ def _wide(tree: Any) -> Any:
   return jax.tree.map(widen, tree)
 
 
+def _check_averaged(updates: Any, axis_name: _axes.AxisName) -> None:
+  """Raises if JAX's types say that an update is not the same on all workers."""
+  for path, x in jax.tree_util.tree_leaves_with_path(updates):
+    if len(_axes.missing_axes(x, axis_name)) < len(_axes.names(axis_name)):
+      raise ValueError(
+          f'The update of {_leaves.path_name(path)!r} differs between workers,'
+          ' as nothing in tx averages it: begin the chain with'
+          f' gl.compress_gradients(..., {axis_name!r}) or'
+          f' gl.average_gradients({axis_name!r}), for all parameters.'
+      )
+
+
 def _check_batch(batch: Any, workers: int, accumulate_steps: int) -> None:
   """Raises unless every leaf divides over workers and micro-batches."""
   for path, x in jax.tree_util.tree_leaves_with_path(batch):
-    name = jax.tree_util.keystr(path, simple=True, separator='/') or 'batch'
+    name = _leaves.path_name(path) or 'batch'
     if not x.shape or x.shape[0] % (workers * accumulate_steps):
       raise ValueError(
           f'The leading axis of {name!r} in the batch must be a multiple of'

@@ -68,13 +68,27 @@ def test_they_travel_with_the_loss():
   assert np.isnan(seen.basis_drift), 'there is no basis'
 
 
-def test_they_need_errors_to_look_at():
-  method = gl.PowerSGD(2)
-  tx = optax.chain(optax.sgd(0.1))
+@pytest.mark.parametrize(
+    ('link', 'message'),
+    [
+        (
+            optax.stateless(lambda g, _: jax.lax.pmean(g, workers.AXIS)),
+            r'exactly one.*found 0',
+        ),
+        (
+            gl.compress_gradients(
+                gl.PowerSGD(2), workers.AXIS, error_feedback=False
+            ),
+            'error_feedback=False keeps none',
+        ),
+    ],
+)
+def test_they_need_errors_to_look_at(link, message):
+  tx = optax.chain(link, optax.sgd(0.1))
   step = gl.make_train_step(
       lambda p, x: jnp.sum(p['w']) + x.mean(), tx, workers.mesh_of(N),
-      axis_name=workers.AXIS, diagnose=method,
+      axis_name=workers.AXIS, diagnose=gl.PowerSGD(2),
   )  # fmt: skip
   params = {'w': jnp.ones((6, 12))}
-  with pytest.raises(ValueError, match=r'exactly one.*found 0'):
+  with pytest.raises(ValueError, match=message):
     step(params, tx.init(params), jnp.ones(N))

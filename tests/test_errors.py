@@ -15,6 +15,18 @@ P = jax.sharding.PartitionSpec
 PARAMS = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Refreshed:
+  update_interval: int = 5
+  linear: bool = True
+
+  def init(self, k, a, b, dtype):
+    return ()
+
+  def compress(self, h, memory, key):
+    yield h
+
+
 @pytest.mark.parametrize(
     ('make', 'kind', 'message'),
     [
@@ -34,6 +46,27 @@ PARAMS = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}
          'error_dtype must be None or one of the dtypes bf'),
         (lambda: gl.compress_gradients(gl.GreedyLore, 'data'), TypeError,
          r'an instance such as gl\.GreedyLore\(rank=32\)'),
+        (lambda: gl.compress_gradients('greedylore', None), TypeError,
+         "an instance such as.*got 'greedylore'"),
+        (lambda: gl.compress_gradients([gl.PowerSGD(2)], None), TypeError,
+         r"pairs such as \('embed\|head'.*got PowerSGD"),
+        (lambda: gl.compress_gradients([('*', gl.PowerSGD(2))], None),
+         ValueError, r"'\*' in the list.*regular expression"),
+        (lambda: gl.compress_gradients(Refreshed(), None), TypeError,
+         'update_interval=5, so it must have a method refresh'),
+        (lambda: gl.greedylore(2, None, seed='a'), TypeError,
+         "seed must be an int, got seed='a'"),
+        (lambda: gl.greedylore(2, None, min_compression_rate='2'), TypeError,
+         'min_compression_rate must be a number'),
+        (lambda: gl.greedylore(2, None, error_dtype='flot32'), TypeError,
+         r'error_dtype must be None or one of the dtypes.*flot32'),
+        (lambda: gl.Quantize(bits=8.0), ValueError, 'bits must be 2, 4 or 8'),
+        (lambda: gl.plan(gl.GreedyLore(2), PARAMS, num_workers=2.5), TypeError,
+         'num_workers must be an int'),
+        (lambda: gl.make_train_step(
+            jnp.sum, optax.identity(), workers.mesh_of(1),
+            axis_name=workers.AXIS, accumulate_steps=2.0,
+        ), TypeError, 'accumulate_steps must be an int'),
         (lambda: gl.expand(gl.greedylore(2, None).init(PARAMS), 0), ValueError,
          'num_workers must be at least 1'),
         (lambda: gl.plan(gl.GreedyLore(2), PARAMS, num_workers=0), ValueError,
@@ -129,6 +162,28 @@ def test_a_state_of_another_number_of_workers():
   step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
   with pytest.raises(ValueError, match=r'of 1 workers, the mesh has 4.*init_s'):
     step(PARAMS, tx.init(PARAMS), jnp.ones(4))
+
+
+@pytest.mark.parametrize(
+    ('tx', 'kind', 'message'),
+    [
+        (optax.adam(0.1), ValueError, r"update of 'b' differs between workers"),
+        (optax.masked(gl.greedylore(2, workers.AXIS), {'b': False, 'w': True}),
+         ValueError, r"update of 'b'.*average_gradients\('data'\)"),
+        (gl.greedylore(2, None), ValueError,
+         r"differs over the axes \['data'\].*axis_name=None does not average"),
+        (gl.greedylore(2, 'dp'), NameError, "'dp' is not bound here, only 'da"),
+    ],
+)  # fmt: skip
+def test_a_chain_that_does_not_average_over_the_workers(tx, kind, message):
+  mesh = workers.mesh_of(2)
+  state = gl.init_state(tx, PARAMS, mesh, axis_name=workers.AXIS)
+  step = gl.make_train_step(
+      lambda p, x: (p['w'].sum() + p['b'].sum()) * x.mean(), tx, mesh,
+      axis_name=workers.AXIS,
+  )  # fmt: skip
+  with pytest.raises(kind, match=message):
+    step(PARAMS, state, jnp.ones(2))
 
 
 def test_a_mesh_without_the_axis():

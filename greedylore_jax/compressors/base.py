@@ -73,21 +73,21 @@ def dense(h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
 
 
 def project(h: jax.Array, p: jax.Array) -> Rounds:
-  """R_i = P^T H_i is sent, [k, a, b], [k, a, r] -> output = P R, sent = P R_i.
+  """R_i = P^T H_i is sent -> output = P R, sent = P R_i, and R = mean_i R_i.
 
-  P is the same on all workers and its columns are orthonormal.
+  P, [k, a, r], is the same on all workers and its columns are orthonormal.
   """
-  r, r_local = yield _linalg.thin_product(p.mT, h)
-  return p @ r, p @ r_local
+  factor, local = yield _linalg.thin_product(p.mT, h)
+  return p @ factor, p @ local, factor
 
 
 def project_both(h: jax.Array, p: jax.Array, q: jax.Array) -> Rounds:
-  """C_i = P^T H_i Q is sent -> output = P C Q^T, sent = P C_i Q^T.
+  """C_i = P^T H_i Q is sent -> output = P C Q^T, sent = P C_i Q^T, and C.
 
   P, [k, a, r], and Q, [k, b, s], are the same on all workers and orthonormal.
   """
   core, local = yield _linalg.thin_product(p.mT, h) @ q
-  return p @ core @ q.mT, p @ local @ q.mT
+  return p @ core @ q.mT, p @ local @ q.mT, core
 
 
 def top_columns(basis: jax.Array, scores: jax.Array, count: int) -> Rounds:
@@ -102,7 +102,9 @@ def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Rounds:
   return draws[0]
 
 
-def range_of(h: jax.Array, omega: jax.Array, power_iterations: int) -> Rounds:
+def range_of(
+    h: jax.Array, omega: jax.Array, power_iterations: int = 0
+) -> Rounds:
   """Orthonormal Q, [k, a, s], that spans most of the mean of the h_i.
 
   Sends the sketch by omega, [k, b, s], and 2 more for each power iteration.

@@ -96,11 +96,11 @@ class GreedyLore(base.LazyBasis):
     k, a, b = h.shape
     size = min(self.basis_size, a)
     omega = yield from base.normal(key, (k, b, size), h.dtype)
-    q = yield from base.range_of(h, omega, power_iterations=0)
-    factor, local = yield _linalg.thin_product(q.mT, h)
+    q = yield from base.range_of(h, omega)
+    output, sent, factor = yield from base.project(h, q)
     decompose = _linalg.left_singular_basis(self.decomposition)
     within = yield Each(decompose, factor)
-    return q @ factor, q @ local, q @ within
+    return output, sent, q @ within
 
   def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """Two rounds: scores, then the factor of the directions they chose."""
@@ -109,7 +109,7 @@ class GreedyLore(base.LazyBasis):
     energies = jnp.sum(scores**2, axis=1)
     r = min(self.rank, basis.shape[2])
     p = yield from base.top_columns(basis, energies, r)
-    output, sent = yield from base.project(h, p)
+    output, sent, _ = yield from base.project(h, p)
     return output, sent, basis
 
   def _scores(

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _checks
-from greedylore_jax import _linalg
-from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Rounds
 from greedylore_jax.compressors import base
 
@@ -75,12 +73,11 @@ class RangeFinder:
     if r > w:
       fresh = yield from base.normal(key, (k, b, r - w), h.dtype)
       columns.append(fresh)
-    y, _ = yield _linalg.thin_product(h, jnp.concatenate(columns, axis=2))
-    p = yield Each(_linalg.orthonormal, y)
-    factor, local = yield _linalg.thin_product(p.mT, h)
+    p = yield from base.range_of(h, jnp.concatenate(columns, axis=2))
+    output, sent, factor = yield from base.project(h, p)
     if w == r:
       memory = factor.mT
     elif w:
       energies = jnp.sum(factor**2, axis=-1)
       memory = yield from base.top_columns(factor.mT, energies, w)
-    return p @ factor, p @ local, memory
+    return output, sent, memory

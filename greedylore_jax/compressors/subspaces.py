@@ -43,7 +43,7 @@ class FixedSubspace(base.LazyBasis):
     """One round: the factor of the leading directions."""
     del key
     p = basis[:, :, : self.rank]
-    output, sent = yield from base.project(h, p)
+    output, sent, _ = yield from base.project(h, p)
     return output, sent, basis
 
 
@@ -78,5 +78,5 @@ class RandomSubspace(base.LazyBasis):
     """One round: the factor of directions drawn by lot."""
     lots = jax.random.uniform(key, h.shape[:2])
     p = yield from base.top_columns(basis, lots, min(self.rank, h.shape[1]))
-    output, sent = yield from base.project(h, p)
+    output, sent, _ = yield from base.project(h, p)
     return output, sent, basis

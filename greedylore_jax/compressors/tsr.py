@@ -104,11 +104,11 @@ class TSR:
     if self.average == 'bases':
       return (yield from self._refresh_by_bases(h, omega))
     q = yield from base.range_of(h, omega, self.power_iterations)
-    b_mean, b_local = yield _linalg.thin_product(q.mT, h)
-    u, v = yield from self._directions(q, b_mean)
-    core = u.mT @ q @ b_mean @ v
-    sent = u @ (u.mT @ q @ b_local @ v) @ v.mT
-    return u @ core @ v.mT, sent, TSRMemory(u, v, core)
+    within, within_local = yield _linalg.thin_product(q.mT, h)
+    u, v = yield from self._directions(q, within)
+    turn = u.mT @ q
+    core, local = turn @ within @ v, turn @ within_local @ v
+    return u @ core @ v.mT, u @ local @ v.mT, TSRMemory(u, v, core)
 
   def _refresh_by_bases(self, h: jax.Array, omega: jax.Array) -> Rounds:
     """The paper's: Q = mean_i Q_i, which is not orthonormal."""
@@ -119,21 +119,23 @@ class TSR:
       y_local = _linalg.thin_product(h, z_local)
       q_local = yield Each(_linalg.orthonormal, y_local)
     q, _ = yield q_local
-    b_mean, _ = yield _linalg.thin_product(q.mT, h)
-    u, v = yield from self._directions(q, b_mean)
-    memory = TSRMemory(u, v, jnp.zeros_like(b_mean[:, : u.shape[2]]))
-    return (yield from self.compress(h, memory, None))
+    within, _ = yield _linalg.thin_product(q.mT, h)
+    u, v = yield from self._directions(q, within)
+    return (yield from self._between(h, u, v))
 
-  def _directions(self, q: jax.Array, b: jax.Array) -> Rounds:
+  def _directions(self, q: jax.Array, within: jax.Array) -> Rounds:
     """U and V of rank r from Q, [k, a, s], and B = Q^T H, [k, s, b]."""
-    u = yield Each(_linalg.left_singular_basis('gram'), b)
+    u = yield Each(_linalg.left_singular_basis('gram'), within)
     u = u[:, :, : min(self.rank, q.shape[1])]
-    v = yield Each(_linalg.orthonormal, b.mT @ u)
+    v = yield Each(_linalg.orthonormal, within.mT @ u)
     return q @ u, v
 
   def compress(self, h: jax.Array, memory: TSRMemory, key: Any) -> Rounds:
     """One round: the core."""
     del key
-    u, v, _ = memory
-    core, local = yield _linalg.thin_product(u.mT, h) @ v
-    return u @ core @ v.mT, u @ local @ v.mT, TSRMemory(u, v, core)
+    return (yield from self._between(h, memory.u, memory.v))
+
+  def _between(self, h: jax.Array, u: jax.Array, v: jax.Array) -> Rounds:
+    """The core between the directions is sent."""
+    output, sent, core = yield from base.project_both(h, u, v)
+    return output, sent, TSRMemory(u, v, core)

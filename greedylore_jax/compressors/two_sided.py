@@ -91,5 +91,5 @@ class TwoSided:
     energies = jnp.sum(scores**2, axis=1)
     p = yield from base.top_columns(u, energies[:, :a], min(self.rank, a))
     q = yield from base.top_columns(v, energies[:, a:], min(self.rank, b))
-    output, sent = yield from base.project_both(h, p, q)
+    output, sent, _ = yield from base.project_both(h, p, q)
     return output, sent, bases
