@@ -7,6 +7,7 @@ from greedylore_jax._compress import compress_gradients
 from greedylore_jax._diagnostics import Diagnostics
 from greedylore_jax._elastic import collapse
 from greedylore_jax._elastic import expand
+from greedylore_jax._gradients import value_and_local_grad
 from greedylore_jax._placement import init_state
 from greedylore_jax._placement import place_state
 from greedylore_jax._placement import state_partition_specs
@@ -20,7 +21,6 @@ from greedylore_jax._shorthands import average_gradients
 from greedylore_jax._shorthands import greedylore
 from greedylore_jax._step import TrainStep
 from greedylore_jax._step import make_train_step
-from greedylore_jax._step import value_and_local_grad
 from greedylore_jax._tsr import TSRAdamState
 from greedylore_jax._tsr import tsr_adam
 from greedylore_jax.compressors import TSR

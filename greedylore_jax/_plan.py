@@ -101,6 +101,11 @@ class Plan:
     return self.schedule.lasting()
 
   @property
+  def ring_factor(self) -> float:
+    """Bytes on each worker's link per byte of payload, in a ring of them."""
+    return 2 * (self.num_workers - 1) / self.num_workers
+
+  @property
   def peak_bytes(self) -> int:
     """Bytes of the step that sends most."""
     return max(self.bytes_in(phase) for phase in self.rounds)

@@ -51,7 +51,7 @@ def step_table(p: Any) -> list[str]:
         f'1/{p.devices_per_worker}',
         'of that, over its own link',
     ))
-  saved = ring_factor(p.num_workers) * (p.dense_bytes - p.bytes_per_step)
+  saved = p.ring_factor * (p.dense_bytes - p.bytes_per_step)
   if saved > 0:
     for gbits in (0.1, 1, 10, 100):
       rows.append((
@@ -60,11 +60,6 @@ def step_table(p: Any) -> list[str]:
           f'on the wire, ring of {p.num_workers}' if gbits == 0.1 else '',
       ))
   return _aligned(rows)
-
-
-def ring_factor(num_workers: int) -> float:
-  """Bytes on each worker's link per byte of payload in a ring all-reduce."""
-  return 2 * (num_workers - 1) / num_workers
 
 
 def _aligned(rows: _Rows) -> list[str]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from greedylore_jax import _plan
-from greedylore_jax import _plan_table
 from greedylore_jax import _transport
 
 
@@ -89,7 +88,7 @@ def predict(
         'latency, compute_seconds and overhead_seconds must not be negative,'
         f' got {latency!r}, {compute_seconds!r} and {overhead_seconds!r}.'
     )
-  workers, ring = plan.num_workers, _plan_table.ring_factor(plan.num_workers)
+  workers, ring = plan.num_workers, plan.ring_factor
 
   def waiting(sent: _transport.Sent) -> float:
     return latency * (workers - 1) * (1 if 'gather' in sent.kind else 2)

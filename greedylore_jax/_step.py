@@ -6,13 +6,13 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _axes
 from greedylore_jax import _checks
 from greedylore_jax import _diagnostics
 from greedylore_jax import _elastic
+from greedylore_jax import _gradients
 from greedylore_jax import _leaves
 from greedylore_jax import _placement
 from greedylore_jax import _policy
@@ -20,43 +20,6 @@ from greedylore_jax import _spread
 from greedylore_jax import _transport
 
 _P = jax.sharding.PartitionSpec
-
-
-def value_and_local_grad(
-    loss_fn: Callable[..., Any],
-    axis_name: _axes.AxisName,
-    has_aux: bool = False,
-) -> Callable[..., Any]:
-  """`jax.value_and_grad`, but each worker gets the gradient of its own loss.
-
-  Inside `jax.shard_map`, `jax.grad` sums the gradient of replicated parameters
-  over the mesh by itself: a dense all-reduce that nobody sees, and then nothing
-  is left to compress. This one does not. Under `jax.pmap`, `jax.vmap` and with
-  `axis_name=None` the two are the same.
-
-  Args:
-    loss_fn: `loss_fn(params, *args)` -> scalar loss (the mean over this
-      worker's examples), or (loss, aux) with `has_aux`.
-    axis_name: mesh axis (or tuple of axes) of the workers.
-    has_aux: as for `jax.value_and_grad`.
-
-  Returns:
-    A function of (params, *args) giving (value, gradient), both one per worker.
-
-  Example:
-    >>> import greedylore_jax as gl, jax.numpy as jnp
-    >>> loss_fn = lambda w, x: jnp.mean((x @ w) ** 2)
-    >>> grad_fn = gl.value_and_local_grad(loss_fn, axis_name=None)
-    >>> loss, grad = grad_fn(jnp.ones(3), jnp.eye(3))
-  """
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
-
-  @functools.wraps(loss_fn)
-  def local_grad_fn(params, *args, **kwargs):
-    _axes.num_workers(axis_name)
-    return grad_fn(_axes.local(params, axis_name), *args, **kwargs)
-
-  return local_grad_fn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +140,8 @@ def make_train_step(
   """
   _checks.check_integer('accumulate_steps', accumulate_steps)
   workers = _placement.num_workers(mesh, axis_name)
-  grad_fn = value_and_local_grad(loss_fn, axis_name, has_aux)
-  grad_fn = _accumulate(grad_fn, accumulate_steps)
+  grad_fn = _gradients.value_and_local_grad(loss_fn, axis_name, has_aux)
+  grad_fn = _gradients.accumulate(grad_fn, accumulate_steps)
 
   def local_step(specs, params, opt_state, batch):
     value, grads = grad_fn(params, batch)
@@ -188,7 +151,7 @@ def make_train_step(
     new_params = optax.apply_updates(params, updates)
     if diagnose is not None:
       value = value, _diagnostics.energies(grads, opt_state, new_state)
-    leaves, treedef = jax.tree.flatten(_wide(value))
+    leaves, treedef = jax.tree.flatten(_gradients.wide(value))
     means = _transport.Transport(axis_name).mean(leaves)
     value = jax.tree.unflatten(treedef, means)
     if diagnose is not None:
@@ -247,34 +210,6 @@ def _hold(tree: Any, specs: Any) -> Any:
       x if spec is None else _spread.hold(x, *spec)
       for x, spec in zip(leaves, specs, strict=True)
   ])
-
-
-def _accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
-  """The mean value and gradient over micro-batches, one after the other."""
-  if steps == 1:
-    return grad_fn
-
-  def accumulated(params, batch):
-    cut = lambda x: x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
-    micro = jax.tree.map(cut, batch)
-    first = grad_fn(params, jax.tree.map(lambda x: x[0], micro))
-
-    def add(total, part):
-      return jax.tree.map(jnp.add, total, _wide(grad_fn(params, part))), None
-
-    rest = jax.tree.map(lambda x: x[1:], micro)
-    (value, grads), _ = jax.lax.scan(add, _wide(first), rest)
-    value = jax.tree.map(lambda x: x / steps, value)
-    as_first = lambda x, one: (x / steps).astype(one.dtype)
-    return value, jax.tree.map(as_first, grads, first[1])
-
-  return accumulated
-
-
-def _wide(tree: Any) -> Any:
-  """In at least float32, in which sums are exact enough."""
-  widen = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  return jax.tree.map(widen, tree)
 
 
 def _check_averaged(updates: Any, axis_name: _axes.AxisName) -> None:

@@ -156,6 +156,24 @@ def test_several_axes_are_one():
   close(params, by_shard_map()[0])
 
 
+def test_a_saved_state_goes_on_with_other_workers():
+  """Every worker holds its own share of the errors only, the mean of before."""
+  params, tx = initial_params(), chain()
+  mesh = workers.mesh_of(2)
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
+  for batch in batches(N, 4):
+    params, state, _ = step(params, state, batch)
+  saved = jax.tree.map(np.asarray, gl.collapse(state))
+  placed = gl.place_state(saved, workers.mesh_of(4), axis_name=workers.AXIS)
+  error = optax.tree.get(placed, 'error')
+  mean = optax.tree.get(saved, 'error')
+  for one, whole in zip(*map(jax.tree.leaves, (mean, error)), strict=True):
+    assert whole.shape == (4, *one.shape[1:])
+    assert {x.data.shape for x in whole.addressable_shards} == {one.shape}
+    np.testing.assert_array_equal(whole, np.broadcast_to(one, whole.shape))
+
+
 def test_accumulation_is_one_larger_batch():
   mesh = workers.mesh_of(2)
   results = []

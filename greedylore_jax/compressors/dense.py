@@ -11,7 +11,13 @@ from greedylore_jax.compressors import base
 
 @dataclasses.dataclass(frozen=True)
 class Dense(base.Memoryless):
-  """The plain mean of the gradients: output = mean_i G_i."""
+  """The plain mean of the gradients: output = mean_i G_i.
+
+  Example:
+    >>> import greedylore_jax as gl
+    >>> rules = [('norm|bias', gl.Dense()), ('', gl.PowerSGD(8))]
+    >>> tx = gl.compress_gradients(rules, 'data')
+  """
 
   linear = True
 

@@ -91,10 +91,9 @@ class TopK(base.Memoryless):
     own = jnp.take_along_axis(flat, local, axis=1)
     places = local.astype(jnp.uint16 if a * b <= 2**16 else jnp.uint32)
     values, places = yield Gather(own, places)
-    add = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].add(x))
     of_all = lambda x: jnp.moveaxis(x, 0, 1).reshape(k, -1)  # [N, k, c] ->
-    output = add(of_all(values), of_all(places)) / len(values)
-    return output.reshape(h.shape), add(own, local).reshape(h.shape)
+    total = _scattered(of_all(values), of_all(places), h.shape)
+    return total / len(values), _scattered(own, local, h.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +134,12 @@ class RandomK(base.Memoryless):
     finite = jnp.all(jnp.isfinite(flat), axis=1, keepdims=True)
     chosen = jnp.where(finite, chosen, jnp.nan)
     mean, local = yield chosen[:, None]
-    put = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].set(x[0]))
-    back = lambda x: put(x, places).reshape(h.shape)
+    back = lambda x: _scattered(x[:, 0], places, h.shape)
     return back(mean), back(local), memory
+
+
+def _scattered(values: jax.Array, places: jax.Array, shape: Any) -> jax.Array:
+  """Matrices, [k, a, b], of entries and where they stand, [k, c] each."""
+  k, a, b = shape
+  add = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].add(x))
+  return add(values, places).reshape(k, a, b)
