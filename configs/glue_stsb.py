@@ -9,7 +9,8 @@ validation part.
 Command: python -m train configs/glue_stsb.py --data.data_dir FOLDER with
   glue/stsb of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
-  all-MiniLM-L6-v2; --compression.method dense is the baseline.
+  all-MiniLM-L6-v2; --compression.method dense --workdir ANOTHER is the
+  baseline.
 Cost: not measured.
 Expected: not run yet.
 Deviations from the papers: a smaller encoder, fewer and shorter examples, no

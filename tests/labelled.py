@@ -4,6 +4,7 @@ import numpy as np
 
 from train import prepare
 from train.data import datasets
+from train.data import sources
 
 WORDS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'b', 'c', 'd')
 PAIRS = [(b'a b', b'c', 1), (b'd', b'a a', 0), (b'b c d a b c', b'd', 1)]
@@ -38,12 +39,12 @@ def sets(root):
       'sentence1': text, 'sentence2': text,
       'label': features.ClassLabel(num_classes=2),
   }  # fmt: skip
-  prepare.write('mrpc', root / 'glue', prepare.Source(
+  prepare.write('mrpc', root / 'glue', sources.Source(
       pairs, {'train': rows(pairs, PAIRS), 'validation': rows(pairs, HELD_OUT)}
   ))  # fmt: skip
   scores = {'sentence': text, 'label': np.float32}
   part = rows(scores, SCORES)
-  prepare.write('scores', root, prepare.Source(
+  prepare.write('scores', root, sources.Source(
       scores, {'train': part, 'validation': part}
   ))  # fmt: skip
   return str(root)

@@ -279,7 +279,7 @@ def test_a_wrong_command_ends_with_2_and_never_starts_jax():
   assert done.returncode == 2
   assert not done.stdout
   assert len(said) == 1
-  assert said[0].startswith('error: unknown option --x; the nearest is ')
+  assert said == ['error: unknown option --x']
   assert 'train.command' in imported
   assert not imported & {'jax', 'optax', 'flax', 'orbax'}
 

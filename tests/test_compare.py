@@ -56,7 +56,9 @@ def started(monkeypatch):
   def call(words):
     settings = command.parse(words[2:], 'train')[0]
     folder = pathlib.Path(settings.workdir)
-    folders.append(folder.name)
+    name, digest = folder.name.rsplit('-', 1)
+    assert len(digest) == 8, 'a folder for each run, whatever it is called'
+    folders.append(name)
     for name in ('checkpoints', 'tensorboard'):
       (folder / name).mkdir(parents=True, exist_ok=True)
     lines = [
@@ -195,7 +197,7 @@ def test_what_is_finished_is_not_run_again_wherever_it_is(run, tmp_path):
   assert run('--report', methods='dense,sign') == [], 'a report runs nothing'
   whole = (tmp_path / 'study' / 'results.jsonl').read_bytes()
   for name in study._HEAVY:
-    assert not (tmp_path / 'study' / 'dense' / name).exists()
+    assert not [*(tmp_path / 'study').glob(f'dense-*/{name}')]
   (tmp_path / 'elsewhere').mkdir()
   copy = tmp_path / 'elsewhere' / 'results.jsonl'
   copy.write_bytes(whole)
@@ -242,7 +244,8 @@ def test_a_run_that_fails_ends_the_study_and_the_others_stay(
   assert run(methods=methods, code=7) == ['dense']
   out = capsys.readouterr().out
   assert '[2/3] range_finder (about ' in out
-  assert 'range_finder ended with exit code 7' in out
+  assert ' ended with exit code 7.\n' in out
+  assert 'The same command goes on' not in out, 'it would fail again'
   assert '| dense |' in (tmp_path / 'study' / 'table.md').read_text()
   monkeypatch.setattr(compare, '_call', works)
   assert run(methods=methods) == ['range_finder', 'powersgd']
@@ -269,9 +272,10 @@ def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
   assert not (tmp_path / 'none').exists(), 'without results there is no table'
 
 
-def test_a_signal_is_an_exit_code_as_in_a_shell():
-  assert compare._call(['-c', 'import os; os.kill(os.getpid(), 9)']) == 137
-  assert compare._call(['-c', 'raise SystemExit(3)']) == 3
+def test_a_study_says_how_many_workers_it_is_about(path, tmp_path, capsys):
+  argv = [path, '--compressors', 'dense', '--mesh.replica', '0']
+  assert compare.main([*argv, '--workdir', str(tmp_path)]) == 2
+  assert 'set mesh.replica, got 0' in capsys.readouterr().err
 
 
 def test_two_methods_are_really_trained(path, tmp_path, capfd):
@@ -287,14 +291,15 @@ def test_two_methods_are_really_trained(path, tmp_path, capfd):
   dense, compressed = lines_of(tmp_path)
   rank = compressed['knob']['rank']
   assert compressed['name'] == f'powersgd-rank{rank}-seed5'
-  done = json.loads((tmp_path / compressed['name'] / 'config.json').read_text())
+  (file,) = tmp_path.glob(f'{compressed["name"]}-*/config.json')
+  done = json.loads(file.read_text())
   assert done['compression']['rank'] == rank
   assert (dense['budget'], compressed['budget']) == (None, 1.6)
   for line in dense, compressed:
     assert [x['step'] for x in line['curve']['evaluations']] == [3, 6]
     assert [x['step'] for x in line['curve']['training']] == [*range(1, 7)]
     assert line['seconds_per_step'] > 0
-  assert not (tmp_path / 'dense-seed5' / 'checkpoints').exists()
+  assert not [*tmp_path.glob('dense-seed5-*/checkpoints')]
   assert (tmp_path / 'compare.png').stat().st_size > 10_000
   assert compare.main(argv) == 0
   assert '2 of 2 runs are finished' in capfd.readouterr().out

@@ -33,7 +33,10 @@ def result(loss, sent=1000.0, seconds=0.01, **more):
 def run(method, budget=None, rate=1e-3):
   return grid.Run(
       method, budget, grid.Knob('rank', 3) if budget else None, '', '', (),
-      config.Config(optimizer=config.Optimizer(learning_rate=rate)),
+      config.Config(
+          optimizer=config.Optimizer(learning_rate=rate),
+          mesh=config.Mesh(replica=4),
+      ),
   )  # fmt: skip
 
 

@@ -226,11 +226,22 @@ def png_size(path):
   return struct.unpack('>II', header[16:])
 
 
-@pytest.mark.parametrize('names', [['greedylore'], ['dense', 'greedylore']])
-def test_the_curves_are_drawn(tmp_path, names):
-  """For one run and for several, which have no end of dense averaging."""
+def test_the_curves_are_drawn(tmp_path):
   path = tmp_path / 'loss.png'
-  report.draw_curves(path, dict.fromkeys(names, LINES))
+  report.draw_curves(path, 'greedylore', LINES)
   assert png_size(path) == (1320, 504)
   assert path.stat().st_size > 10_000
   assert not report.plt.get_fignums(), 'figures must be closed'
+
+
+def test_a_run_whose_metrics_are_gone_still_ends_well(tmp_path):
+  summary = {'final_loss': None, 'final_eval_loss': None}
+  assert 'metrics.jsonl is not here' in report.paragraph(summary, [], tmp_path)
+  report.draw_curves(tmp_path / 'loss.png', 'dense', [])
+
+
+def test_a_damaged_line_is_named(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1}\n<<<<<<< HEAD\n', encoding='utf-8')
+  with pytest.raises(ValueError, match=r'metrics.jsonl, line 2, .*<<<<'):
+    metrics.read(path)

@@ -10,6 +10,7 @@ from train import config
 from train import prepare
 from train.data import datasets
 from train.data import images
+from train.data import sources
 from train.data import text
 from train.data import tokenizers
 
@@ -87,7 +88,9 @@ def test_texts(tmp_path):
   for i in range(6):
     words = f'text {i} is not long. ' * 20
     (tmp_path / f'{i}.txt').write_text(words, encoding='utf-8')
-  assert run(tmp_path, 'prose', '--texts', str(tmp_path / '*.txt')) == 0
+  write = tmp_path, 'prose', '--texts', str(tmp_path / '*.txt')
+  assert run(*write) == 0
+  assert run(*write) == 2, 'nothing is mixed with what was there'
   settings = section(
       tmp_path, 'prose', sequence_length=16, eval_fraction=0.2
   )  # fmt: skip
@@ -110,6 +113,7 @@ def test_a_vocabulary_is_learnt_from_texts(tmp_path, capsys):
   assert len(ids) < 0.7 * len(words), 'frequent pairs are one token'
   assert run(tmp_path, 'prose2', *texts, '--vocabulary', '256') == 2
   assert 'more than 256 tokens' in capsys.readouterr().err
+  assert not (tmp_path / 'sets' / 'prose2' / '1.0.0').exists()
 
 
 TEXTS = [b'a long one, much longer than a row', b'short', b'and more']
@@ -122,9 +126,9 @@ def documents(tmp_path_factory):
   features = {'text': datasets.library().features.Text()}
   part = lambda texts: lambda: ({'text': x} for x in texts)
   whole = {'train': part(TEXTS), 'validation': part([b'held out ' * 9])}
-  prepare.write('en', root / 'sets' / 'c4', prepare.Source(features, whole))
+  prepare.write('en', root / 'sets' / 'c4', sources.Source(features, whole))
   alone = {'train': part(TEXTS)}
-  prepare.write('alone', root / 'sets', prepare.Source(features, alone))
+  prepare.write('alone', root / 'sets', sources.Source(features, alone))
   (root / 'wiki.test.txt').write_text('other words. ' * 9)
   return root
 
@@ -184,13 +188,19 @@ def test_what_cannot_be_streamed_is_said(documents):
 
 
 def test_what_is_wrong_is_one_line(tmp_path, capsys):
-  (tmp_path / 'train-images-idx3-ubyte.gz').write_bytes(gzip.compress(b'no'))
+  file = tmp_path / 'train-images-idx3-ubyte.gz'
+  file.write_bytes(gzip.compress(b'cut off')[:-9])
+  assert run(tmp_path, 'x', '--idx', str(tmp_path)) == 2
+  assert f'{file} is damaged' in capsys.readouterr().err
+  file.write_bytes(gzip.compress(b'no'))
   for options, message in (
       (('x', '--images', str(tmp_path)), 'a folder of images per class'),
       (('x', '--idx', str(tmp_path)), 'an array of bytes in IDX format'),
       (('x', '--texts', str(tmp_path / 'no*')), 'matches none'),
       (('../x', '--texts', 'y'), "got '../x'"),
-      (('x', '--vocabulary', '300'), 'give --texts, too'),
+      (('x', '--vocabulary', '0'), 'give --texts, too'),
+      (('digits', '--texts', 'y'), "'digits' is built in, images for a resnet"),
+      (('x', '--texts'), 'expected at least one argument'),
   ):
     assert run(tmp_path, *options) == 2
     error = capsys.readouterr().err

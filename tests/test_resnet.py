@@ -62,13 +62,27 @@ def test_statistics_are_those_of_the_batch(small):
       statistics['stem']['norm']['mean'], stem.mean((0, 1, 2)), atol=1e-5
   )
   np.testing.assert_allclose(
-      statistics['stem']['norm']['var'], stem.var((0, 1, 2)), rtol=1e-4
+      statistics['stem']['norm']['var'], (stem**2).mean((0, 1, 2)), rtol=1e-4
   )
   # With them, prediction is what training sees.
   np.testing.assert_allclose(
       network.predict(params, statistics, image),
       network.logits(params, image), atol=1e-5,
   )  # fmt: skip
+
+
+def test_statistics_of_parts_add_up(small):
+  """In the stem, behind which the parts differ by their norms."""
+  network, params = small
+  image = pixels(6)
+  parts = [network.statistics(params, image[i : i + 2]) for i in (0, 2, 4)]
+  mean = jax.tree.map(lambda *xs: np.mean(xs, axis=0), *parts)
+  whole = network.statistics(params, image)
+  for name in ('mean', 'var'):
+    np.testing.assert_allclose(
+        mean['stem']['norm'][name], whole['stem']['norm'][name], rtol=1e-4,
+        atol=1e-6,
+    )  # fmt: skip
 
 
 def test_a_prediction_does_not_depend_on_its_neighbours(small):

@@ -166,6 +166,12 @@ def test_other_data_are_refused(finished):
         ({'mesh': config.Mesh(replica=3)}, 'batch_size must be a multiple of'),
         ({'optimizer': config.Optimizer(name='adamx')}, "nearest is 'adam"),
         ({'optimizer': config.Optimizer(momentum=0.9)}, 'does not apply to'),
+        ({'optimizer': config.Optimizer('lbfgs')}, "'lbfgs' does not fit here"),
+        ({'data': config.Data('digits')}, 'built in, images for a resnet'),
+        (
+            {'compression': config.Compression('tsr_adam', stagger=True)},
+            r'compression\.stagger does not apply to .*tsr_adam',
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_it_starts(tmp_path, changes, message):
@@ -177,12 +183,17 @@ def test_what_cannot_work_is_said_before_it_starts(tmp_path, changes, message):
   assert not (tmp_path / 'work' / 'config.json').exists()
 
 
-def test_gradients_that_stay_non_finite_end_the_run(tmp_path):
+@pytest.mark.parametrize('every', [2, 30])
+def test_gradients_that_stay_non_finite_end_the_run(tmp_path, every):
+  """Before more of it is saved, however rarely a line is written."""
   broken = runs.settings(
-      tmp_path, steps=30, optimizer=config.Optimizer(learning_rate=1e30)
-  )
+      tmp_path, steps=30, optimizer=config.Optimizer(learning_rate=1e30),
+      log=config.Log(every=every, tensorboard=False),
+  )  # fmt: skip
   with pytest.raises(FloatingPointError, match=r'lower optimizer\.learning'):
     loop.run(broken, tmp_path / 'work')
+  folder = tmp_path / 'work' / 'checkpoints'
+  assert {x.name for x in folder.iterdir()} == {'4', '8'}
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,7 @@ def plan(run: config.Config, task: tasks.Task) -> gl.Plan:
   """
   # No seed changes what is sent.
   compression = dataclasses.replace(run.compression, seed=0)
-  workers = run.mesh.replica or 1
-  return _plan(compression, task, workers)
+  return _plan(compression, task, run.mesh.replica)
 
 
 @functools.cache

@@ -1,10 +1,10 @@
 """Checkpoints: parameters, mean errors, data position and configuration.
 
 Saving replaces every worker's error by the mean of all of them, in the run as
-well as on disk: what goes on is exactly what would be restored. So a run that
-was interrupted and one that was not give the same numbers, and the size on disk
-does not depend on the number of workers. Methods of which every single error
-matters save all of them.
+well as on disk: what goes on is exactly what would be restored. So runs with
+the same checkpoints give the same numbers, interrupted or not (one more of them
+changes the rounding), and the size on disk does not depend on the number of
+workers. Methods of which every single error matters save all of them.
 
 Saving goes on in the background, and a checkpoint gets its name when all of it
 is on disk. With it lies a fingerprint of every array: what is read is what was
@@ -75,7 +75,8 @@ class Checkpoints:
     self._expand = _OnMesh(lambda s: gl.expand(s, workers), mesh, axis_name)
     self._identity = {
         'config': identity(run),
-        'data': description,
+        # What is scored on besides may change.
+        'data': {k: v for k, v in description.items() if k != 'held_out'},
         'workers': 'any' if is_linear else mesh.shape[axis_name],
     }
     self._manager = ocp.CheckpointManager(
@@ -91,8 +92,6 @@ class Checkpoints:
       OSError: if this or an earlier one could not be written.
       ValueError: if not all processes hold the same, bit by bit.
     """
-    if self._manager.latest_step() == now.step:
-      return now
     collapsed = self._collapse(now.opt_state, now.params)
     state = {'params': now.params, 'opt_state': collapsed}
     marks = fingerprint.of(state)
@@ -223,8 +222,10 @@ def _shardings(
 def identity(run: config.Config) -> dict[str, Any]:
   """The part of a configuration that may not change when a run goes on."""
   fields = dataclasses.asdict(run)
-  # The description tells data, and what is pre-trained, apart.
-  del fields['data']['data_dir'], fields['model']['pretrained']
+  # The description tells data, and what is pre-trained, apart, by content.
+  for key in ('data_dir', 'files', 'tokenizer', 'held_out'):
+    del fields['data'][key]
+  del fields['model']['pretrained']
   return {key: value for key, value in fields.items() if key not in _FREE}
 
 

@@ -37,7 +37,8 @@ def start(run: config.Config) -> jax.sharding.Mesh:
   found_cluster = processes.join(run.distributed)
   if wanted and not found_cluster:
     _request_cpu_devices(wanted // processes_count)
-  devices = jax.devices()
+  # The rows of a batch lie by processes, and so must the workers.
+  devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
   workers = run.mesh.replica or len(devices) // inner
   devices = _enough(devices, run.mesh, max(workers, 1) * inner)
   _check_batch(run, workers)

@@ -1,5 +1,6 @@
 """From a command line to a configuration: CONFIG [--section.key VALUE ...]."""
 
+import argparse
 import ast
 import dataclasses
 import difflib
@@ -32,6 +33,14 @@ class UsageError(Exception):
   """A command that cannot be carried out, explained in one line."""
 
 
+class Parser(argparse.ArgumentParser):
+  """Says in one line what is wrong, as a UsageError."""
+
+  def error(self, message: str) -> typing.NoReturn:
+    """Called with what argparse found."""
+    raise UsageError(message)
+
+
 def parse(argv: list[str], prog: str) -> tuple[config.Config, str]:
   """Reads a command line.
 
@@ -40,7 +49,8 @@ def parse(argv: list[str], prog: str) -> tuple[config.Config, str]:
     prog: how the program is called, for its help.
 
   Returns:
-    The configuration, and the name of the file that it started from.
+    The configuration, and the name of the file that it started from, with the
+    folders below configs/, if it lies there: 'greedylore/llama_60m'.
 
   Raises:
     UsageError: for an unknown key, a value out of range or a bad file.
@@ -54,7 +64,19 @@ def parse(argv: list[str], prog: str) -> tuple[config.Config, str]:
   start = load(path) if path else config.Config()
   if asks_help:
     _print_help(start, prog)
-  return _override(start, options), pathlib.Path(path).stem
+  return _override(start, options), name_of(path)
+
+
+def name_of(path: str) -> str:
+  """What a file of configs/ is called, so that no two of them are the same.
+
+  Example:
+    >>> name_of('/home/me/configs/tsr/glue_cola.py'), name_of('../mine.py')
+    ('tsr/glue_cola', 'mine')
+  """
+  *folders, file = pathlib.Path(path).with_suffix('').parts
+  below = folders[::-1].index('configs') if 'configs' in folders else 0
+  return '/'.join([*folders[len(folders) - below :], file])
 
 
 def _print_help(start: config.Config, prog: str) -> typing.NoReturn:
@@ -124,12 +146,12 @@ def _value(node: ast.expr, path: str) -> Any:
 
 def _section(name: str, values: list[tuple[str, Any]]) -> Section:
   if name not in _SECTIONS:
-    nearest = _nearest(name, [*_SECTIONS])
-    raise ValueError(f'there is no section {name!r}{nearest}')
+    hint = nearest(name, [*_SECTIONS])
+    raise ValueError(f'there is no section {name!r}{hint}')
   known = [*typing.get_type_hints(_SECTIONS[name])]
   for i, (key, _) in enumerate(values):
     if key not in known:
-      raise ValueError(f'{name} has no {key!r}{_nearest(key, known)}')
+      raise ValueError(f'{name} has no {key!r}{nearest(key, known)}')
     if key in dict(values[:i]):
       raise ValueError(f'{name} is given {key!r} twice')
   return _SECTIONS[name](**dict(values))
@@ -151,7 +173,7 @@ def _override(start: config.Config, options: list[str]) -> config.Config:
   changes: dict[str, dict[str, Any]] = {}
   for key, words in _pairs(options):
     if key not in types:
-      raise UsageError(f'unknown option --{key}{_nearest(key, [*types])}')
+      raise UsageError(f'unknown option --{key}{nearest(key, [*types])}')
     section, _, name = key.rpartition('.')
     changes.setdefault(section, {})[name] = _typed(key, words, types[key])
   try:
@@ -192,8 +214,9 @@ def _typed(key: str, words: list[str], hint: Any) -> Any:
   return value if of_type else words[0]
 
 
-def _nearest(word: str, known: list[str]) -> str:
-  close = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+def nearest(word: str, known: list[str]) -> str:
+  """'; the nearest is ...', or nothing if none is near."""
+  close = difflib.get_close_matches(word, known, n=1)
   return f'; the nearest is {close[0]!r}' if close else ''
 
 

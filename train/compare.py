@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import math
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
       choices.config(*method.options)
     from train import study
 
-    name = f'{pathlib.Path(choices.path).stem}-compare'
+    name = f'{command.name_of(choices.path)}-compare'
     folder = pathlib.Path(options.workdir or f'runs/{name}')
     results = study.Results(folder / 'results.jsonl')
     runs = _plan(choices)
@@ -57,19 +58,14 @@ def main(argv: list[str]) -> int:
     code, words = command.INTERRUPTED, 'Interrupted.'
   _report(runs, results, folder, options.bandwidth)
   if code:
-    print(f'{words} The same command goes on where this one was.')
+    goes_on = code in (command.PREEMPTED, command.INTERRUPTED) or code > 128
+    hint = ' The same command goes on where this one was.' if goes_on else ''
+    print(f'{words}{hint}')
   return code
 
 
-class _Parser(argparse.ArgumentParser):
-  """Says in one line what is wrong."""
-
-  def error(self, message):
-    raise command.UsageError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = command.Parser(
       grid.PROG, description=inspect.cleandoc(main.__doc__ or ''),
       allow_abbrev=False,
       formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -159,7 +155,13 @@ def _plan(choices: grid.Choices) -> dict[str, list[grid.Run]]:
 
   # The memory of an accelerator belongs to the runs.
   jax.config.update('jax_platforms', 'cpu')
-  task = tasks.load(choices.config())
+  settings = choices.config()
+  if not settings.mesh.replica:
+    raise command.UsageError(
+        'a study is about a number of workers: set mesh.replica, got 0, which'
+        ' takes all devices there are'
+    )
+  task = tasks.load(settings)
 
   def choose(method: grid.Entry, times: float) -> grid.Knob | None:
     name = budget.knob(method.method)
@@ -191,19 +193,26 @@ def _run_all(runs, results, folder) -> tuple[int, str]:
     left = _time_left(known, len(runs) - len(known))
     print(f'[{i + 1}/{len(runs)}] {run.title}{left}', flush=True)
     started = time.monotonic()
-    place = folder / run.name
+    # Named by all that it is: what lies there is of this very run.
+    place = folder / f'{run.name}-{identity[:8]}'
     code = _call(['-m', 'train', *run.options, '--workdir', str(place)])
     if code not in (0, command.DIVERGED):  # That it diverged is a result.
       return code, f'{run.title} in {place} ended with exit code {code}.'
     wall_seconds = time.monotonic() - started
-    results.add(study.describe(run, identity, place, wall_seconds))
+    diverged = code == command.DIVERGED
+    results.add(study.describe(run, identity, place, wall_seconds, diverged))
     study.lighten(place)
   return 0, ''
 
 
 def _call(words: list[str]) -> int:
-  """Runs this Python with such a command line; returns the exit code."""
+  """Runs this Python with such a command line; returns the exit code.
+
+  SIGTERM is handed on: the run saves what it has and ends.
+  """
   with subprocess.Popen([sys.executable, *words]) as process:
+    hand_on = lambda *_: process.terminate()
+    before = signal.signal(signal.SIGTERM, hand_on)
     try:
       code = process.wait()
     except KeyboardInterrupt:
@@ -211,6 +220,7 @@ def _call(words: list[str]) -> int:
         process.wait(_GRACE_SECONDS)  # It may be saving a checkpoint.
       raise
     finally:
+      signal.signal(signal.SIGTERM, before)
       process.kill()
   return code if code >= 0 else 128 - code  # As a shell says it of a signal.
 

@@ -8,11 +8,8 @@ from typing import Any
 from train import grid
 from train.study import Line
 
-# What a summary may hold beside the held-out loss.
-_BESIDE = (
-    ('final_eval_bits_per_byte', 'bits per byte'),
-    ('final_eval_accuracy', 'accuracy'),
-)
+# How a summary names what a run scored in the end, the loss among others.
+_SCORE = 'final_eval_'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,18 +112,19 @@ def table(rows: list[Row], bandwidth: float) -> str:
       (row.loss for row in rows if row.method.split(':')[0] == 'dense'),
       default=None,
   )
-  peak = all('peak_bytes' in x['summary'] for row in rows for x in row.lines)
-  beside = [
-      (key, name) for key, name in _BESIDE
-      if any(key in x['summary'] for row in rows for x in row.lines)
-  ]
+  summaries = [x['summary'] for row in rows for x in row.lines]
+  peak = all('peak_bytes' in summary for summary in summaries)
+  scores = dict.fromkeys(
+      key for summary in summaries for key in summary
+      if key.startswith(_SCORE) and key != f'{_SCORE}loss'
+  )  # fmt: skip
   columns = [
       'method', 'budget', 'setting', 'learning rate', 'held-out nats (seeds)',
-      'over dense', *(name for _, name in beside), 'kB per step',
+      'over dense', *(_title(score) for score in scores), 'kB per step',
       *(['kB at peak'] if peak else []),
       'times fewer', 'ms per step', f'ms at {bandwidth:g} Mbit/s',
   ]  # fmt: skip
-  cells = [_cells(row, dense, beside, peak, bandwidth) for row in rows]
+  cells = [_cells(row, dense, [*scores], peak, bandwidth) for row in rows]
   text = _markdown(columns, cells)
   text += (
       '\nHeld out: mean and half the range over the seeds, at the best learning'
@@ -148,8 +146,13 @@ def table(rows: list[Row], bandwidth: float) -> str:
   return text
 
 
-def _cells(row, dense, beside, peak, bandwidth) -> list[str]:
+def _title(score: str) -> str:
+  return score.removeprefix(_SCORE).replace('_', ' ')
+
+
+def _cells(row, dense, scores, peak, bandwidth) -> list[str]:
   """What the table says of a row."""
+  over = row.loss / dense if dense else math.nan
   sent = row.mean('bytes_per_step')
   seconds = row.compute_seconds
   wire = wire_seconds(row.lines[0], sent, bandwidth)
@@ -159,8 +162,8 @@ def _cells(row, dense, beside, peak, bandwidth) -> list[str]:
       f'{row.knob.name} {row.knob.value:g}' if row.knob else '',
       f'{row.rate:g}',
       _spread(row.lines),
-      f'{row.loss / dense - 1:+.1%}' if dense else '',
-      *(f'{row.mean(key):.3f}' for key, _ in beside),
+      f'{over - 1:+.1%}' if math.isfinite(over) else '',
+      *(f'{row.mean(score):.3f}' for score in scores),
       f'{sent / 1e3:,.0f}',
       *([f'{row.mean("peak_bytes") / 1e3:,.0f}'] if peak else []),
       f'{row.mean("compression"):.2f}',

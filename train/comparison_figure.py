@@ -50,7 +50,7 @@ def draw(
           ms=3,
       )  # fmt: skip
   axes[0].set_ylim(_limits(curves))
-  if any(curve[-1]['bytes_sent'] for curve in curves):
+  if any(x['bytes_sent'] for curve in curves for x in curve):
     axes[1].set_xscale('log')  # A single worker sends nothing, ever.
     axes[1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes[1].xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))

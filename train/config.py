@@ -15,19 +15,21 @@ from train.subject import Data
 from train.subject import DType
 from train.subject import Model
 
-Method = Literal[
+MatrixMethod = Literal[
     'dense', 'greedylore', 'powersgd', 'range_finder', 'two_sided', 'tsr',
     'fixed_subspace', 'random_subspace', 'top_k', 'random_k', 'quantize',
-    'sign', 'tsr_adam',
+    'sign',
 ]  # fmt: skip
+Method = MatrixMethod | Literal['tsr_adam']
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Section):
-  """The optimizer behind the compression: anything optax has by name."""
+  """The optimizer behind the compression: one that optax has by name."""
 
   name: str = 'adamw'
-  """A factory of optax: adamw, sgd, lion, adafactor, ..."""
+  """A factory of optax that takes a learning rate and needs nothing else, and
+  whose updates need gradients only: adamw, sgd, lion, adafactor, ..."""
   learning_rate: float = 3e-3
   """Peak of the schedule."""
   warmup_fraction: float = 0.1
@@ -37,8 +39,9 @@ class Optimizer(Section):
   clip_norm: float = 1.0
   """Global norm to which the averaged gradient is clipped; 0 is off."""
   weight_decay: float | None = None
-  """Decoupled decay of matrices (norm gains are exempt). Here and below: None
-  leaves optax's own default."""
+  """Decay of matrices (norm gains are exempt): decoupled where optax's factory
+  has it (adamw, lion), else added to the gradient (sgd, adam). Here and below:
+  None leaves optax's own default, which for tsr_adam is 0."""
   momentum: float | None = None
   """For sgd and its like."""
   nesterov: bool | None = None
@@ -100,7 +103,7 @@ class Compression(Section):
   """A matrix is left dense unless it shrinks by more than this factor."""
   embeddings: bool = False
   """Compress the token embedding and the output head too."""
-  embedding_method: Method | None = None
+  embedding_method: MatrixMethod | None = None
   """The method for embedding and head; this and the next two: None is as for
   the rest."""
   embedding_rank: int | None = None
@@ -108,7 +111,7 @@ class Compression(Section):
   embedding_update_interval: int | None = None
   """The update interval for embedding and head."""
   error_dtype: DType | None = None
-  """Type in which the errors are kept; None is the parameters' own."""
+  """Type in which the errors are kept; None is float32."""
   factor_dtype: DType | Literal['int8', 'int16'] | None = None
   """Type in which compressed messages travel; None is the gradients' own."""
   stagger: bool = False
@@ -187,7 +190,8 @@ class Config(Section):
   seed: int = 0
   """Of the initial parameters."""
   workdir: str = ''
-  """Folder for everything the run writes; '' is runs/NAME-OF-CONFIG."""
+  """Folder for everything the run writes; '' is runs/ and the place of the
+  configuration below configs/: runs/greedylore/llama_60m."""
   data: Data = Data()
   model: Model = Model()
   optimizer: Optimizer = Optimizer()

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
-import difflib
 import itertools
 import re
 
@@ -52,10 +51,9 @@ def entry(text: str) -> Entry:
           f'--compressors takes METHOD:key=value, got {word!r} in {text!r}'
       )
     if key not in _KEYS[1:]:
-      close = difflib.get_close_matches(key, _KEYS[1:], n=1, cutoff=0.0)
       raise command.UsageError(
-          f'--compressors {text}: there is no compression.{key} to set; the'
-          f' nearest is {close[0]!r}'
+          f'--compressors {text}: there is no compression.{key} to set'
+          f'{command.nearest(key, _KEYS[1:])}'
       )
     settings.append((key, value))
   return Entry(text, method, tuple(settings))

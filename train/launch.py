@@ -4,6 +4,7 @@ Runs the processes of one run on this machine, to try out what will run on
 many: each line of theirs with its number in front, and when one fails all end.
 """
 
+import inspect
 import os
 import signal
 import socket
@@ -50,6 +51,9 @@ def main(argv: list[str]) -> int:
 
 def _parse(argv: list[str]) -> tuple[int, list[str]]:
   """The number of processes, and what is for each of them."""
+  if {'-h', '--help'} & set(argv[:1]):
+    print(inspect.cleandoc(__doc__ or ''))
+    sys.exit()
   option, rest = (argv[0] if argv else ''), argv[1:]
   name, equals, value = option.partition('=')
   if name.replace('_', '-') != '--num-processes' or not (equals or rest):

@@ -44,14 +44,18 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
   )
   job = job_lib.prepare(settings, mesh, task)
   agreement.check(parameters=fingerprint.of(job.fresh.params))
-  with checkpoint.Checkpoints(
-      workdir / 'checkpoints', settings, task.description, mesh,
-      cluster.WORKER_AXIS, job.plan.is_linear,
-  ) as checkpoints:
-    return _run(settings, workdir, job, checkpoints)
+  # What is being saved is waited for before a signal may end the process.
+  with (
+      preemption.Preemption() as stop,
+      checkpoint.Checkpoints(
+          workdir / 'checkpoints', settings, task.description, mesh,
+          cluster.WORKER_AXIS, job.plan.is_linear,
+      ) as checkpoints,
+  ):
+    return _run(settings, workdir, job, checkpoints, stop)
 
 
-def _run(settings, workdir, job, checkpoints):
+def _run(settings, workdir, job, checkpoints, stop):
   """Everything from where the last checkpoint stands."""
   now = checkpoints.latest(job.fresh)
   _write_config(settings, workdir)
@@ -67,7 +71,6 @@ def _run(settings, workdir, job, checkpoints):
       metrics.Metrics(
           workdir, now.step, settings.log.tensorboard, processes.is_main()
       ) as journal,
-      preemption.Preemption() as stop,
       processes.patience(settings.distributed.heartbeat_timeout),
   ):
     now = _loop(settings, job, now, batches, checkpoints, journal, bar, stop)
@@ -75,8 +78,8 @@ def _run(settings, workdir, job, checkpoints):
   if processes.is_main():
     report.write_summary(workdir, summary)
     name = settings.compression.method
-    report.draw_curves(workdir / 'loss.png', {name: journal.lines})
-  bar.say(report.paragraph(summary, journal.lines, workdir))
+    report.draw_curves(workdir / 'loss.png', name, journal.lines)
+    bar.say(report.paragraph(summary, journal.lines, workdir))
   return summary
 
 
@@ -105,6 +108,8 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
     asked_to_stop = stop.due(now.step)
     if asked_to_stop or due(settings.checkpoint.every, now.step):
       with clock.stopped_after(loss):
+        _stop_if_broken(now)  # So that what is kept can be gone on with.
+        now.progress['skipped'] = _skipped(now)
         now.progress['seconds'] = clock.seconds
         now.progress['diagnostics'] = seen.state()
         now.progress['bytes_sent'] += job.traffic.save_bytes
@@ -133,8 +138,7 @@ def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
   """A line of metrics for the step that was just taken."""
   units = settings.batch_size * job.task.units_per_example
   rate = clock.lap(now.step)
-  skipped = int(optax.tree.get(now.opt_state, 'total_notfinite'))
-  now.progress['skipped'] = skipped
+  now.progress['skipped'] = skipped = _skipped(now)
   return {
       'loss': loss,
       'learning_rate': float(job.schedule(now.step - 1 - skipped)),
@@ -154,6 +158,11 @@ def _evaluate(job, now) -> dict[str, Any]:
       'bytes_sent': now.progress['bytes_sent'],
       'dense_bytes': now.step * job.traffic.dense_bytes,
   }
+
+
+def _skipped(now) -> int:
+  """Steps so far whose gradients were not finite."""
+  return int(optax.tree.get(now.opt_state, 'total_notfinite'))
 
 
 def _stop_if_broken(now) -> None:

@@ -67,11 +67,24 @@ class Metrics:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl; one that was cut off is left out."""
+  """The lines of a metrics.jsonl; one that was cut off is left out.
+
+  Raises:
+    ValueError: if one is damaged.
+  """
   if not path.exists():
     return []
+  found = []
   lines = path.read_text(encoding='utf-8').split('\n')[:-1]
-  return [json.loads(line) for line in lines]
+  for i, line in enumerate(lines, start=1):
+    try:
+      found.append(json.loads(line))
+    except ValueError as error:
+      raise ValueError(
+          f'{path}, line {i}, must hold JSON, got {line[:40]!r} ({error}).'
+          ' Delete the line.'
+      ) from None
+  return found
 
 
 def beside(values: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import difflib
 import inspect
 from typing import Any
 
@@ -10,11 +9,18 @@ import jax
 import optax
 
 import greedylore_jax as gl
+from train import command
 from train import config
 from train import tasks
 
-# After so many non-finite steps in a row something is broken for good.
+# After so many non-finite steps in a row something is broken for good; none of
+# them is ever taken.
 MAX_SKIPPED_IN_A_ROW = 10
+_SKIPPED = 2**31 - 1
+_NOT_OF_TSR_ADAM = (
+    'embedding_method', 'error_dtype', 'factor_dtype', 'stagger',
+    'share_decompositions',
+)  # fmt: skip
 
 
 def build(
@@ -38,14 +44,16 @@ def build(
   schedule = optax.warmup_cosine_decay_schedule(
       init_value=0.0,
       peak_value=settings.learning_rate,
-      warmup_steps=round(settings.warmup_fraction * run.steps),
+      warmup_steps=min(
+          round(settings.warmup_fraction * run.steps), run.steps - 1
+      ),
       decay_steps=run.steps,
       end_value=settings.final_fraction * settings.learning_rate,
   )
   if run.compression.method == 'tsr_adam':
     return optax.chain(
         _tsr_adam(run, schedule, axis_name, task),
-        optax.apply_if_finite(optax.identity(), MAX_SKIPPED_IN_A_ROW),
+        optax.apply_if_finite(optax.identity(), _SKIPPED),
     ), schedule
   clip = optax.clip_by_global_norm(settings.clip_norm)
   behind = optax.chain(
@@ -57,7 +65,7 @@ def build(
           compressors(run.compression, task), axis_name,
           seed=run.compression.seed, **policy(run.compression, task),
       ),
-      optax.apply_if_finite(behind, MAX_SKIPPED_IN_A_ROW),
+      optax.apply_if_finite(behind, _SKIPPED),
   ), schedule  # fmt: skip
 
 
@@ -65,6 +73,18 @@ def _check_tsr_adam(run: config.Config) -> None:
   """Raises a ValueError for settings that TSR-Adam does not have."""
   if run.compression.method != 'tsr_adam':
     return
+  usual, step = config.Compression(), config.Optimizer()
+  for section, given, default, keys in (
+      ('compression', run.compression, usual, _NOT_OF_TSR_ADAM),
+      ('optimizer', run.optimizer, step, ('momentum', 'nesterov')),
+  ):
+    for key in keys:
+      if getattr(given, key) != getattr(default, key):
+        raise ValueError(
+            f'{section}.{key} does not apply to compression.method tsr_adam:'
+            f' leave it at {getattr(default, key)!r}, got'
+            f' {getattr(given, key)!r}.'
+        )
   if run.optimizer.name not in ('adam', 'adamw') or run.compression.start_step:
     raise ValueError(
         'compression.method tsr_adam is an Adam of its own, from the first step'
@@ -191,18 +211,38 @@ def _by_name(
   decay = None
   if 'weight_decay' not in takes:
     decay = options.pop('weight_decay', None)
-  elif 'mask' in takes:
-    options['mask'] = _is_matrix(task)
   for name in options.keys() - takes.keys():
     raise ValueError(
         f'optimizer.{name} does not apply to optax.{settings.name}, which takes'
         f' {", ".join(takes)}.'
     )
+  _check_steps(settings.name, lambda: factory(schedule, **options))
+  if 'mask' in takes:
+    options['mask'] = _is_matrix(task)
   optimizer = factory(schedule, **options)
   if decay is None:
     return optimizer
   decays = optax.add_decayed_weights(decay, _is_matrix(task))
   return optax.chain(decays, optimizer)
+
+
+def _check_steps(
+    name: str, make: Callable[[], optax.GradientTransformation]
+) -> None:
+  """Raises unless an optimizer can be made and steps by gradients alone."""
+
+  def step(w):
+    tx = make()
+    return tx.update({'w': w}, tx.init({'w': w}), {'w': w})
+
+  try:
+    jax.eval_shape(step, jax.numpy.zeros((2, 2)))
+  except (TypeError, ValueError, NotImplementedError) as error:
+    reason = str(error).strip().split('\n')[0]
+    raise ValueError(
+        f'optimizer.name {name!r} does not fit here, where updates follow from'
+        f' gradients and a schedule: {reason}'
+    ) from None
 
 
 def _is_matrix(task: tasks.Task) -> Callable[[Any], Any]:
@@ -224,5 +264,4 @@ def _nearest_optimizer(name: str) -> str:
       if inspect.isfunction(getattr(optax, x))
       and 'learning_rate' in inspect.signature(getattr(optax, x)).parameters
   ]  # fmt: skip
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-  return f'; the nearest is {close[0]!r}' if close else ''
+  return command.nearest(name, known)

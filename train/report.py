@@ -22,6 +22,8 @@ def paragraph(
     summary: dict[str, Any], lines: list[dict[str, Any]], workdir: pathlib.Path
 ) -> str:
   """What was learnt, what was saved, and where it lies."""
+  if summary['final_loss'] is None or summary['final_eval_loss'] is None:
+    return 'This run was finished before, and its metrics.jsonl is not here.'
   first = next(x['loss'] for x in lines if 'loss' in x)
   text = (
       f'{summary["steps"]} steps took the training loss from {first:.3f} to'
@@ -39,32 +41,29 @@ def paragraph(
 
 
 def draw_curves(
-    path: pathlib.Path, runs: dict[str, list[dict[str, Any]]]
+    path: pathlib.Path, name: str, lines: list[dict[str, Any]]
 ) -> None:
-  """Draws the losses of runs against steps and against bytes sent.
+  """Draws the losses of a run against steps and against bytes sent.
 
   Args:
     path: of the PNG.
-    runs: name -> lines of metrics.jsonl. Thin lines are training losses, dots
+    name: of the method.
+    lines: of metrics.jsonl. The thin line is the training loss, dots are
       held-out ones.
   """
   figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-  for i, (name, lines) in enumerate(runs.items()):
-    color = f'C{i}'
-    for ax, key, scale in ((axes[0], 'step', 1), (axes[1], 'bytes_sent', 1e-6)):
-      train = [x for x in lines if 'loss' in x]
-      held_out = [x for x in lines if 'eval_loss' in x]
-      ax.plot(
-          [x[key] * scale for x in train], [x['loss'] for x in train],
-          lw=1, alpha=0.6, color=color,
-          label='training' if len(runs) == 1 else None,
-      )  # fmt: skip
-      ax.plot(
-          [x[key] * scale for x in held_out],
-          [x['eval_loss'] for x in held_out],
-          'o-', ms=4, color=color, label=f'{name}, held out',
-      )  # fmt: skip
-  if len(runs) == 1 and (end := _dense_end(lines)):
+  train = [x for x in lines if 'loss' in x]
+  held_out = [x for x in lines if 'eval_loss' in x]
+  for ax, key, scale in ((axes[0], 'step', 1), (axes[1], 'bytes_sent', 1e-6)):
+    ax.plot(
+        [x[key] * scale for x in train], [x['loss'] for x in train],
+        lw=1, alpha=0.6, color='C0', label='training',
+    )  # fmt: skip
+    ax.plot(
+        [x[key] * scale for x in held_out], [x['eval_loss'] for x in held_out],
+        'o-', ms=4, color='C0', label=f'{name}, held out',
+    )  # fmt: skip
+  if end := _dense_end(lines):
     axes[1].axvline(end, color='gray', ls='--', label='sent by dense averaging')
   axes[0].set_xlabel('step')
   axes[1].set_xlabel('MB sent per worker')
@@ -78,6 +77,7 @@ def draw_curves(
 
 def _dense_end(lines: list[dict[str, Any]]) -> float | None:
   """MB that dense averaging would have sent, if that is another number."""
-  last = lines[-1]
-  dense, sent = last['dense_bytes'], last['bytes_sent']
+  if not lines:
+    return None
+  dense, sent = lines[-1]['dense_bytes'], lines[-1]['bytes_sent']
   return dense * 1e-6 if dense > sent else None

@@ -111,22 +111,24 @@ class Results:
 
 
 def describe(
-    run: grid.Run, identity: str, folder: pathlib.Path, wall_seconds: float
-) -> Line:
+    run: grid.Run, identity: str, folder: pathlib.Path, wall_seconds: float,
+    diverged: bool = False,
+) -> Line:  # fmt: skip
   """The line of a finished run.
 
   Args:
-    run: the run; one without a summary diverged.
+    run: the run.
     identity: its hash.
     folder: in which it wrote.
     wall_seconds: that its process took.
+    diverged: whether it ended because of that; then it has no summary.
   """
   lines = metrics.read(folder / 'metrics.jsonl')
-  try:
+  if diverged:
+    summary = _summary_of_diverged(run, lines)
+  else:
     text = (folder / 'summary.json').read_text(encoding='utf-8')
     summary = json.loads(text)
-  except FileNotFoundError:
-    summary = _summary_of_diverged(run, lines)
   return {
       'name': run.name,
       'entry': run.entry,
@@ -152,7 +154,7 @@ def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
       'diverged_at': last['step'],
       'final_eval_loss': None,
       **{f'final_{x}': None for line in lines for x in line if 'eval_' in x},
-      'num_workers': max(run.config.mesh.replica, 1),
+      'num_workers': run.config.mesh.replica,
       'bytes_per_step': last['bytes_sent'] / last['step'],
       'compression': last['dense_bytes'] / max(last['bytes_sent'], 1),
       'seconds': max(x.get('seconds', 0.0) for x in lines),

@@ -6,9 +6,9 @@ from step 500, a refresh every 750.
 
 Command: python -m train.prepare cifar10, and then
   python -m train configs/greedylore/cifar10_resnet18.py
-  --compression.method dense is the baseline.
-Hardware: one GPU holds all 4 workers with --mesh.replica 1 (then nothing is
-  sent); 4 GPUs are the setting. Not for CPUs.
+  --compression.method dense --workdir ANOTHER is the baseline.
+Hardware: 4 GPUs, or one with --mesh.replica 1 (a single worker: nothing is
+  sent, and a batch norm sees 128 images rather than 32). Not for CPUs.
 Published: dense 94.43 %, GreedyLore r = 64 94.29 % (a reproduction, Muon).
 Ours: not run at full length.
 Deviations: the learning rate is not given, 1e-3 is a guess; statistics of batch

@@ -9,7 +9,7 @@ validation part.
 Command: python -m train configs/greedylore/glue_mrpc.py --data.data_dir FOLDER
   with glue/mrpc there, see `python -m train.prepare`, and in data/roberta-base
   the config.json, model.safetensors and tokenizer.json of roberta-base;
-  --compression.method dense is the baseline.
+  --compression.method dense --workdir ANOTHER is the baseline.
 Hardware: 4 GPUs, or one with --mesh.replica 1 (then nothing is sent).
 Published: dense .892, r = 8 .880, r = 16 .892 (a reproduction, Muon behind it;
   which of the metrics is not told).

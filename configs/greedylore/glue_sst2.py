@@ -9,7 +9,7 @@ part.
 Command: python -m train configs/greedylore/glue_sst2.py --data.data_dir FOLDER
   with glue/sst2 there, see `python -m train.prepare`, and in data/roberta-base
   the config.json, model.safetensors and tokenizer.json of roberta-base;
-  --compression.method dense is the baseline.
+  --compression.method dense --workdir ANOTHER is the baseline.
 Hardware: 4 GPUs, or one with --mesh.replica 1 (then nothing is sent).
 Published: dense .916, r = 8 .930, r = 16 .931 (a reproduction, Muon behind it).
 Ours: not run; EXPERIMENTS.md, 'GLUE', has a smaller encoder.

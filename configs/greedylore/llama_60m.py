@@ -11,8 +11,8 @@ Command: python -m train configs/greedylore/llama_60m.py --data.data_dir FOLDER
   --data.tokenizer T5.model
   with c4/en of tensorflow-datasets below FOLDER, as array_record, and the
   SentencePiece model of t5-base; on several hosts with --distributed.*. For the
-  dense run, --compression.method dense. Documents are read when their turn
-  comes, and a short one is followed by those behind it.
+  dense run, --compression.method dense --workdir ANOTHER. Documents are read
+  when their turn comes, and a short one is followed by those behind it.
 Hardware: GPUs or TPUs with bfloat16. Our number: not run at full length.
 """
 

@@ -8,7 +8,7 @@ every 200 steps, for embeddings too; scale 8. Its rates are between 1e-5 and
 Command: python -m train configs/tsr/glue_cola.py --data.data_dir FOLDER with
   glue/cola there, see `python -m train.prepare`, and in data/roberta-base the
   config.json, model.safetensors and tokenizer.json of roberta-base;
-  --compression.method dense is the baseline.
+  --compression.method dense --workdir ANOTHER is the baseline.
 Hardware: 4 GPUs, or one with --mesh.replica 1 (then nothing is sent).
 Published: over all of GLUE 85.54, Adam 86.28, GaLore 85.17.
 Ours: not run.

@@ -8,7 +8,7 @@ and 3e-5. Scored by Pearson's and Spearman's correlation on the validation part.
 Command: python -m train configs/tsr/glue_stsb.py --data.data_dir FOLDER with
   glue/stsb there, see `python -m train.prepare`, and in data/roberta-base the
   config.json, model.safetensors and tokenizer.json of roberta-base;
-  --compression.method dense is the baseline.
+  --compression.method dense --workdir ANOTHER is the baseline.
 Hardware: 4 GPUs, or one with --mesh.replica 1 (then nothing is sent).
 Published: over all of GLUE 85.54, Adam 86.28, GaLore 85.17.
 Ours: not run.

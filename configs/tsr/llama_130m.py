@@ -10,7 +10,7 @@ Published: a loss of 3.36, AdamW 3.22; 58.9 MB against 438 a step on average,
 Command: python -m train configs/tsr/llama_130m.py --data.data_dir FOLDER
   --data.tokenizer T5.model with the data of configs/greedylore/llama_130m.py;
   on several hosts with --distributed.*. The dense run: --compression.method
-  dense with a rate of its own.
+  dense --workdir ANOTHER with a rate of its own.
 Hardware: GPUs or TPUs with bfloat16. Our number: not run at full length.
 Deviations: the head is compressed like the embedding, it is not said what the
   paper does; sketches are averaged, not bases (--compression.average bases is

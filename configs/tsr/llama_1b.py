@@ -11,7 +11,7 @@ Published: a loss of 3.08, AdamW 2.74; 213.5 MB against 5,090 a step on average,
 Command: python -m train configs/tsr/llama_1b.py --data.data_dir FOLDER
   --data.tokenizer T5.model with the data of configs/greedylore/llama_1b.py; on
   several hosts with --distributed.*. The dense run: --compression.method dense
-  with a rate of its own.
+  --workdir ANOTHER with a rate of its own.
 Hardware: GPUs or TPUs with bfloat16. Our number: not run at full length.
 Deviations: the head is compressed like the embedding, it is not said what the
   paper does; sketches are averaged, not bases (--compression.average bases is

@@ -17,6 +17,11 @@ _HELD_OUT = ('validation', 'validation_matched', 'test')
 _TRAIN = 'train'
 FORMAT = 'array_record'
 _TOGETHER = 1000
+_BUILT_IN = {
+    'python-stdlib': 'texts for a llama',
+    'files': 'texts for a llama',
+    'digits': 'images for a resnet',
+}
 
 Example = dict[str, Any]
 
@@ -103,10 +108,15 @@ def read(name: str, data_dir: str) -> DataSet:
 
 def check_name(name: str) -> None:
   """Raises a ValueError for what cannot be the name of a data set."""
+  if name in _BUILT_IN:
+    raise ValueError(
+        f'{name!r} is built in, {_BUILT_IN[name]}, and not the name of a data'
+        ' set: take another name, or the model.name that it is for.'
+    )
   if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)*', name):
     raise ValueError(
-        'data.source must be python-stdlib, files, digits or the name of a data'
-        f' set such as cifar10 or glue/mrpc, got {name!r}.'
+        'the name of a data set must be one such as cifar10 or glue/mrpc, got'
+        f' {name!r}.'
     )
 
 

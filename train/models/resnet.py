@@ -115,8 +115,6 @@ class ResNet(nnx.Module):
 class Network:
   """The network as pure functions of parameters and statistics."""
 
-  embeddings = ENDS
-
   def __init__(self, model: config.Model, channels: int, classes: int):
     """Args: the section `model`, channels of an image, labels there are."""
     self._new = lambda rngs: ResNet(model, channels, classes, rngs)
@@ -134,14 +132,19 @@ class Network:
     return self._run(params, image)[0]
 
   def statistics(self, params: Params, image: jax.Array) -> Statistics:
-    """Those of this batch in all batch norms: mean and variance, [c] each."""
-    return self._run(params, image)[1]
+    """Of this batch in all batch norms: mean and mean square, [c] each.
+
+    Means of these over batches are those of all the batches together.
+    """
+    found = self._run(params, image)[1]
+    return _variances(found, lambda mean, var: var + mean**2)
 
   def predict(
       self, params: Params, statistics: Statistics, image: jax.Array
   ) -> jax.Array:
-    """Logits with given statistics, [batch, classes]."""
-    model = nnx.merge(self._graph, params, statistics)
+    """Logits with means of `statistics`, [batch, classes]."""
+    norms = _variances(statistics, lambda mean, square: square - mean**2)
+    model = nnx.merge(self._graph, params, norms)
     model.eval()
     return model(image)
 
@@ -172,3 +175,11 @@ class Network:
         ),
         params,
     )
+
+
+def _variances(statistics: Statistics, change: Any) -> Statistics:
+  """The tree with `change(mean, var)` in the place of every variance."""
+  if 'var' in statistics:
+    var = change(statistics['mean'], statistics['var'])
+    return statistics | {'var': var}
+  return {key: _variances(x, change) for key, x in statistics.items()}
