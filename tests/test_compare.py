@@ -135,6 +135,7 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     (['--compressors', 'dense', '--optimizer.name', 'adamx'],
      "nearest is 'adamax'."),
     (['--compressors', 'dense', '--data.files', 'absent'], 'matches none in'),
+    (['--compressors', 'dense', '--mesh.replica', '0'], 'set mesh.replica'),
     ([], 'the following arguments are required: --compressors'),
 ])  # fmt: skip
 def test_mistakes_are_one_line_before_anything_runs(
@@ -270,12 +271,6 @@ def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
   assert '| dense |' in (tmp_path / 'study' / 'table.md').read_text()
   assert run('--seeds', '1', methods='powersgd', folder='none', code=130) == []
   assert not (tmp_path / 'none').exists(), 'without results there is no table'
-
-
-def test_a_study_says_how_many_workers_it_is_about(path, tmp_path, capsys):
-  argv = [path, '--compressors', 'dense', '--mesh.replica', '0']
-  assert compare.main([*argv, '--workdir', str(tmp_path)]) == 2
-  assert 'set mesh.replica, got 0' in capsys.readouterr().err
 
 
 def test_two_methods_are_really_trained(path, tmp_path, capfd):
