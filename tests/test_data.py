@@ -102,9 +102,9 @@ def test_evaluation_is_spread_evenly_and_independent_of_the_seed(section):
   text = data.load(section())
   other = data.load(section(seed=7))
   total = len(text.held_out[0].windows)
-  windows = text.evaluation(3)
+  windows = text.held_out[0].take(3)
   assert windows.dtype == np.int32
-  np.testing.assert_array_equal(windows, other.evaluation(3))
+  np.testing.assert_array_equal(windows, other.held_out[0].take(3))
   np.testing.assert_array_equal(
       windows, text.held_out[0].windows[[0, total // 3, 2 * total // 3]]
   )
@@ -228,7 +228,7 @@ def test_too_few_windows(section):
   text = data.load(section())
   for part, windows, ask in (
       ('training', text.training_windows, text.train),
-      ('held-out', text.held_out[0].windows, text.evaluation),
+      ('held-out', text.held_out[0].windows, text.held_out[0].take),
   ):
     count = len(windows)
     assert ask(count) is not None

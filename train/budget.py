@@ -54,11 +54,7 @@ def _plan(
     task: tasks.Task,
     workers: int,
 ) -> gl.Plan:
-  return gl.plan(
-      optimizer.compressors(compression, task), _shapes(task),
-      num_workers=workers,
-      **optimizer.policy(compression, task),
-  )  # fmt: skip
+  return optimizer.plan(compression, task, _shapes(task), workers)
 
 
 def times_fewer(run: config.Config, task: tasks.Task) -> float:

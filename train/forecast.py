@@ -18,6 +18,7 @@ from train import cluster
 from train import config
 from train import job as job_lib
 from train import machines
+from train import optimizer
 from train import tasks
 
 _GBITS = 0.1, 1, 10, 100
@@ -44,7 +45,9 @@ def describe(settings: config.Config) -> str:
   alone = dataclasses.replace(alone, batch_size=settings.batch_size // workers)
   task = tasks.load(alone)
   dense, compressed = measure([with_dense(alone), alone], mesh, task)
-  plan = job_lib.plan(settings, mesh, task, compressed.params, workers)
+  plan = optimizer.plan(
+      settings.compression, task, compressed.params, workers, mesh.size
+  )
   return '\n'.join([
       task.introduction, '', str(plan), '',
       *_worker_lines(dense, compressed, alone.batch_size, mesh), '',

@@ -35,22 +35,6 @@ class Job:
   workers: int
 
 
-def plan(
-    settings: config.Config,
-    mesh: jax.sharding.Mesh,
-    task: tasks.Task,
-    params: Any,
-    workers: int,
-) -> gl.Plan:
-  """What so many workers would send, each with as many devices as here."""
-  return gl.plan(
-      optimizer.compressors(settings.compression, task), params,
-      num_workers=workers,
-      devices_per_worker=mesh.size // mesh.shape[_AXIS],
-      **optimizer.policy(settings.compression, task),
-  )  # fmt: skip
-
-
 def prepare(
     settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
 ) -> Job:
@@ -63,7 +47,9 @@ def prepare(
   params = task.start(jax.jit(init, out_shardings=shardings)())
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   rules = optimizer.compressors(settings.compression, task)
-  planned = plan(settings, mesh, task, params, workers)
+  planned = optimizer.plan(
+      settings.compression, task, params, workers, mesh.size // workers
+  )
   # Only what is kept in errors can be diagnosed.
   diagnosed = settings.log.diagnostics and any(
       leaf.error_bytes for leaf in planned.leaves

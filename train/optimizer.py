@@ -185,6 +185,28 @@ def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
   }
 
 
+def plan(
+    settings: config.Compression, task: tasks.Task, params: Any,
+    num_workers: int, devices_per_worker: int = 1,
+) -> gl.Plan:  # fmt: skip
+  """What the chain of `build` will send.
+
+  Args:
+    settings: of the compression.
+    task: as for `build`.
+    params: or their shapes.
+    num_workers: how many average.
+    devices_per_worker: over which parameters may lie spread.
+
+  Raises:
+    ValueError: if the compression cannot be so.
+  """
+  return gl.plan(
+      compressors(settings, task), params, num_workers=num_workers,
+      devices_per_worker=devices_per_worker, **policy(settings, task),
+  )  # fmt: skip
+
+
 def _matrices(
     settings: config.Compression, task: tasks.Task
 ) -> Callable[[Any], Any]:

@@ -76,6 +76,20 @@ def endless(
   return iter(batches.random_map(of_this_process).to_iter_dataset(options))
 
 
+def held_out(count: int, wanted: int, of: str) -> np.ndarray:
+  """Indices of so many held-out examples to score on; 0 is all of them.
+
+  Raises:
+    ValueError: there are fewer.
+  """
+  if wanted > count:
+    raise ValueError(
+        f'evaluation.sequences asks for {wanted} held-out {of}, but there are'
+        f' {count}; 0 takes all of them.'
+    )
+  return spread(count, wanted or count)
+
+
 def spread(count: int, wanted: int) -> np.ndarray:
   """Indices of so many examples, always the same, evenly over all of them."""
   return np.arange(wanted) * count // wanted

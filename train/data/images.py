@@ -74,13 +74,8 @@ class ImageData:
     Raises:
       ValueError: there are fewer.
     """
-    count = self.held_out.count
-    if images > count:
-      raise ValueError(
-          f'evaluation.sequences asks for {images} held-out images, but there'
-          f' are {count}; 0 takes all of them.'
-      )
-    return self.held_out.read(batches.spread(count, images or count))
+    chosen = batches.held_out(self.held_out.count, images, 'images')
+    return self.held_out.read(chosen)
 
 
 def augmented(

@@ -73,12 +73,7 @@ class SentenceData:
       ValueError: there are fewer.
     """
     count = len(self.held_out['label'])
-    if examples > count:
-      raise ValueError(
-          f'evaluation.sequences asks for {examples} held-out examples, but'
-          f' there are {count}; 0 takes all of them.'
-      )
-    chosen = batches.spread(count, examples or count)
+    chosen = batches.held_out(count, examples, 'examples')
     return {key: x[chosen] for key, x in self.held_out.items()}
 
 

@@ -77,17 +77,6 @@ class TextData:
         options=batches.IN_MEMORY if in_memory else batches.FROM_DISK,
     )  # fmt: skip
 
-  def evaluation(self, sequences: int) -> np.ndarray:
-    """Held-out windows of the same corpus, int32 [sequences, length + 1].
-
-    They are spread evenly over the held-out text: always the same ones,
-    whatever data.seed and the number of processes. 0 is all of them.
-
-    Raises:
-      ValueError: there are fewer than `sequences` held-out windows.
-    """
-    return self.held_out[0].take(sequences)
-
 
 def load(data: config.Data) -> TextData:
   """Reads, splits and tokenizes the text that a configuration asks for.
@@ -104,7 +93,7 @@ def load(data: config.Data) -> TextData:
     >>> text = load(config.Data(sequence_length=8))
     >>> text.vocab_size, text.held_out[0].bytes_per_token
     (256, 1.0)
-    >>> text.evaluation(2).shape
+    >>> text.held_out[0].take(2).shape
     (2, 9)
   """
   tokenizer = tokenizers.load(data.tokenizer)
