@@ -73,7 +73,7 @@ def test_a_profile_knows_lines_bytes_and_operations(worker):
   compiled = worker.step.lower(worker.grads, worker.state).compile()
   program = profile_step.Program(compiled)
   of = lambda line: [x for x, place in program.places.items() if line in place]
-  products = of('base: return p @ r, p @ r_local')
+  products = of('base: return p @ factor, p @ local')
   assert of('greedylore: return _spread.hold('), 'not where a helper stands'
   # P, 64 x 32, times R, 32 x 96.
   assert max(program.flops[x] for x in products) == 2 * 64 * 32 * 96

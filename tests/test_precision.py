@@ -31,21 +31,16 @@ def test_what_integers_round_away_stays_in_the_errors(method, dtype):
 
 
 @pytest.mark.parametrize(
-    ('dtype', 'rounding'),
-    [('int8', workers.FLOAT32_ROUNDING), ('bfloat16', 2**-8)],
-)
-@pytest.mark.parametrize(
     'method',
-    [gl.FixedSubspace(2), gl.GreedyLore(2), gl.Quantize(), gl.RandomK(0.2),
-     gl.RangeFinder(2), gl.Sign(), gl.TopK(0.2), gl.TopK(0.2, 'own'),
+    [gl.FixedSubspace(2), gl.RandomK(0.2), gl.TopK(0.2), gl.TopK(0.2, 'own'),
      gl.TSR(2), gl.TwoSided(2)],
     ids=repr,
 )  # fmt: skip
-def test_every_method_has_low_precision(method, dtype, rounding):
-  """Once through a compressed step; integers add up exactly, bfloat16 not."""
+def test_every_method_has_low_precision(method):
+  """Once through a compressed step, conserving what it rounds."""
   shapes = {'w': (6, 40)}
   tx = gl.compress_gradients(
-      method, workers.AXIS, factor_dtype=dtype, min_compression_rate=0
+      method, workers.AXIS, factor_dtype='int8', min_compression_rate=0
   )
   update, state = workers.simulated(tx, 2), workers.fresh(tx, shapes, 2)
   for step in range(2):
@@ -54,7 +49,7 @@ def test_every_method_has_low_precision(method, dtype, rounding):
     updates, state = update(grads, state)
     came = grads['w'].mean(0) + before.mean(0)
     went = updates['w'] + state.error['w'].mean(0)
-    assert workers.relative(went, came) < rounding
+    assert workers.relative(went, came) < workers.FLOAT32_ROUNDING
 
 
 def test_integers_whose_sums_are_not_exact_are_refused():
