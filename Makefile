@@ -35,6 +35,8 @@ FAMILY := dense powersgd range_finder greedylore \
   greedylore:factor_dtype=int8
 FRONT := dense powersgd range_finder \
   powersgd:factor_dtype=int8 range_finder:factor_dtype=int8
+ABLATION := configs/family.py --compression.rank 32 \
+  --optimizer.learning_rate 1e-3 --workdir experiments/ablation
 comma := ,
 list = $(subst $() ,$(comma),$(strip $(1)))
 
@@ -47,6 +49,12 @@ experiments: .venv/train
 	  --compressors $(call list,$(FRONT)) --learning_rates 1e-3
 	$(COMPARE) configs/family.py --workdir experiments/family --budgets 4,10 \
 	  --compressors $(call list,$(FAMILY))
+	$(COMPARE) $(ABLATION)_projection --compressors $(call list,dense \
+	  greedylore:start_step=0 random_subspace:start_step=0 \
+	  greedylore:start_step=150 random_subspace:start_step=150)
+	$(COMPARE) $(ABLATION)_error_feedback --compressors $(call list,dense \
+	  greedylore:start_step=0 greedylore:start_step=0:error_feedback=False \
+	  greedylore:start_step=150 greedylore:start_step=150:error_feedback=False)
 
 theory: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m experiments.theory

@@ -8,7 +8,7 @@ Command: python -m train configs/greedylore/ablation_projection.py, with the
   data of `llama_130m.py`; --compression.method greedylore is what it is
   compared with, --compression.start_step 0 has both from the first step on.
 Hardware: GPUs or TPUs with bfloat16. Our number: not run at this size;
-  small models are in EXPERIMENTS.md, 'The quickstart' and 'The family'.
+  a small model is in EXPERIMENTS.md, 'Ablations'.
 """
 
 from train.config import Checkpoint
