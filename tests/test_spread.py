@@ -94,6 +94,16 @@ def test_16_bit_factors_compile_beside_an_axis_of_one_device(fsdp):
   assert np.isfinite(params['w']).all()
 
 
+def test_a_saved_state_is_placed_as_a_fresh_one_lies():
+  mesh = mesh_of(replica=2, fsdp=2, tensor=2)
+  _, params, state = started(mesh, SPECS)
+  saved = jax.tree.map(np.asarray, gl.collapse(state))
+  placed = gl.place_state(saved, mesh, axis_name=AXIS, params=params)
+  for x, y in zip(*map(jax.tree.leaves, (placed, state)), strict=True):
+    assert x.sharding == y.sharding
+    np.testing.assert_array_equal(x, y)
+
+
 def test_parameters_are_those_of_workers_of_one_device():
   several, _ = trained(replica=2, fsdp=2, tensor=2)
   single, _ = trained(replica=2)
