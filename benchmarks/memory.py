@@ -21,7 +21,8 @@ import greedylore_jax as gl
 from train import cluster
 from train import command
 from train import machines
-from train import models
+from train.models import llama
+from train.models import llama_rules
 
 _METHODS = {
     'dense': gl.Dense(),
@@ -105,17 +106,17 @@ def _memory(compiled: jax.stages.Compiled) -> tuple[int, int]:
 
 def _compiled(run, model, mesh, compressor, error_dtype):
   """The step of a run, compiled from shapes, and its plan."""
-  shapes = jax.eval_shape(lambda: models.init(model, _VOCAB, 0))
+  shapes = jax.eval_shape(lambda: llama.init(model, _VOCAB, 0))
   params = jax.tree.map(
       lambda x, sharding: jax.ShapeDtypeStruct(
           x.shape, x.dtype, sharding=sharding
       ),
       shapes,
-      cluster.shardings(shapes, models.partition_specs(shapes), mesh),
+      cluster.shardings(shapes, llama_rules.partition_specs(shapes), mesh),
   )
   options = {
       'error_dtype': error_dtype, 'start_step': 1,
-      'weight_dimension_numbers': models.matrix_dimension_numbers,
+      'weight_dimension_numbers': llama_rules.matrix_dimension_numbers,
   }  # fmt: skip
   plan = gl.plan(
       compressor, params, num_workers=mesh.shape[_AXIS],
@@ -127,7 +128,7 @@ def _compiled(run, model, mesh, compressor, error_dtype):
       optax.adamw(1e-3),
   )  # fmt: skip
   state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
-  loss_fn = models.make_loss(model, _VOCAB)
+  loss_fn = llama.make_loss(model, _VOCAB)
   step = gl.make_train_step(
       loss_fn, tx, mesh, axis_name=_AXIS, accumulate_steps=run.accumulate_steps
   )

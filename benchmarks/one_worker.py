@@ -19,9 +19,9 @@ from benchmarks import machine
 from train import cluster
 from train import command
 from train import config
-from train import data
 from train import forecast
 from train import tasks
+from train.data import text
 from train.data import windows
 
 _CONFIGS = [
@@ -84,7 +84,7 @@ def _task(run: config.Config) -> tasks.Task:
   }  # fmt: skip
   held_out = windows.HeldOut('', tokens, 1.0, tokens.size, 'none')
   return tasks.LanguageModeling(
-      run, data.TextData(description, _VOCABULARY, tokens, (held_out,), 0)
+      run, text.TextData(description, _VOCABULARY, tokens, (held_out,), 0)
   )
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 import greedylore_jax as gl
 from train import command
-from train import models
+from train.models import llama
+from train.models import llama_rules
 
 _CONFIG = 'configs/greedylore/llama_1b.py'
 _VOCAB = 32_000
@@ -31,7 +32,7 @@ _GBITS = np.geomspace(1, 400, 60)
 def main() -> int:
   """Draws the figure; returns the exit code."""
   model = command.load(_CONFIG).model
-  shapes = jax.eval_shape(lambda: models.init(model, _VOCAB, 0))
+  shapes = jax.eval_shape(lambda: llama.init(model, _VOCAB, 0))
   count = sum(x.size for x in jax.tree.leaves(shapes))
   compute = 6 * count * _TOKENS / _FLOPS
   panels = {
@@ -46,7 +47,7 @@ def main() -> int:
     for i, workers in enumerate(_WORKERS):
       plan = gl.plan(
           method, shapes, num_workers=workers,
-          weight_dimension_numbers=models.matrix_dimension_numbers(
+          weight_dimension_numbers=llama_rules.matrix_dimension_numbers(
               shapes, embeddings
           ),
       )  # fmt: skip

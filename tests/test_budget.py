@@ -9,9 +9,9 @@ import pytest
 import greedylore_jax as gl
 from train import budget
 from train import config
-from train import models
 from train import optimizer
 from train import tasks
+from train.models import llama_rules
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def test_the_largest_rank_that_fits(method):
     plan = gl.plan(
         optimizer.compressor(compression), params,
         start_step=1, weight_dimension_numbers=(
-            lambda x: models.matrix_dimension_numbers(x, True)
+            lambda x: llama_rules.matrix_dimension_numbers(x, True)
         ),
     )  # fmt: skip
     reached[rank] = 40 * plan.dense_bytes / plan.bytes_after(40)

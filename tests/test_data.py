@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import texts
 
-from train import data
 from train.data import corpus
+from train.data import text as text_lib
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def take(iterator, count):
 
 
 def test_batches_are_reproducible_and_depend_on_the_seed(section):
-  first = take(data.load(section()).train(4), 5)
-  again = take(data.load(section()).train(4), 5)
-  other = take(data.load(section(seed=1)).train(4), 5)
+  first = take(text_lib.load(section()).train(4), 5)
+  again = take(text_lib.load(section()).train(4), 5)
+  other = take(text_lib.load(section(seed=1)).train(4), 5)
   assert first.dtype == np.int32
   assert first.shape == (5, 4, 33)
   np.testing.assert_array_equal(first, again)
@@ -41,7 +41,7 @@ def test_batches_are_reproducible_and_depend_on_the_seed(section):
 
 
 def test_an_epoch_holds_every_window_once_and_the_next_is_reshuffled(section):
-  text = data.load(section())
+  text = text_lib.load(section())
   count = len(text.training_windows)
   windows = take(text.train(1), 2 * count)[:, 0]
   expected = sorted(text.training_windows.tolist())
@@ -51,23 +51,23 @@ def test_an_epoch_holds_every_window_once_and_the_next_is_reshuffled(section):
 
 
 def test_the_second_epoch_of_a_seed_is_not_the_first_of_the_next(section):
-  text = data.load(section())
+  text = text_lib.load(section())
   count = len(text.training_windows)
   second = take(text.train(1), 2 * count)[count:]
-  first = take(data.load(section(seed=1)).train(1), count)
+  first = take(text_lib.load(section(seed=1)).train(1), count)
   assert (first != second).any()
 
 
 @pytest.mark.parametrize('where', ['within an epoch', 'across epochs'])
 def test_resuming_equals_going_on(section, where):
-  text = data.load(section())
+  text = text_lib.load(section())
   steps_per_epoch = len(text.training_windows) / 8
   stop = 3 if where == 'within an epoch' else int(steps_per_epoch)
   assert not steps_per_epoch.is_integer()  # A batch spans the border.
   whole = text.train(8)
   take(whole, stop)
   state = json.loads(json.dumps(whole.get_state()))
-  resumed = data.load(section()).train(8)
+  resumed = text_lib.load(section()).train(8)
   next(resumed)  # What was read before set_state does not matter.
   resumed.set_state(state)
   np.testing.assert_array_equal(take(resumed, 4), take(whole, 4))
@@ -75,7 +75,7 @@ def test_resuming_equals_going_on(section, where):
 
 @pytest.mark.parametrize('process_count', [2, 4])
 def test_processes_share_the_batch_of_one(section, process_count):
-  text = data.load(section())
+  text = text_lib.load(section())
   iterators = [text.train(8, p, process_count) for p in range(process_count)]
   parts = [take(iterator, 20) for iterator in iterators]
   whole = text.train(8)
@@ -85,7 +85,7 @@ def test_processes_share_the_batch_of_one(section, process_count):
 
 
 def test_a_state_of_one_process_continues_on_four(section):
-  text = data.load(section())
+  text = text_lib.load(section())
   whole = text.train(8)
   take(whole, 3)
   iterators = [text.train(8, p, 4) for p in range(4)]
@@ -99,8 +99,8 @@ def test_a_state_of_one_process_continues_on_four(section):
 
 
 def test_evaluation_is_spread_evenly_and_independent_of_the_seed(section):
-  text = data.load(section())
-  other = data.load(section(seed=7))
+  text = text_lib.load(section())
+  other = text_lib.load(section(seed=7))
   total = len(text.held_out[0].windows)
   windows = text.held_out[0].take(3)
   assert windows.dtype == np.int32
@@ -225,7 +225,7 @@ def test_a_corpus_without_text(tmp_path, monkeypatch):
 
 
 def test_too_few_windows(section):
-  text = data.load(section())
+  text = text_lib.load(section())
   for part, windows, ask in (
       ('training', text.training_windows, text.train),
       ('held-out', text.held_out[0].windows, text.held_out[0].take),
@@ -243,9 +243,9 @@ def test_too_few_windows(section):
 )
 def test_a_part_without_a_window(section, fraction, part):
   with pytest.raises(ValueError, match=f'{part} text has 0 windows'):
-    data.load(section(eval_fraction=fraction))
+    text_lib.load(section(eval_fraction=fraction))
 
 
 def test_a_batch_that_does_not_divide(section):
   with pytest.raises(ValueError, match=r'batch_size=6 and 4 processes'):
-    data.load(section()).train(6, 0, 4)
+    text_lib.load(section()).train(6, 0, 4)

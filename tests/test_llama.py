@@ -13,8 +13,8 @@ import optax
 import pytest
 
 from train import config
-from train import models
 from train.models import llama
+from train.models import llama_rules
 from train.models import rules
 
 VOCAB = 31
@@ -30,12 +30,12 @@ def _batch(sequences=2, columns=13):
 
 
 def _shapes(model, vocab_size=VOCAB):
-  return jax.eval_shape(functools.partial(models.init, model, vocab_size), 0)
+  return jax.eval_shape(functools.partial(llama.init, model, vocab_size), 0)
 
 
 def _large_params(model):
   """Far from init, where attention is sharp and errors show."""
-  params = models.init(model, VOCAB, seed=3)
+  params = llama.init(model, VOCAB, seed=3)
   noise = optax.tree.random_like(jax.random.key(4), params)
   return jax.tree.map(lambda x, y: x + 0.3 * y, params, noise)
 
@@ -46,7 +46,7 @@ def _assert_close(actual, expected):
 
 
 def _value_and_grad(model, params, batch):
-  loss_fn = models.make_loss(model, VOCAB)
+  loss_fn = llama.make_loss(model, VOCAB)
   return jax.jit(jax.value_and_grad(loss_fn))(params, batch)
 
 
@@ -103,7 +103,7 @@ def test_loss_is_the_oracles(layers):
   params, batch = _large_params(model), _batch()
   params['embedding'] /= 100  # So small that the eps of the first norm counts.
   rows = [_oracle_losses(params, np.asarray(row), model) for row in batch]
-  loss = jax.jit(models.make_loss(model, VOCAB))(params, batch)
+  loss = jax.jit(llama.make_loss(model, VOCAB))(params, batch)
   np.testing.assert_allclose(loss, np.mean(rows), rtol=1e-5)
 
 
@@ -117,12 +117,12 @@ def test_shapes_and_types():
   }
   ends = {'embedding': (VOCAB, 16), 'norm': (16,), 'head': (16, VOCAB)}
   expected = ends | {'blocks': {'0': block, '1': block}}
-  assert jax.tree.map(jnp.shape, models.init(TINY, VOCAB, 0)) == expected
+  assert jax.tree.map(jnp.shape, llama.init(TINY, VOCAB, 0)) == expected
   for dtype in ('float32', 'bfloat16', 'float16'):
     model = dataclasses.replace(TINY, dtype=dtype)
     shapes = _shapes(model)
-    logits = jax.eval_shape(models.make_apply(model, VOCAB), shapes, _batch())
-    loss = jax.eval_shape(models.make_loss(model, VOCAB), shapes, _batch())
+    logits = jax.eval_shape(llama.make_apply(model, VOCAB), shapes, _batch())
+    loss = jax.eval_shape(llama.make_loss(model, VOCAB), shapes, _batch())
     assert (logits.shape, loss.shape) == ((2, 13, VOCAB), ())
     leaves = jax.tree.leaves((shapes, logits, loss))
     assert all(x.dtype == jnp.float32 for x in leaves)
@@ -131,26 +131,26 @@ def test_shapes_and_types():
 def test_init_has_the_stated_deviations():
   model = config.Model(width=128, layers=2, heads=2, feed_forward=344)
   expected = {'norm': 0.0, 'output': 0.02 / 2, 'down': 0.02 / 2}
-  for name, x in _flat(models.init(model, 256, seed=0)).items():
+  for name, x in _flat(llama.init(model, 256, seed=0)).items():
     deviation = expected.get(re.split('[/_]', name)[-1], 0.02)
     np.testing.assert_allclose(np.std(x), deviation, rtol=0.03, err_msg=name)
 
 
 def test_seed_decides_the_parameters():
-  first, same, other = (models.init(TINY, VOCAB, s) for s in (0, 0, 1))
+  first, same, other = (llama.init(TINY, VOCAB, s) for s in (0, 0, 1))
   assert jax.tree.all(jax.tree.map(jnp.array_equal, first, same))
   assert not jnp.array_equal(first['head'], other['head'])
 
 
 def test_loss_at_init_is_that_of_guessing():
-  params, batch = models.init(TINY, VOCAB, 0), _batch(sequences=64)
-  loss = jax.jit(models.make_loss(TINY, VOCAB))(params, batch)
+  params, batch = llama.init(TINY, VOCAB, 0), _batch(sequences=64)
+  loss = jax.jit(llama.make_loss(TINY, VOCAB))(params, batch)
   np.testing.assert_allclose(loss, np.log(VOCAB), atol=0.01)
 
 
 def test_no_logit_sees_a_later_token():
   params, tokens = _large_params(TINY), _batch()
-  apply = jax.jit(models.make_apply(TINY, VOCAB))
+  apply = jax.jit(llama.make_apply(TINY, VOCAB))
   before = apply(params, tokens)
   for t in (1, 6, 12):
     changed = tokens.at[:, t].set((tokens[:, t] + 1) % VOCAB)
@@ -189,7 +189,7 @@ def test_remat_gives_the_same_gradients():
   model = dataclasses.replace(TINY, remat=True)
   recomputed = _value_and_grad(model, params, batch)
   _assert_close(recomputed, _value_and_grad(TINY, params, batch))
-  text = str(jax.make_jaxpr(models.make_loss(model, VOCAB))(params, batch))
+  text = str(jax.make_jaxpr(llama.make_loss(model, VOCAB))(params, batch))
   assert text.count('remat') == model.layers
 
 
@@ -197,10 +197,10 @@ def test_remat_gives_the_same_gradients():
 
 
 def test_adam_fits_a_repeated_batch():
-  params, batch = models.init(TINY, VOCAB, 0), _batch()
+  params, batch = llama.init(TINY, VOCAB, 0), _batch()
   tx = optax.adam(1e-2)
   opt_state, losses = tx.init(params), []
-  step = jax.jit(jax.value_and_grad(models.make_loss(TINY, VOCAB)))
+  step = jax.jit(jax.value_and_grad(llama.make_loss(TINY, VOCAB)))
   for _ in range(20):
     loss, grads = step(params, batch)
     updates, opt_state = tx.update(grads, opt_state)
@@ -212,7 +212,7 @@ def test_adam_fits_a_repeated_batch():
 @pytest.mark.parametrize('remat', [False, True])
 def test_local_gradients_inside_shard_map_are_those_of_vmap(remat):
   model = dataclasses.replace(TINY, remat=remat)
-  grad_fn = jax.value_and_grad(models.make_loss(model, VOCAB))
+  grad_fn = jax.value_and_grad(llama.make_loss(model, VOCAB))
   devices = jax.devices()[:2]
   params, batch = _large_params(model), _batch(sequences=2 * len(devices))
 
@@ -255,7 +255,7 @@ def test_parameter_count(width, feed_forward, heads, layers):
 @pytest.mark.parametrize('embeddings', [False, True])
 def test_rules_cover_every_parameter(embeddings):
   shapes = _shapes(TINY)
-  found = _flat(models.matrix_dimension_numbers(shapes, embeddings))
+  found = _flat(llama_rules.matrix_dimension_numbers(shapes, embeddings))
   assert found.keys() == _flat(shapes).keys()
   for name, value in found.items():
     table = name in ('embedding', 'head')
@@ -264,10 +264,10 @@ def test_rules_cover_every_parameter(embeddings):
 
 
 def test_uncovered_parameter_is_named():
-  params = models.init(TINY, VOCAB, 0)
+  params = llama.init(TINY, VOCAB, 0)
   params['blocks']['1']['adapter'] = jnp.zeros((16, 2))
   with pytest.raises(ValueError, match="'blocks/1/adapter'"):
-    models.matrix_dimension_numbers(params)
+    llama_rules.matrix_dimension_numbers(params)
 
 
 def test_first_matching_rule_wins_and_matches_the_whole_path():
@@ -284,16 +284,16 @@ def test_first_matching_rule_wins_and_matches_the_whole_path():
 ])  # fmt: skip
 def test_wrong_batch_is_refused(shape, dtype):
   with pytest.raises(ValueError, match='a batch is integers'):
-    models.make_loss(TINY, VOCAB)({}, jnp.zeros(shape, dtype))
+    llama.make_loss(TINY, VOCAB)({}, jnp.zeros(shape, dtype))
 
 
 def test_empty_vocabulary_is_refused():
   with pytest.raises(ValueError, match='vocab_size must be at least 1'):
-    models.init(TINY, 0, seed=0)
+    llama.init(TINY, 0, seed=0)
 
 
 @pytest.mark.parametrize('column', [0, -1])
 def test_token_outside_the_vocabulary_gives_nan(column):
-  params, batch = models.init(TINY, VOCAB, 0), _batch()
+  params, batch = llama.init(TINY, VOCAB, 0), _batch()
   batch = batch.at[0, column].set(VOCAB)
-  assert jnp.isnan(jax.jit(models.make_loss(TINY, VOCAB))(params, batch))
+  assert jnp.isnan(jax.jit(llama.make_loss(TINY, VOCAB))(params, batch))

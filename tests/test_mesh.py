@@ -13,7 +13,8 @@ from train import cluster
 from train import config
 from train import loop
 from train import machines
-from train import models
+from train.models import llama
+from train.models import llama_rules
 
 # Two refreshes, compressed steps and a checkpoint.
 MODEL = config.Model(width=16, layers=1, heads=2, feed_forward=24)
@@ -84,16 +85,16 @@ def test_a_run_goes_on_with_another_mesh(
 def test_stacked_layers_give_the_loss_of_blocks_one_by_one():
   one_by_one = dataclasses.replace(MODEL, layers=3, remat=True)
   stacked = dataclasses.replace(one_by_one, scan=True)
-  params = models.init(one_by_one, 31, seed=1)
+  params = llama.init(one_by_one, 31, seed=1)
   blocks = [params['blocks'][str(i)] for i in range(3)]
   scanned = params | {
       'blocks': jax.tree.map(lambda *xs: np.stack(xs), *blocks)
   }
-  shapes = jax.tree.map(np.shape, models.init(stacked, 31, seed=1))
+  shapes = jax.tree.map(np.shape, llama.init(stacked, 31, seed=1))
   assert jax.tree.map(np.shape, scanned) == shapes
   batch = jax.random.randint(jax.random.key(2), (2, 9), 0, 31)
   grad_fn = lambda model: jax.jit(
-      jax.value_and_grad(models.make_loss(model, 31))
+      jax.value_and_grad(llama.make_loss(model, 31))
   )
   loss, grads = grad_fn(one_by_one)(params, batch)
   loss_scanned, grads_scanned = grad_fn(stacked)(scanned, batch)
@@ -109,10 +110,10 @@ def test_stacked_layers_give_the_loss_of_blocks_one_by_one():
 @pytest.mark.parametrize('scan', [False, True])
 def test_rules_spread_every_matrix(scan):
   model = dataclasses.replace(MODEL, scan=scan)
-  shapes = jax.eval_shape(lambda: models.init(model, 32, 0))
-  numbers = models.matrix_dimension_numbers(shapes, embeddings=True)
+  shapes = jax.eval_shape(lambda: llama.init(model, 32, 0))
+  numbers = llama_rules.matrix_dimension_numbers(shapes, embeddings=True)
   placed = cluster.shardings(
-      shapes, models.partition_specs(shapes), mesh_of(2, 2, 2)
+      shapes, llama_rules.partition_specs(shapes), mesh_of(2, 2, 2)
   )
   for (path, x), sharding in zip(
       jax.tree_util.tree_leaves_with_path(shapes),
@@ -129,7 +130,7 @@ def test_rules_spread_every_matrix(scan):
 def test_a_parameter_without_a_rule_is_named():
   params = {'adapter': jax.ShapeDtypeStruct((4, 4), np.float32)}
   with pytest.raises(ValueError, match="'adapter'"):
-    models.partition_specs(params)
+    llama_rules.partition_specs(params)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +162,13 @@ def test_a_program_with_stacked_layers_does_not_grow_with_them():
   )
   tx = gl.compress_gradients(
       gl.GreedyLore(2), machines.REPLICA, min_compression_rate=0,
-      weight_dimension_numbers=models.matrix_dimension_numbers,
+      weight_dimension_numbers=llama_rules.matrix_dimension_numbers,
   )  # fmt: skip
   lines = []
   for layers in (2, 24):
     model = dataclasses.replace(MODEL, layers=layers, scan=True)
-    shapes = jax.eval_shape(lambda model=model: models.init(model, 32, 0))
-    specs = models.partition_specs(shapes)
+    shapes = jax.eval_shape(lambda model=model: llama.init(model, 32, 0))
+    specs = llama_rules.partition_specs(shapes)
     placed = cluster.shardings(shapes, specs, mesh)
     params = jax.tree.map(place, shapes, placed)
     state = gl.init_state(tx, params, mesh, axis_name=machines.REPLICA)
@@ -176,7 +177,7 @@ def test_a_program_with_stacked_layers_does_not_grow_with_them():
     spread = jax.P(machines.REPLICA, None, machines.FSDP, machines.TENSOR)
     assert error.sharding.spec == spread
     step = gl.make_train_step(
-        models.make_loss(model, 32), tx, mesh, axis_name=machines.REPLICA
+        llama.make_loss(model, 32), tx, mesh, axis_name=machines.REPLICA
     )
     batch = jax.ShapeDtypeStruct((8, 9), np.int32)
     text = step.lower(params, state, batch).as_text()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import texts
 
-from train import data
 from train.data import corpus
+from train.data import text as text_lib
 from train.data import tokenizers
 
 
@@ -100,7 +100,7 @@ def test_documents_end_with_the_mark_and_count_their_bytes(
 ):
   fixture = None if name == 'bytes' else f'{name}_path'
   path = request.getfixturevalue(fixture) if fixture else name
-  text = data.load(section(tokenizer=path))
+  text = text_lib.load(section(tokenizer=path))
   tokenizer = tokenizers.load(path)
   assert text.description['tokenizer'] == tokenizer.name
   assert text.vocab_size == tokenizer.vocab_size

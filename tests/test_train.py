@@ -14,9 +14,9 @@ import workers
 import greedylore_jax as gl
 from train import config
 from train import loop
-from train import models
 from train import optimizer
 from train import tasks
+from train.models import llama
 
 
 @pytest.fixture(scope='module')
@@ -236,14 +236,14 @@ def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
     text = (tmp_path / f'{name}.txt').read_text(encoding='utf-8')
     middle = len(text) // 2
     (tmp_path / f'{name}.txt').write_text(text[:middle] + 'Q' + text[middle:])
-  original = models.make_loss
+  original = llama.make_loss
 
   def make_loss(*args):
     loss_fn = original(*args)
     bad = lambda batch: jnp.where(jnp.any(batch == rare), jnp.nan, 1.0)
     return lambda params, batch: loss_fn(params, batch) * bad(batch)
 
-  monkeypatch.setattr(models, 'make_loss', make_loss)
+  monkeypatch.setattr(llama, 'make_loss', make_loss)
   with_parameters = runs.recording()
   loop.run(
       dataclasses.replace(

@@ -1,6 +1,1 @@
-"""Text for language models: `load(config.data)` is all the trainer needs."""
-
-from train.data.text import TextData
-from train.data.text import load
-
-__all__ = ['TextData', 'load']
+"""Texts, sentences and images, from files to batches."""

@@ -1,7 +1,7 @@
 """What there is to learn: `load(run)` is all that the trainer needs."""
 
 from train import config
-from train import data
+from train.data import text
 from train.tasks.base import Task
 from train.tasks.images import ImageClassification
 from train.tasks.language import LanguageModeling
@@ -21,7 +21,7 @@ def load(run: config.Config) -> Task:
     ImportError: the library that reads them is not installed.
   """
   if run.model.name == 'llama':
-    return LanguageModeling(run, data.load(run.data))
+    return LanguageModeling(run, text.load(run.data))
   if run.model.name == 'bert':
     return SentenceClassification(run)
   return ImageClassification(run)

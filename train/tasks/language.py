@@ -11,17 +11,18 @@ import numpy as np
 import optax
 
 from train import config
-from train import data
-from train import models
+from train.data import text as text_lib
+from train.models import llama
+from train.models import llama_rules
 
 
 class LanguageModeling:
   """A LLaMA on windows of text, scored in nats per token and bits per byte."""
 
   unit = 'tokens'
-  embeddings = models.EMBEDDINGS
+  embeddings = llama_rules.EMBEDDINGS
 
-  def __init__(self, run: config.Config, text: data.TextData):
+  def __init__(self, run: config.Config, text: text_lib.TextData):
     self._text = text
     self.description = of = text.description
     learnt = next(x for x in ('train_tokens', 'train_documents') if x in of)
@@ -32,12 +33,12 @@ class LanguageModeling:
         f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
     )
     self.units_per_example = run.data.sequence_length
-    self.init = functools.partial(models.init, run.model, text.vocab_size)
-    self.matrices = models.matrix_dimension_numbers
-    self.partition_specs = models.partition_specs
+    self.init = functools.partial(llama.init, run.model, text.vocab_size)
+    self.matrices = llama_rules.matrix_dimension_numbers
+    self.partition_specs = llama_rules.partition_specs
     self.train = text.train
-    self.loss = models.make_loss(run.model, text.vocab_size)
-    self._apply = models.make_apply(run.model, text.vocab_size)
+    self.loss = llama.make_loss(run.model, text.vocab_size)
+    self._apply = llama.make_apply(run.model, text.vocab_size)
 
   def example(self) -> jax.ShapeDtypeStruct:
     """A window of tokens, int32 [sequence_length + 1]."""
