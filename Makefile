@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # asks the system for its buffers anew in every step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint peers experiments theory bench bench-hosts soak clean
+.PHONY: quickstart test lint peers experiments llama-60m theory bench bench-hosts soak clean
 
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
@@ -55,6 +55,18 @@ experiments: .venv/train
 	$(COMPARE) $(ABLATION)_error_feedback --compressors $(call list,dense \
 	  greedylore:start_step=0 greedylore:start_step=0:error_feedback=False \
 	  greedylore:start_step=150 greedylore:start_step=150:error_feedback=False)
+
+# Of English text and the tokenizer of t5-base: an hour and a half a run.
+llama-60m: .venv/train
+	$(COMPARE) configs/greedylore/llama_60m.py --workdir experiments/llama_60m \
+	  --data.source english --data.stream False --data.max_bytes 10000000 \
+	  --batch_size 4 --steps 400 --mesh.replica 4 --model.dtype float32 \
+	  --compression.embeddings True --compression.start_step 12 \
+	  --optimizer.learning_rate 1e-3 --evaluation.every 100 \
+	  --evaluation.sequences 64 --checkpoint.every 100 --checkpoint.keep 1 \
+	  --log.tensorboard False --compressors $(call list,dense \
+	  powersgd:rank=64:factor_dtype=int8 \
+	  powersgd:rank=224:factor_dtype=int8:embedding_method=top_k:density=0.06)
 
 theory: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m experiments.theory
