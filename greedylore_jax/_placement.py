@@ -167,7 +167,8 @@ def place_state(
   """The state from a checkpoint, on a mesh of any number of workers.
 
   `expand` for as many workers as the mesh has, with every part where it
-  belongs. No device holds the errors of all workers, not even in between.
+  belongs. Of linear methods no device holds the errors of all workers, not even
+  in between.
 
   Args:
     opt_state: what `collapse` returned.

@@ -86,6 +86,13 @@ def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
   assert said in error
 
 
+def test_help_says_what_it_does(capsys):
+  with pytest.raises(SystemExit) as ended:
+    launch.main(['--help'])
+  assert not ended.value.code
+  assert 'python -m train.launch --num-processes N' in capsys.readouterr().out
+
+
 def test_slurm_is_found_without_a_word(tmp_path):
   """As srun sets the environment of two tasks on this host."""
   path = runs.write(tmp_path)

@@ -94,6 +94,9 @@ def test_alone_it_never_pays():
       overhead_seconds=0.1,
   )  # fmt: skip
   assert found.break_even == 0
+  # Nor where it costs nothing, as nothing is saved either.
+  for plan in planned(gl.RangeFinder(4), num_workers=1), planned(gl.Dense()):
+    assert gl.predict(plan, bandwidth=1).break_even == 0
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class Run:
   """Times fewer bytes than dense; None where nothing was chosen for one."""
   knob: Knob | None
   name: str
-  """Of its folder."""
+  """What the name of its folder begins with."""
   title: str
   """For people: 'powersgd rank 22, lr 0.002, seed 1'."""
   options: tuple[str, ...]
