@@ -79,7 +79,10 @@ def test_a_budget_that_cannot_be_met_says_what_can():
 
 def test_every_method_has_a_knob_of_the_configuration_or_none():
   fields = {field.name for field in dataclasses.fields(config.Compression)}
-  for method in typing.get_args(config.MatrixMethod):
+  methods = [x for of in typing.get_args(config.Method)
+             for x in typing.get_args(of)]
+  assert 'tsr_adam' in methods
+  for method in methods:
     assert budget.knob(method) in fields | {None}, (
         f'{method}: say in train/budget.py which key sets its bytes'
     )
