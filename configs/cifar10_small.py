@@ -2,7 +2,7 @@
 
 What it reproduces: the protocol of `greedylore/cifar10_resnet18.py` on two
 cores, in proportion: 78,000 parameters, 4 simulated workers x 32 images, crop
-and flip, AdamW with cosine; 2,000 steps, of which 64 dense, a refresh every 96.
+and flip, AdamW with cosine; 1,000 steps, of which 32 dense, a refresh every 48.
 Stages are 16, 32 and 64 channels wide rather than 64 to 512, so a rank of 16
 is to the first of them what 64 is there, and 4 and 2 what 16 and 8 are.
 
@@ -25,16 +25,16 @@ from train.config import Model
 from train.config import Optimizer
 
 config = Config(
-    steps=2000,
+    steps=1000,
     batch_size=128,
     data=Data(source='cifar10', crop=4, flip=True),
     model=Model(name='resnet8', width=16),
     optimizer=Optimizer(name='adamw', learning_rate=5e-3, weight_decay=1e-2),
     compression=Compression(
-        method='greedylore', rank=16, update_interval=96, start_step=64
+        method='greedylore', rank=16, update_interval=48, start_step=32
     ),
     mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=500, sequences=0),
-    checkpoint=Checkpoint(every=1000, keep=1),
+    evaluation=Evaluation(every=250, sequences=0),
+    checkpoint=Checkpoint(every=500, keep=1),
     log=Log(tensorboard=False),
 )

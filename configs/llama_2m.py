@@ -1,16 +1,16 @@
-"""GreedyLore's pre-training in small: a LLaMA of 3.3M parameters on English.
+"""GreedyLore's pre-training in small: a LLaMA of 2.1M parameters on English.
 
 What it shows: the protocol of `greedylore/llama_60m.py` on two cores, in
 proportion: 2,000 steps of 1,024 tokens, 4 simulated workers, a tenth of the
 steps dense, a refresh every 2 % of them; embedding and head dense. Ranks of
-d / 16 and d / 4 are 12 and 48.
+d / 16 and d / 4 are 8 and 32.
 
 Command: any English text makes the data and a vocabulary,
   python -m train.prepare english --texts TEXTS ... --vocabulary 4096
-  and python -m train configs/llama_3m.py --data.held_out FILE c4/en trains;
+  and python -m train configs/llama_2m.py --data.held_out FILE c4/en trains;
   --data.tokenizer is where it says. The study:
-  python -m train.compare configs/llama_3m.py --compressors
-  dense,greedylore:rank=12,greedylore:rank=48,powersgd:rank=12
+  python -m train.compare configs/llama_2m.py --compressors
+  dense,greedylore:rank=8,greedylore:rank=32,powersgd:rank=8
   --learning_rates 1e-3,2e-3,4e-3
 Cost and results: not run yet.
 """
@@ -33,9 +33,9 @@ config = Config(
         tokenizer='data/english.json',
         sequence_length=256,
     ),
-    model=Model(width=192, layers=4, heads=4, feed_forward=512),
+    model=Model(width=128, layers=4, heads=4, feed_forward=512),
     optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.0),
-    compression=Compression(rank=48, update_interval=40, start_step=200),
+    compression=Compression(rank=32, update_interval=40, start_step=200),
     mesh=Mesh(replica=4),
     evaluation=Evaluation(every=500, sequences=256),
     checkpoint=Checkpoint(every=1000, keep=1),
