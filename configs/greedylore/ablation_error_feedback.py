@@ -7,7 +7,7 @@ Command: python -m train configs/greedylore/ablation_error_feedback.py, with the
   data of `llama_350m.py`; --compression.error_feedback True is what it is
   compared with, and --compression.method fixed_subspace stands for GaLore.
 Hardware: GPUs or TPUs with bfloat16. Our number: not run at this size;
-  'Digits' in EXPERIMENTS.md has a small model.
+  0.86M parameters: 'Ablations' in EXPERIMENTS.md.
 """
 
 from train.config import Checkpoint
