@@ -236,8 +236,7 @@ def _read_text(path: str) -> bytes:
       text = file.read()
   except (OSError, EOFError, lzma.LZMAError) as error:
     raise ValueError(
-        f'Cannot read {path!r} ({error}): mend it or leave it out of'
-        ' data.files.'
+        f'Cannot read {path!r} ({error}): mend it, or leave it out.'
     ) from error
   try:
     text.decode('utf-8')
@@ -245,6 +244,6 @@ def _read_text(path: str) -> bytes:
     raise ValueError(
         f'{path!r} must be UTF-8 text, got byte 0x{text[error.start]:02x} at'
         f' offset {error.start}: convert it (iconv -f ENCODING -t UTF-8) or'
-        ' leave it out of data.files.'
+        ' leave it out.'
     ) from error
   return text
