@@ -30,7 +30,7 @@ config = Config(
     batch_size=4,
     data=Data(
         source='english',
-        tokenizer='data/english.json',
+        tokenizer='~/tensorflow_datasets/english/tokenizer.json',
         sequence_length=256,
     ),
     model=Model(width=128, layers=4, heads=4, feed_forward=512),

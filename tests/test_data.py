@@ -11,6 +11,7 @@ import texts
 
 from train.data import corpus
 from train.data import text as text_lib
+from train.data import tokenizers
 
 
 @pytest.fixture
@@ -174,6 +175,15 @@ def test_xz_is_read_as_its_text(tmp_path):
 def test_a_file_name_may_look_like_a_pattern(tmp_path):
   (tmp_path / 'a[1].txt').write_text('text')
   assert texts.read(tmp_path / 'a[1].txt').documents[0].text == b'text'
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'a.txt').write_text('text')
+  (tmp_path / 'a.json').write_text('damaged')
+  assert corpus.read('files', ['~/*.txt']).documents[0].text == b'text'
+  with pytest.raises(ValueError, match='not read as one'):  # But it is found.
+    tokenizers.load('~/a.json')
 
 
 def test_the_standard_library_comes_without_tests_and_packages():

@@ -208,7 +208,7 @@ def _python_sources(root: str) -> Iterator[str]:
 def _matching_paths(patterns: Sequence[str]) -> dict[str, str]:
   """Path of each file that a pattern matches, by its name."""
   paths = set()
-  for pattern in patterns:
+  for pattern in map(os.path.expanduser, patterns):
     # A file whose name happens to hold [ or * is taken as it stands.
     matches = (
         [pattern] if os.path.isfile(pattern)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import os
 import pathlib
 import re
 from typing import Any
@@ -197,7 +198,7 @@ def _other(
     source: str, data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
 ) -> windows_lib.HeldOut:
   """Further text to score on: files, or the held-out part of a data set."""
-  if glob.glob(source, recursive=True):
+  if glob.glob(os.path.expanduser(source), recursive=True):
     corpus = corpus_lib.read('files', [source])
     name = pathlib.PurePath(source).stem
   else:

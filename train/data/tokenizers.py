@@ -54,13 +54,14 @@ def load(tokenizer: str) -> Tokenizer:
         "data.tokenizer must be 'bytes' or the path of a SentencePiece .model"
         f' or a Hugging Face tokenizer.json, got {tokenizer!r}.'
     )
-  if not os.path.isfile(tokenizer):
+  path = os.path.expanduser(tokenizer)
+  if not os.path.isfile(path):
     raise ValueError(
         f'data.tokenizer must name a file, but there is no {tokenizer!r} in'
         f' {os.getcwd()!r}: check the path.'
     )
-  is_model = tokenizer.endswith('.model')
-  return SentencePiece(tokenizer) if is_model else HuggingFace(tokenizer)
+  is_model = path.endswith('.model')
+  return SentencePiece(path) if is_model else HuggingFace(path)
 
 
 class Bytes:
