@@ -57,8 +57,8 @@ experiments: .venv/train
 	  greedylore:start_step=0 greedylore:start_step=0:error_feedback=False \
 	  greedylore:start_step=150 greedylore:start_step=150:error_feedback=False)
 
-# On data sets that `train.prepare` makes, as the configurations say: 3 and 7
-# minutes a run.
+# On data sets that `train.prepare` makes, as the configurations say: 6 and 12
+# minutes a run beside another.
 cifar10: .venv/train
 	$(COMPARE) configs/cifar10_small.py --workdir experiments/cifar10_small \
 	  --seeds 0,1,2 --compressors $(call list,dense greedylore:rank=16 \

@@ -6,12 +6,11 @@ and flip, AdamW with cosine; 1,000 steps, of which 32 dense, a refresh every 48.
 Stages are 16, 32 and 64 channels wide rather than 64 to 512, so a rank of 16
 is to the first of them what 64 is there, and 4 and 2 what 16 and 8 are.
 
-Command: python -m train.prepare cifar10, and then, for all of it,
-  python -m train.compare configs/cifar10_small.py --compressors
-  dense,greedylore:rank=2,greedylore:rank=4,greedylore:rank=16,powersgd
-  --seeds 0,1,2; beside them random_subspace and
-  greedylore:error_feedback=False.
-Cost and results: not run yet.
+Command: python -m train.prepare cifar10, and then `make cifar10`: three seeds
+  of all methods; python -m train configs/cifar10_small.py is one run.
+Cost: 5 to 7 minutes a run on two cores beside another.
+Results: dense 65.6 %, PowerSGD r = 16 65.6 %, GreedyLore r = 16 64.9 %, r = 4
+  62.9 % and without error feedback 54.4 %; EXPERIMENTS.md has all.
 """
 
 from train.config import Checkpoint

@@ -8,11 +8,11 @@ d / 16 and d / 4 are 8 and 32.
 Command: any English text makes the data and a vocabulary,
   python -m train.prepare english --texts TEXTS ... --vocabulary 4096
   and python -m train configs/llama_2m.py --data.held_out FILE c4/en trains;
-  --data.tokenizer is where it says. The study:
-  python -m train.compare configs/llama_2m.py --compressors
-  dense,greedylore:rank=8,greedylore:rank=32,powersgd:rank=8
-  --learning_rates 1e-3,2e-3,4e-3
-Cost and results: not run yet.
+  `make english` is the study, with wikitext-2's test part as
+  data/wiki.test.txt and C4 (python -m train.prepare c4/en).
+Cost: 10 to 14 minutes a run on two cores beside another.
+Results: perplexity over dense PowerSGD r = 32 in 8 bits -0.5 %, r = 8 +2.2 %,
+  GreedyLore r = 32 +1.7 %, r = 8 +9.9 %; EXPERIMENTS.md has all.
 """
 
 from train.config import Checkpoint
