@@ -177,11 +177,13 @@ def test_a_file_name_may_look_like_a_pattern(tmp_path):
   assert texts.read(tmp_path / 'a[1].txt').documents[0].text == b'text'
 
 
-def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
-  monkeypatch.setenv('HOME', str(tmp_path))
-  (tmp_path / 'a.txt').write_text('text')
-  (tmp_path / 'a.json').write_text('damaged')
-  assert corpus.read('files', ['~/*.txt']).documents[0].text == b'text'
+def test_a_tilde_is_the_home_folder(folder, section, monkeypatch):
+  monkeypatch.setenv('HOME', str(folder))
+  (folder / 'other.text').write_text('text' * 10)
+  (folder / 'a.json').write_text('damaged')
+  assert corpus.read('files', ['~/*.text']).documents[0].text == b'text' * 10
+  found = text_lib.load(section(held_out=('~/other.text',)))
+  assert [x.name for x in found.held_out] == ['', 'other']
   with pytest.raises(ValueError, match='not read as one'):  # But it is found.
     tokenizers.load('~/a.json')
 
