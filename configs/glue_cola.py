@@ -37,7 +37,7 @@ config = Config(
     model=Model(name='bert', pretrained='data/minilm'),
     optimizer=Optimizer(
         name='adamw',
-        learning_rate=1e-4,
+        learning_rate=5e-5,
         final_fraction=0.0,
         weight_decay=1e-2,
     ),
@@ -48,7 +48,7 @@ config = Config(
         start_step=40,
     ),
     mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=89, sequences=0),
+    evaluation=Evaluation(every=178, sequences=0),
     checkpoint=Checkpoint(every=0),
     log=Log(tensorboard=False, diagnostics=False),
 )

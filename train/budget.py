@@ -37,15 +37,15 @@ def knob(method: str) -> str | None:
   return _KNOBS.get(method, 'rank')
 
 
-def plan(run: config.Config, task: tasks.Task) -> gl.Plan:
+def plan(settings: config.Config, task: tasks.Task) -> gl.Plan:
   """What a run will send.
 
   Raises:
     ValueError: if the compression cannot be as it is configured.
   """
   # No seed changes what is sent.
-  compression = dataclasses.replace(run.compression, seed=0)
-  return _plan(compression, task, run.mesh.replica)
+  compression = dataclasses.replace(settings.compression, seed=0)
+  return _plan(compression, task, settings.mesh.replica)
 
 
 @functools.cache
@@ -57,29 +57,30 @@ def _plan(
   return optimizer.plan(compression, task, _shapes(task), workers)
 
 
-def times_fewer(run: config.Config, task: tasks.Task) -> float:
+def times_fewer(settings: config.Config, task: tasks.Task) -> float:
   """Bytes of dense steps over the bytes of the run."""
-  planned = plan(run, task)
-  return run.steps * planned.dense_bytes / planned.bytes_after(run.steps)
+  planned, steps = plan(settings, task), settings.steps
+  return steps * planned.dense_bytes / planned.bytes_after(steps)
 
 
-def largest(run: config.Config, task: tasks.Task, budget: float) -> float:
+def largest(settings: config.Config, task: tasks.Task, budget: float) -> float:
   """The largest rank or density that stays within the budget.
 
   Args:
-    run: a configuration of a method with a knob.
+    settings: a configuration of a method with a knob.
     task: of that configuration.
     budget: times fewer bytes than dense, over the whole run.
 
   Raises:
     LookupError: if even the smallest sends more; its message says how much.
   """
-  name = str(knob(run.compression.method))
+  method = settings.compression.method
+  name = str(knob(method))
   values = _values(name, _shapes(task))
 
   def reached(value):
     try:
-      return times_fewer(_with(run, name, value), task)
+      return times_fewer(_with(settings, name, value), task)
     except ValueError:  # More than another setting allows.
       return 0.0
 
@@ -89,10 +90,9 @@ def largest(run: config.Config, task: tasks.Task, budget: float) -> float:
   )
   if too_high == 0:
     raise LookupError(
-        f'{run.compression.method} cannot send {budget:g} times fewer bytes'
-        f' than dense; its smallest {name}, {values[0]:g}, sends'
-        f' {reached(values[0]):.2f} times fewer (compression.start_step and'
-        ' .update_interval count too)'
+        f'{method} cannot send {budget:g} times fewer bytes than dense; its'
+        f' smallest {name}, {values[0]:g}, sends {reached(values[0]):.2f} times'
+        ' fewer (compression.start_step and .update_interval count too)'
     )
   return values[too_high - 1]
 
@@ -105,10 +105,10 @@ def _values(name: str, shapes: Any) -> Sequence[float]:
   return range(1, max(a for a, *b in sides if b) + 1)
 
 
-def _with(run: config.Config, name: str, value: float) -> config.Config:
+def _with(settings: config.Config, name: str, value: float) -> config.Config:
   changes: dict[str, Any] = {name: value}
-  changed = dataclasses.replace(run.compression, **changes)
-  return dataclasses.replace(run, compression=changed)
+  changed = dataclasses.replace(settings.compression, **changes)
+  return dataclasses.replace(settings, compression=changed)
 
 
 def _shapes(task: tasks.Task) -> Any:

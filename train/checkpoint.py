@@ -51,7 +51,7 @@ class Checkpoints:
   def __init__(
       self,
       folder: pathlib.Path,
-      run: config.Config,
+      settings: config.Config,
       description: dict[str, Any],
       mesh: jax.sharding.Mesh,
       axis_name: str,
@@ -61,7 +61,7 @@ class Checkpoints:
 
     Args:
       folder: of the checkpoints.
-      run: the configuration.
+      settings: the configuration.
       description: of the data, which must be the same on resuming.
       mesh: the devices.
       axis_name: its axis of the workers.
@@ -74,14 +74,16 @@ class Checkpoints:
     self._collapse = _OnMesh(gl.collapse, mesh, self._saved_axis)
     self._expand = _OnMesh(lambda s: gl.expand(s, workers), mesh, axis_name)
     self._identity = {
-        'config': identity(run),
+        'config': identity(settings),
         # What is scored on besides may change.
         'data': {k: v for k, v in description.items() if k != 'held_out'},
         'workers': 'any' if is_linear else mesh.shape[axis_name],
     }
     self._manager = ocp.CheckpointManager(
         folder.absolute(),
-        options=ocp.CheckpointManagerOptions(max_to_keep=run.checkpoint.keep),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=settings.checkpoint.keep
+        ),
         item_names=('state', 'progress', 'identity', 'fingerprint'),
     )
 
@@ -219,9 +221,9 @@ def _shardings(
   return jax.tree.map(place, specs)
 
 
-def identity(run: config.Config) -> dict[str, Any]:
+def identity(settings: config.Config) -> dict[str, Any]:
   """The part of a configuration that may not change when a run goes on."""
-  fields = dataclasses.asdict(run)
+  fields = dataclasses.asdict(settings)
   # The description tells data, and what is pre-trained, apart, by content.
   for key in ('data_dir', 'files', 'tokenizer', 'held_out'):
     del fields['data'][key]

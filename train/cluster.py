@@ -16,7 +16,7 @@ WORKER_AXIS = machines.REPLICA
 _ROWS = jax.sharding.PartitionSpec((machines.REPLICA, machines.FSDP))
 
 
-def start(run: config.Config) -> jax.sharding.Mesh:
+def start(settings: config.Config) -> jax.sharding.Mesh:
   """Joins the other processes, if any, and lays the mesh over the devices.
 
   To be called before JAX touches a device: on CPU, more workers than there are
@@ -26,24 +26,24 @@ def start(run: config.Config) -> jax.sharding.Mesh:
     ValueError: if the coordinator cannot be had, or if the devices do not fit
       the mesh.
   """
-  processes_count = run.distributed.num_processes or 1
-  inner = run.mesh.fsdp * run.mesh.tensor
-  wanted = run.mesh.replica * inner
+  processes_count = settings.distributed.num_processes or 1
+  inner = settings.mesh.fsdp * settings.mesh.tensor
+  wanted = settings.mesh.replica * inner
   if wanted % processes_count:
     raise ValueError(
         'mesh.replica x fsdp x tensor must be a multiple of the'
-        f' {processes_count} processes, got {_words(run.mesh)}.'
+        f' {processes_count} processes, got {_words(settings.mesh)}.'
     )
-  found_cluster = processes.join(run.distributed)
+  found_cluster = processes.join(settings.distributed)
   if wanted and not found_cluster:
     _request_cpu_devices(wanted // processes_count)
   # The rows of a batch lie by processes, and so must the workers.
   devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-  workers = run.mesh.replica or len(devices) // inner
-  devices = _enough(devices, run.mesh, max(workers, 1) * inner)
-  _check_batch(run, workers)
-  _check_processes(devices, run.mesh)
-  shape = workers, run.mesh.fsdp, run.mesh.tensor
+  workers = settings.mesh.replica or len(devices) // inner
+  devices = _enough(devices, settings.mesh, max(workers, 1) * inner)
+  _check_batch(settings, workers)
+  _check_processes(devices, settings.mesh)
+  shape = workers, settings.mesh.fsdp, settings.mesh.tensor
   axes = machines.REPLICA, machines.FSDP, machines.TENSOR
   return jax.sharding.Mesh(np.array(devices).reshape(shape), axes)
 
@@ -64,13 +64,14 @@ def _enough(devices, mesh, count):
   return devices[:count]
 
 
-def _check_batch(run: config.Config, workers: int) -> None:
+def _check_batch(settings: config.Config, workers: int) -> None:
   """Raises unless the batch divides over workers and their devices."""
-  if run.batch_size % (workers * run.mesh.fsdp * run.accumulate_steps):
+  inner, accumulated = settings.mesh.fsdp, settings.accumulate_steps
+  if settings.batch_size % (workers * inner * accumulated):
     raise ValueError(
-        f'batch_size must be a multiple of {workers} workers x'
-        f' {run.mesh.fsdp} mesh.fsdp x {run.accumulate_steps} accumulate_steps,'
-        f' got {run.batch_size}.'
+        f'batch_size must be a multiple of {workers} workers x {inner}'
+        f' mesh.fsdp x {accumulated} accumulate_steps, got'
+        f' {settings.batch_size}.'
     )
 
 

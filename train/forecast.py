@@ -110,9 +110,9 @@ class _Worker:
   """One worker of a run, and what its steps took."""
 
   def __init__(
-      self, run: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+      self, settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
   ):
-    job = job_lib.prepare(run, mesh, task)
+    job = job_lib.prepare(settings, mesh, task)
     fresh = job.fresh.params, job.fresh.opt_state
     self._params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -121,7 +121,7 @@ class _Worker:
     self._places = jax.tree.map(lambda x: x.sharding, fresh)
     self._waiting = jax.device_get(fresh)
     self._step, self._plan = job.step, job.plan
-    self._batch = job.place(next(task.train(run.batch_size, 0, 1)))
+    self._batch = job.place(next(task.train(settings.batch_size, 0, 1)))
     self._seconds: dict[str, list[float]] = {}
 
   def take_turn(self) -> None:

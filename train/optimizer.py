@@ -24,7 +24,7 @@ _NOT_OF_TSR_ADAM = (
 
 
 def build(
-    run: config.Config, axis_name: str, task: tasks.Task
+    settings: config.Config, axis_name: str, task: tasks.Task
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The chain and its learning-rate schedule.
 
@@ -32,51 +32,51 @@ def build(
   together for a step in which any worker's gradient was not finite.
 
   Args:
-    run: the configuration.
+    settings: the configuration.
     axis_name: mesh axis of the workers.
     task: says which parameters are matrices, for the compression.
 
   Raises:
     ValueError: if optax has no such optimizer or it takes no such option.
   """
-  settings = run.optimizer
-  _check_tsr_adam(run)
+  _check_tsr_adam(settings)
+  sent, step = settings.compression, settings.optimizer
   schedule = optax.warmup_cosine_decay_schedule(
       init_value=0.0,
-      peak_value=settings.learning_rate,
+      peak_value=step.learning_rate,
       warmup_steps=min(
-          round(settings.warmup_fraction * run.steps), run.steps - 1
+          round(step.warmup_fraction * settings.steps), settings.steps - 1
       ),
-      decay_steps=run.steps,
-      end_value=settings.final_fraction * settings.learning_rate,
+      decay_steps=settings.steps,
+      end_value=step.final_fraction * step.learning_rate,
   )
-  if run.compression.method == 'tsr_adam':
+  if sent.method == 'tsr_adam':
     return optax.chain(
-        _tsr_adam(run, schedule, axis_name, task),
+        _tsr_adam(settings, schedule, axis_name, task),
         optax.apply_if_finite(optax.identity(), _SKIPPED),
     ), schedule
-  clip = optax.clip_by_global_norm(settings.clip_norm)
+  clip = optax.clip_by_global_norm(step.clip_norm)
   behind = optax.chain(
-      clip if settings.clip_norm else optax.identity(),
-      _by_name(settings, schedule, task),
+      clip if step.clip_norm else optax.identity(),
+      _by_name(step, schedule, task),
   )
   return optax.chain(
       gl.compress_gradients(
-          compressors(run.compression, task), axis_name,
-          seed=run.compression.seed, **policy(run.compression, task),
+          compressors(sent, task), axis_name,
+          seed=sent.seed, **policy(sent, task),
       ),
       optax.apply_if_finite(behind, _SKIPPED),
   ), schedule  # fmt: skip
 
 
-def _check_tsr_adam(run: config.Config) -> None:
+def _check_tsr_adam(settings: config.Config) -> None:
   """Raises a ValueError for settings that TSR-Adam does not have."""
-  if run.compression.method != 'tsr_adam':
+  sent, step = settings.compression, settings.optimizer
+  if sent.method != 'tsr_adam':
     return
-  usual, step = config.Compression(), config.Optimizer()
   for section, given, default, keys in (
-      ('compression', run.compression, usual, _NOT_OF_TSR_ADAM),
-      ('optimizer', run.optimizer, step, ('momentum', 'nesterov')),
+      ('compression', sent, config.Compression(), _NOT_OF_TSR_ADAM),
+      ('optimizer', step, config.Optimizer(), ('momentum', 'nesterov')),
   ):
     for key in keys:
       if getattr(given, key) != getattr(default, key):
@@ -85,19 +85,19 @@ def _check_tsr_adam(run: config.Config) -> None:
             f' leave it at {getattr(default, key)!r}, got'
             f' {getattr(given, key)!r}.'
         )
-  if run.optimizer.name not in ('adam', 'adamw') or run.compression.start_step:
+  if step.name not in ('adam', 'adamw') or sent.start_step:
     raise ValueError(
         'compression.method tsr_adam is an Adam of its own, from the first step'
         ' on: it takes optimizer.name adamw and compression.start_step 0, got'
-        f' {run.optimizer.name} and {run.compression.start_step}.'
+        f' {step.name} and {sent.start_step}.'
     )
 
 
 def _tsr_adam(
-    run: config.Config, schedule: Any, axis_name: str, task: tasks.Task
+    settings: config.Config, schedule: Any, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
   """The optimizer that sends and steps in one."""
-  sent, step = run.compression, run.optimizer
+  sent, step = settings.compression, settings.optimizer
   options = {
       name: getattr(step, name)
       for name in ('b1', 'b2', 'eps', 'weight_decay')

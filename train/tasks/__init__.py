@@ -1,4 +1,4 @@
-"""What there is to learn: `load(run)` is all that the trainer needs."""
+"""What there is to learn: `load(settings)` is all that the trainer needs."""
 
 from train import config
 from train.data import text
@@ -13,15 +13,15 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load(run: config.Config) -> Task:
+def load(settings: config.Config) -> Task:
   """The task of a configuration: its model says which, its data on what.
 
   Raises:
     ValueError: the data are not there, are damaged or do not fit the model.
     ImportError: the library that reads them is not installed.
   """
-  if run.model.name == 'llama':
-    return LanguageModeling(run, text.load(run.data))
-  if run.model.name == 'bert':
-    return SentenceClassification(run)
-  return ImageClassification(run)
+  if settings.model.name == 'llama':
+    return LanguageModeling(settings, text.load(settings.data))
+  if settings.model.name == 'bert':
+    return SentenceClassification(settings)
+  return ImageClassification(settings)

@@ -22,7 +22,7 @@ class LanguageModeling:
   unit = 'tokens'
   embeddings = llama_rules.EMBEDDINGS
 
-  def __init__(self, run: config.Config, text: text_lib.TextData):
+  def __init__(self, settings: config.Config, text: text_lib.TextData):
     self._text = text
     self.description = of = text.description
     learnt = next(x for x in ('train_tokens', 'train_documents') if x in of)
@@ -32,13 +32,13 @@ class LanguageModeling:
         f'{of["corpus"]}: {of[learnt]:,} {learnt.removeprefix("train_")} to'
         f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
     )
-    self.units_per_example = run.data.sequence_length
-    self.init = functools.partial(llama.init, run.model, text.vocab_size)
+    self.units_per_example = settings.data.sequence_length
+    self.init = functools.partial(llama.init, settings.model, text.vocab_size)
     self.matrices = llama_rules.matrix_dimension_numbers
     self.partition_specs = llama_rules.partition_specs
     self.train = text.train
-    self.loss = llama.make_loss(run.model, text.vocab_size)
-    self._apply = llama.make_apply(run.model, text.vocab_size)
+    self.loss = llama.make_loss(settings.model, text.vocab_size)
+    self._apply = llama.make_apply(settings.model, text.vocab_size)
 
   def example(self) -> jax.ShapeDtypeStruct:
     """A window of tokens, int32 [sequence_length + 1]."""

@@ -28,16 +28,16 @@ class SentenceClassification:
   units_per_example = 1
   embeddings = bert.ENDS
 
-  def __init__(self, run: config.Config):
+  def __init__(self, settings: config.Config):
     """Reads the sentences, and what is pre-trained, of a configuration."""
-    self._data = sentences.load(run.data)
+    self._data = sentences.load(settings.data)
     self._pretrained = None
-    if run.model.pretrained:
+    if settings.model.pretrained:
       self._pretrained = pretrained.Pretrained(
-          run.model.pretrained, run.model.dtype
+          settings.model.pretrained, settings.model.dtype
       )
-    network = bert.Network(self._sizes(run), max(self._data.classes, 1))
-    self._network, self._dropout = network, run.model.dropout
+    network = bert.Network(self._sizes(settings), max(self._data.classes, 1))
+    self._network, self._dropout = network, settings.model.dropout
     if self._pretrained:
       self._pretrained.check(jax.eval_shape(lambda: network.init(0)))
     name = self._pretrained.name if self._pretrained else 'none'
@@ -53,14 +53,14 @@ class SentenceClassification:
     self.train = self._data.train
     self.held_out = self._data.evaluation
 
-  def _sizes(self, run: config.Config) -> bert.Sizes:
+  def _sizes(self, settings: config.Config) -> bert.Sizes:
     """Of what is pre-trained, or as configured.
 
     Raises:
       ValueError: the data do not fit what is pre-trained.
     """
-    data, model = self._data, run.model
-    length = run.data.sequence_length
+    data, model = self._data, settings.model
+    length = settings.data.sequence_length
     if self._pretrained is None:
       return bert.Sizes(
           data.vocab_size, model.width, model.layers, model.heads,
