@@ -28,7 +28,7 @@ from train.config import Model
 from train.config import Optimizer
 
 config = Config(
-    steps=360,
+    steps=180,
     batch_size=32,
     data=Data(
         source='glue/stsb',
@@ -49,7 +49,7 @@ config = Config(
         start_step=40,
     ),
     mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=180, sequences=0),
+    evaluation=Evaluation(every=90, sequences=0),
     checkpoint=Checkpoint(every=0),
     log=Log(tensorboard=False, diagnostics=False),
 )
