@@ -6,6 +6,7 @@ import pathlib
 import sys
 from typing import NoReturn
 
+from train import allocator
 from train import command
 
 
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run() -> NoReturn:
+  allocator.keep_freed_memory()
   code = main(sys.argv[1:])
   if 'jax' not in sys.modules:
     sys.exit(code)
