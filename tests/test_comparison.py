@@ -64,7 +64,7 @@ def cells(table, *begin):
 
 def test_the_table_says_what_the_best_rate_gave():
   table = comparison.table(comparison.rows(FINISHED), bandwidth=1.2)
-  measured, by_rate = table.split('Held-out nats by learning rate:')
+  measured, by_rate = table.split('Held-out loss by learning rate:')
   # A ring of 4 sends 1.5 times 2000 bytes: 20 ms at 1.2 Mbit/s.
   assert cells(measured, 'powersgd', '3x') == [
       'powersgd', '3x', 'rank 3', '0.001', '2.1200 ± 0.0200 (3)', '+6.0%',

@@ -212,7 +212,7 @@ def test_the_paragraph(tmp_path, workers):
       ' sent 20.0 MB, 4.00x as much.'
   )
   assert report.paragraph(summary, LINES, tmp_path) == (
-      '20 steps took the training loss from 5.543 to 4.500 nats in 62 s. Held'
+      '20 steps took the training loss from 5.543 to 4.500 in 62 s. Held'
       ' out it is 4.250, 6.131 bits per byte.'
       f'{sent if workers > 1 else ""}'
       f' Checkpoints, metrics and loss.png lie in {tmp_path}.'

@@ -119,7 +119,7 @@ def table(rows: list[Row], bandwidth: float) -> str:
       if key.startswith(_SCORE) and key != f'{_SCORE}loss'
   )  # fmt: skip
   columns = [
-      'method', 'budget', 'setting', 'learning rate', 'held-out nats (seeds)',
+      'method', 'budget', 'setting', 'learning rate', 'held-out loss (seeds)',
       'over dense', *(_title(score) for score in scores), 'kB per step',
       *(['kB at peak'] if peak else []),
       'times fewer', 'ms per step', f'ms at {bandwidth:g} Mbit/s',
@@ -127,15 +127,15 @@ def table(rows: list[Row], bandwidth: float) -> str:
   cells = [_cells(row, dense, [*scores], peak, bandwidth) for row in rows]
   text = _markdown(columns, cells)
   text += (
-      '\nHeld out: mean and half the range over the seeds, at the best learning'
-      ' rate of the method; times fewer: bytes of dense averaging over bytes'
-      ' sent, over the whole run; ms at a bandwidth: computing as measured, and'
-      ' after it 2 (N - 1) / N times the bytes on the link of each of N'
-      ' workers.\n'
+      '\nHeld-out loss: nats, of scores the squared error; mean and half the'
+      ' range over the seeds, at the best learning rate of the method; times'
+      ' fewer: bytes of dense averaging over bytes sent, over the whole run; ms'
+      ' at a bandwidth: computing as measured, and after it 2 (N - 1) / N times'
+      ' the bytes on the link of each of N workers.\n'
   )
   rates = sorted({rate for row in rows for rate in row.by_rate})
   if len(rates) > 1:
-    text += '\nHeld-out nats by learning rate:\n\n' + _markdown(
+    text += '\nHeld-out loss by learning rate:\n\n' + _markdown(
         ['method', 'budget', *(f'{rate:g}' for rate in rates)],
         [[row.method, _times(row), *_grid_cells(row, rates)] for row in rows],
     )

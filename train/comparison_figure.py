@@ -50,15 +50,18 @@ def draw(
           ms=3,
       )  # fmt: skip
   axes[0].set_ylim(_limits(curves))
-  if any(x['bytes_sent'] for curve in curves for x in curve):
-    axes[1].set_xscale('log')  # A single worker sends nothing, ever.
-    axes[1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  sent = [x['bytes_sent'] for curve in curves for x in curve]
+  if any(sent):  # A single worker sends nothing, ever.
+    narrow = max(sent) < 5 * min(sent)
+    subs = (1, 1.5, 2, 3, 4, 6, 8) if narrow else (1, 2, 5)
+    axes[1].set_xscale('log')
+    axes[1].xaxis.set_major_locator(ticker.LogLocator(subs=subs))
     axes[1].xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
     axes[1].xaxis.set_minor_formatter(ticker.NullFormatter())
   axes[0].set_xlabel('step')
   axes[1].set_xlabel('MB sent per worker')
   axes[2].set_xlabel(f'predicted seconds at {bandwidth:g} Mbit/s')
-  axes[0].set_ylabel('held-out loss, nats')
+  axes[0].set_ylabel('held-out loss')
   for ax in axes:
     ax.grid(alpha=0.3, which='both')
   _legend(figure, colors, styles)

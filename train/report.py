@@ -27,7 +27,7 @@ def paragraph(
   first = next(x['loss'] for x in lines if 'loss' in x)
   text = (
       f'{summary["steps"]} steps took the training loss from {first:.3f} to'
-      f' {summary["final_loss"]:.3f} nats in {summary["seconds"]:.0f} s. Held'
+      f' {summary["final_loss"]:.3f} in {summary["seconds"]:.0f} s. Held'
       f' out it is {summary["final_eval_loss"]:.3f}{metrics.beside(summary)}.'
   )
   if summary['num_workers'] > 1:
@@ -67,7 +67,7 @@ def draw_curves(
     axes[1].axvline(end, color='gray', ls='--', label='sent by dense averaging')
   axes[0].set_xlabel('step')
   axes[1].set_xlabel('MB sent per worker')
-  axes[0].set_ylabel('loss, nats')
+  axes[0].set_ylabel('loss')
   axes[1].legend()
   for ax in axes:
     ax.grid(alpha=0.3)

@@ -60,7 +60,7 @@ class Task(Protocol):
     """How parameters lie spread over the devices of a worker."""
 
   def loss(self, params: Params, batch: Batch) -> jax.Array:
-    """The mean training loss of a batch, in nats."""
+    """The mean training loss of a batch: nats, of scores the squared error."""
 
   def example(self) -> Batch:
     """Shape and type of one example of a batch, `jax.ShapeDtypeStruct`s."""
