@@ -8,9 +8,8 @@ classifier throughout. Scored by accuracy and F1 on the validation part.
 Command: python -m train configs/glue_mrpc.py --data.data_dir FOLDER with
   glue/mrpc of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
-  all-MiniLM-L6-v2; --compression.method dense --workdir ANOTHER is the
-  baseline.
-Cost: five to ten minutes a run on two busy cores.
+  all-MiniLM-L6-v2; `make glue-mrpc` is the study, with dense beside it.
+Cost: four to ten minutes a run on two busy cores.
 Expected: see EXPERIMENTS.md, 'GLUE'.
 Deviations from the papers: a smaller encoder, fewer and shorter examples, no
   dropout.

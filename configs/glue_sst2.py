@@ -8,10 +8,9 @@ classifier throughout. Scored by accuracy on the validation part.
 Command: python -m train configs/glue_sst2.py --data.data_dir FOLDER with
   glue/sst2 of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
-  all-MiniLM-L6-v2; --compression.method dense --workdir ANOTHER is the
-  baseline.
-Cost: five to ten minutes a run on two busy cores.
-Expected: see EXPERIMENTS.md, 'GLUE'.
+  all-MiniLM-L6-v2; `make glue-sst2` is the study, with dense beside it.
+Cost: four to ten minutes a run on two busy cores.
+Results: dense 83.1 %, r = 8 82.2 %, r = 16 82.3 %; EXPERIMENTS.md, 'GLUE'.
 Deviations from the papers: a smaller encoder, fewer and shorter examples, no
   dropout.
 """

@@ -1,7 +1,7 @@
 """A small pre-trained BERT learns STS-B: how similar two sentences are.
 
 What it shows: fine-tuning with compressed gradients: 22.7M parameters, 4
-simulated workers, two epochs of 5,749 examples in steps of 32, 64 tokens each
+simulated workers, an epoch of 5,749 examples in steps of 32, 64 tokens each
 (the end of 3 % of the pairs is cut); dense for the first 40 steps, embeddings
 and classifier throughout. Scored by Pearson's and Spearman's correlation on the
 validation part.
@@ -9,10 +9,9 @@ validation part.
 Command: python -m train configs/glue_stsb.py --data.data_dir FOLDER with
   glue/stsb of tensorflow-datasets there (python -m train.prepare) and in
   data/minilm the config.json, model.safetensors and tokenizer.json of
-  all-MiniLM-L6-v2; --compression.method dense --workdir ANOTHER is the
-  baseline.
-Cost: not measured.
-Expected: not run yet.
+  all-MiniLM-L6-v2; `make glue-stsb` is the study, with dense beside it.
+Cost: 7 to 10 minutes a run on two busy cores.
+Results: Spearman dense .809, r = 8 .763, r = 16 .745; EXPERIMENTS.md, 'GLUE'.
 Deviations from the papers: a smaller encoder, fewer and shorter examples, no
   dropout.
 """
