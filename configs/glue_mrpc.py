@@ -10,7 +10,7 @@ Command: python -m train configs/glue_mrpc.py --data.data_dir FOLDER with
   data/minilm the config.json, model.safetensors and tokenizer.json of
   all-MiniLM-L6-v2; `make glue-mrpc` is the study, with dense beside it.
 Cost: four to ten minutes a run on two busy cores.
-Expected: see EXPERIMENTS.md, 'GLUE'.
+Results: dense 76.0 %, r = 8 70.3 %, r = 16 75.0 %; EXPERIMENTS.md, 'GLUE'.
 Deviations from the papers: a smaller encoder, fewer and shorter examples, no
   dropout.
 """
