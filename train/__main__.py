@@ -6,7 +6,6 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from train import allocator
 from train import command
 
 
@@ -46,7 +45,6 @@ def main(argv: list[str]) -> int:
 
 
 def _run() -> NoReturn:
-  allocator.keep_freed_memory()
   code = main(sys.argv[1:])
   if 'jax' not in sys.modules:
     sys.exit(code)
