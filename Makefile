@@ -58,7 +58,7 @@ experiments: .venv/train
 	  greedylore:start_step=150 greedylore:start_step=150:error_feedback=False)
 
 # On data sets that `train.prepare` makes, as the configurations say, and GLUE from
-# what is pre-trained: 4 to 12 minutes a run beside another.
+# what is pre-trained: 4 to 18 minutes a run beside another.
 cifar10: .venv/train
 	$(COMPARE) configs/cifar10_small.py --workdir experiments/cifar10_small \
 	  --seeds 0,1,2 --compressors $(call list,dense greedylore:rank=16 \
