@@ -26,7 +26,6 @@ assert jax.device_count() == 8
 def interrupt(monkeypatch):
   """Makes the next run of the trainer fall over after some steps."""
   import runs  # Only now, as most tests need no trainer.
-
   from train import loop
 
   original = loop._advance

@@ -5,10 +5,10 @@ import sys
 
 import jax
 import numpy as np
-import test_distributed as job
-import workers
 
 import greedylore_jax as gl
+import test_distributed as job
+import workers
 
 
 def main(coordinator, index, folder):

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
-import workers
 
 import greedylore_jax as gl
+import runs
 from train import checkpoint
 from train import config
 from train import fingerprint
 from train import loop
+import workers
 
 REPLICA = 'replica'
 

@@ -4,8 +4,8 @@ import json
 import pathlib
 
 import pytest
-import texts
 
+import texts
 from train import command
 from train import compare
 from train import config

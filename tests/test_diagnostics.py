@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 N = 2
 SHAPES = {'w': (6, 12), 'bias': (5,)}

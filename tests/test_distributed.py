@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 P = jax.sharding.PartitionSpec
 N = 8

@@ -5,7 +5,6 @@ import math
 
 from test_comparison import result
 from test_comparison import run
-
 from train import __main__ as program
 from train import command
 from train import comparison

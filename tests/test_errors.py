@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 P = jax.sharding.PartitionSpec
 PARAMS = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import workers
 
 import greedylore_jax as gl
 from greedylore_jax import _linalg
+import workers
 
 SHAPES = {'w': (6, 12), 'bias': (4,)}
 N = 4

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 SHAPES = {'w': (6, 12), 'tall': (9, 5), 'bias': (4,)}
 MATRICES = ('w', 'tall')

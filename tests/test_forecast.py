@@ -3,8 +3,8 @@
 import re
 
 import pytest
-import runs
 
+import runs
 from train import __main__ as program
 from train import forecast
 

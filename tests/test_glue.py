@@ -5,12 +5,12 @@ import math
 import shutil
 
 import jax
-import labelled
 import numpy as np
 import pytest
+
+import labelled
 import runs
 import test_bert
-
 from train import config
 from train import loop
 from train import tasks

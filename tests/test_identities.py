@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 SHAPES = {'wide': (6, 12), 'tall': (12, 6), 'stack': (2, 5, 7), 'bias': (4,)}
 METHODS = {

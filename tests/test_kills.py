@@ -1,8 +1,7 @@
 """Does a run that is killed at random moments end like one that is not?"""
 
-import runs
-
 from benchmarks import kills
+import runs
 
 
 def test_kills_change_nothing(tmp_path):

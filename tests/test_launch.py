@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-import runs
 
+import runs
 from train import command
 from train import launch
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import workers
 
 from greedylore_jax import _linalg
+import workers
 
 A, B = 12, 20
 

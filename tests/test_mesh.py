@@ -5,16 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import runs
-import workers
 
 import greedylore_jax as gl
+import runs
 from train import cluster
 from train import config
 from train import loop
 from train import machines
 from train.models import llama
 from train.models import llama_rules
+import workers
 
 # Two refreshes, compressed steps and a checkpoint.
 MODEL = config.Model(width=16, layers=1, heads=2, feed_forward=24)

@@ -10,8 +10,8 @@ import os
 import jax
 import numpy as np
 import pytest
-import test_bert
 
+import test_bert
 from train.data import datasets
 from train.data import sentences
 from train.data import tokenizers

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 PARAMS = {
     'block': {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)},

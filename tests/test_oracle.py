@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
-import oracle
 import pytest
-import workers
 
 import greedylore_jax as gl
 from greedylore_jax import _exchange
+import oracle
+import workers
 
 STEPS, START, INTERVAL, RANK, SEED = 9, 2, 3, 3, 7
 

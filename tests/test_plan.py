@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 SHAPES = {'w': (16, 24), 'u': (24, 16), 'layers': (2, 8, 40), 'bias': (24,)}
 COMPRESSORS = {

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_plan import compiled_update
-import workers
 
 import greedylore_jax as gl
+from test_plan import compiled_update
+import workers
 
 SHAPES = {'w': (6, 40), 'tall': (30, 7)}
 

@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
-import runs
 
+import runs
 from train import __main__ as program
 from train import command
 from train import config

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_plan import compiled_update
-import workers
 
 import greedylore_jax as gl
+from test_plan import compiled_update
+import workers
 
 SHAPES = {'embedding': (40, 8), 'query': (8, 12), 'up': (8, 20), 'gain': (8,)}
 RULES = [

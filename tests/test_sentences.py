@@ -2,10 +2,10 @@
 
 import json
 
-import labelled
 import numpy as np
 import pytest
 
+import labelled
 from train import config
 from train.data import sentences
 

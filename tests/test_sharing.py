@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_plan
-import workers
 
 import greedylore_jax as gl
 from greedylore_jax import _transport
+import test_plan
+import workers
 
 SHAPES = {'bias': (5,), 'deep': (3, 8, 12), 'u': (12, 8), 'w': (8, 16)}
 METHOD = gl.GreedyLore(2, update_interval=2, probes=2)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import workers
 
 import greedylore_jax as gl
 from greedylore_jax import _spread
+import workers
 
 ROOT = pathlib.Path(gl.__file__).parent.parent
 P = jax.sharding.PartitionSpec

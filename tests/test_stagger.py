@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_plan
-import workers
 
 import greedylore_jax as gl
 from greedylore_jax import _policy
+import test_plan
+import workers
 
 SHAPES = {
     'bias': (5,), 'deep': (2, 8, 12), 'u': (12, 8), 'v': (12, 8), 'w': (8, 12)

@@ -6,8 +6,8 @@ import math
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from train import cluster
 from train import config
 from train import evaluation

@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-import texts
 
+import texts
 from train.data import corpus
 from train.data import text as text_lib
 from train.data import tokenizers

@@ -12,9 +12,9 @@ import sys
 import jax
 import numpy as np
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 pytest.importorskip('torch', reason='needs PyTorch: make peers')
 

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
-import workers
 
 import greedylore_jax as gl
+import runs
 from train import config
 from train import loop
 from train import optimizer
 from train import tasks
 from train.models import llama
+import workers
 
 
 @pytest.fixture(scope='module')

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-import runs
 
+import runs
 from train import config
 from train import loop
 

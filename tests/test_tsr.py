@@ -7,9 +7,9 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 import pytest
-import workers
 
 import greedylore_jax as gl
+import workers
 
 SIZES = {
     '60M': (512, 1376, 8),
