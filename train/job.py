@@ -46,7 +46,6 @@ def prepare(
   shardings = cluster.shardings(shapes, task.partition_specs(shapes), mesh)
   params = task.start(jax.jit(init, out_shardings=shardings)())
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
-  rules = optimizer.compressors(settings.compression, task)
   planned = optimizer.plan(
       settings.compression, task, params, workers, mesh.size // workers
   )
@@ -57,7 +56,7 @@ def prepare(
   step = gl.make_train_step(
       task.loss, tx, mesh, axis_name=_AXIS,
       accumulate_steps=settings.accumulate_steps,
-      diagnose=rules if diagnosed else None,
+      diagnose=diagnosed,
   )  # fmt: skip
   batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(

@@ -190,6 +190,11 @@ class LazyBasis:
 
 def check_compressor(compressor: Any) -> None:
   """Raises unless this is an instance of a method."""
+  if hasattr(compressor, 'update') and hasattr(compressor, 'init'):
+    raise TypeError(
+        'compressor must be a method such as gl.GreedyLore(rank=32), got an'
+        ' optax transformation: pass the method that is inside it.'
+    )
   for name in ('init', 'compress'):
     if isinstance(compressor, type) or not callable(
         getattr(compressor, name, None)
