@@ -165,7 +165,7 @@ AMBIGUOUS = 'ambiguous shape'
 def why_dense(path: str, shape: tuple[int, ...]) -> str:
   """Why a leaf without dimension numbers is not compressed by default."""
   if len(shape) < 2:
-    return f'{len(shape)}-D'
+    return f'{len(shape)}-D, not a matrix'
   if is_gain_or_offset(path):
     return 'a bias or gains, by its name'
   return f'{AMBIGUOUS}: {spelled(suggested_dimension_numbers(shape))}?'

@@ -256,7 +256,7 @@ def _packed(
 
 
 def _leaf_plan(policy, leaf, sent, x) -> LeafPlan:
-  error, memory = jax.eval_shape(lambda: policy.init(leaf))
+  error, memory = policy.state_shapes(leaf)
   kept = lambda tree: sum(map(_bytes, jax.tree.leaves(tree)))
   return LeafPlan(
       leaf.path, leaf.shape, leaf.reason, leaf.matrices is not None,

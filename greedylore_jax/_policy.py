@@ -8,7 +8,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
-import math
 import re
 from typing import Any
 import warnings
@@ -151,9 +150,9 @@ class Policy:
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
     compressor = self.compressor_of(path)
-    _check_state_size(path, compressor, m, dtype)
     stack = f'{m.k} x ' if m.k > 1 else ''
     leaf = dense(f'{stack}{m.a} x {m.b}', m, compressor)
+    _check_state_size(leaf, self.state_shapes(leaf)[1])
     rate = _compression_rate(
         Policy(compressor, factor_dtype=self.factor_dtype),
         dataclasses.replace(leaf, path=''),
@@ -206,11 +205,11 @@ class Policy:
 
   def init(self, leaf: _leaves.Leaf) -> tuple[Any, Any]:
     """This worker's error and the memory of one leaf, before the first step."""
-    if leaf.matrices is None or leaf.compressor is None:
-      return optax.MaskedNode(), optax.MaskedNode()
-    m, dtype = leaf.matrices, _feedback.compute_dtype(leaf.dtype)
-    memory = leaf.compressor.init(m.k, m.a, m.b, dtype)
-    return self.feedback.init(leaf, memory)
+    return _init(self.feedback, leaf)
+
+  def state_shapes(self, leaf: _leaves.Leaf) -> tuple[Any, Any]:
+    """The shapes of what `init` returns."""
+    return _state_shapes(self.feedback, dataclasses.replace(leaf, path=''))
 
   def rounds(
       self, kind: str, leaf: _leaves.Leaf, num_workers: int
@@ -249,7 +248,7 @@ class Policy:
   ) -> list[_transport.Sent]:  # fmt: skip
     """What one leaf sends in a kind of step, a message per round."""
     g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    error, memory = jax.eval_shape(lambda: self.init(leaf))
+    error, memory = self.state_shapes(leaf)
     h = jax.eval_shape(lambda *x: self.feedback.fed(leaf, *x), g, error)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return _transport.record(
@@ -287,28 +286,35 @@ def kind(schedule: _schedule.Schedule, phase: str, leaf: _leaves.Leaf) -> str:
   return schedule.kind(phase, interval)
 
 
-def _check_state_size(
-    path: str, compressor: base.Compressor, m: _matrices.Matrices, dtype: Any
-) -> None:
-  """Raises if the compressor would keep absurdly much for a leaf."""
-  size = _state_size(compressor, m, jnp.dtype(dtype))
-  leaf = math.prod(m.shape) * jnp.dtype(dtype).itemsize
-  if size > max(_LARGE_STATE, _TIMES_ITS_LEAF * leaf):
-    raise ValueError(
-        f'{compressor} would keep {size / 1e9:.3g} GB for {path!r}, a leaf of'
-        f' {leaf / 1e9:.3g} GB and shape {m.shape}: give it another method in'
-        f" the list of compressors, such as ('^{path}$', gl.PowerSGD(8))."
-    )
+def _init(
+    feedback: _feedback.ErrorFeedback, leaf: _leaves.Leaf
+) -> tuple[Any, Any]:
+  if leaf.matrices is None or leaf.compressor is None:
+    return optax.MaskedNode(), optax.MaskedNode()
+  m, dtype = leaf.matrices, _feedback.compute_dtype(leaf.dtype)
+  memory = leaf.compressor.init(m.k, m.a, m.b, dtype)
+  return feedback.init(leaf, memory)
 
 
 @functools.cache
-def _state_size(
-    compressor: base.Compressor, m: _matrices.Matrices, dtype: Any
-) -> int:
-  """Bytes that a compressor keeps for a leaf."""
-  dtype = _feedback.compute_dtype(dtype)
-  state = jax.eval_shape(lambda: compressor.init(m.k, m.a, m.b, dtype))
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+def _state_shapes(
+    feedback: _feedback.ErrorFeedback, leaf: _leaves.Leaf
+) -> tuple[Any, Any]:
+  return jax.eval_shape(lambda: _init(feedback, leaf))
+
+
+def _check_state_size(leaf: _leaves.Leaf, compressor_state: Any) -> None:
+  """Raises if the compressor would keep absurdly much for a leaf."""
+  arrays = jax.tree.leaves(compressor_state)
+  kept = sum(x.size * x.dtype.itemsize for x in arrays)
+  size = leaf.size * leaf.dtype.itemsize
+  if kept > max(_LARGE_STATE, _TIMES_ITS_LEAF * size):
+    raise ValueError(
+        f'{leaf.compressor} would keep {kept / 1e9:.3g} GB for {leaf.path!r}, a'
+        f' leaf of {size / 1e9:.3g} GB and shape {leaf.shape}: give it another'
+        ' method in the list of compressors, such as'
+        f" ('^{leaf.path}$', gl.PowerSGD(8))."
+    )
 
 
 @functools.cache

@@ -91,7 +91,7 @@ def check(
       strict=True,
   )
   for leaf, (error, memory) in zip(leaves, got, strict=True):
-    wanted = jax.eval_shape(lambda leaf=leaf: policy.init(leaf))
+    wanted = policy.state_shapes(leaf)
     if problem := _misfit(leaf, wanted, (error, memory)):
       raise ValueError(f'{problem} {REMEDY}')
 

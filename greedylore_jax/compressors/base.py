@@ -67,9 +67,6 @@ class Compressor(Protocol):
     32
   """
 
-  def __hash__(self) -> int:
-    """Of its settings."""
-
   @property
   def update_interval(self) -> int | None:
     """Steps from one refresh to the next, or None."""
@@ -144,7 +141,7 @@ def share_of(count: int, share: float) -> int:
   return max(1, round(share * count))
 
 
-class Memoryless:
+class Memoryless(Compressor):
   """Shared by the methods that start every step afresh."""
 
   update_interval = None
@@ -155,7 +152,7 @@ class Memoryless:
     return ()
 
 
-class LazyBasis:
+class LazyBasis(Compressor):
   """Shared by the methods that choose directions from a basis of old gradients.
 
   The memory is U, [k, a, a]: all left singular vectors of the mean matrix at

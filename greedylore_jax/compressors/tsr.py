@@ -30,7 +30,7 @@ class TSRMemory(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TSR:
+class TSR(base.Compressor):
   """Two-sided randomized low-rank cores.
 
   Between refreshes C_i = U^T H_i V is sent, r * r numbers, and the output is
