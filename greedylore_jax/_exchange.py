@@ -107,7 +107,8 @@ class Exchange:
     if loops == phases:
       loops = []
     feedback = self._policy.feedback
-    run = lambda phase, states: self._run(phase, h, states, key, turn)
+    keys = leaf_keys(key, len(self._leaves))
+    run = lambda phase, states: self._run(phase, h, states, keys, turn)
 
     def branch(phase):
       if phase not in loops:
@@ -125,13 +126,12 @@ class Exchange:
       exchanged = _only_if(index == phases.index(phase), loop, exchanged)
     return exchanged
 
-  def _run(self, phase, h, states, key, turn) -> _Exchanged:
+  def _run(self, phase, h, states, keys, turn) -> _Exchanged:
     """The rounds of one phase."""
     leaves = [group.leaf for group in self._groups]
     kinds = [_policy.kind(self._schedule, phase, leaf) for leaf in leaves]
     dtypes = list(map(self._policy.wire_dtype, kinds, leaves))
     rounds = lambda kind, leaf: self._policy.rounds(kind, leaf, self._workers)
-    keys = leaf_keys(key, len(self._leaves))
     with jax.named_scope(f'greedylore.{phase}'):
       own = [group.join(states) for group in self._groups]
       generators = [

@@ -126,9 +126,9 @@ def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Rounds:
   return _draw(jax.random.normal, key, shape, dtype)
 
 
-def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Rounds:
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> Rounds:
   """Numbers in [0, 1), [k, ...], drawn as `_draw` says."""
-  return _draw(jax.random.uniform, key, shape, dtype)
+  return _draw(jax.random.uniform, key, shape, float)
 
 
 def _draw(sample: Any, key: jax.Array, shape: Any, dtype: Any) -> Rounds:

@@ -126,7 +126,7 @@ class RandomK(base.Memoryless):
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
     """One round: the chosen entries."""
     k, a, b = h.shape
-    lots = yield from base.uniform(key, (k, a * b), jnp.float32)
+    lots = yield from base.uniform(key, (k, a * b))
     _, places = jax.lax.top_k(lots, base.share_of(a * b, self.density))
     flat = h.reshape(k, a * b)
     chosen = jnp.take_along_axis(flat, places, axis=1)
