@@ -51,6 +51,7 @@ class RangeFinder(base.Compressor):
 
   update_interval = None
   linear = True
+  takes_several = True
 
   def __post_init__(self):
     _checks.check_integer('rank', self.rank)

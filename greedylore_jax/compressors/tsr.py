@@ -74,6 +74,8 @@ class TSR(base.Compressor):
   power_iterations: int = 1
   average: Literal['gradients', 'bases'] = 'gradients'
 
+  takes_several = True
+
   def __post_init__(self):
     _checks.check_integer('rank', self.rank)
     _checks.check_integer('update_interval', self.update_interval)

@@ -55,6 +55,7 @@ class TwoSided(base.Compressor):
   decomposition: _linalg.Decomposition = 'gram'
 
   linear = True
+  takes_several = True
 
   needs_whole = ('refresh',)  # To complete V to a basis.
 
