@@ -118,7 +118,8 @@ class Exchange:
         _replace(new, members, turn, new.pop())
       outputs, sents, remembered = unzip(new, 3)
       # A decomposition can fail, too; memory is equal on all, so all agree.
-      finite = transport.finite & _all_finite(_changed(remembered, own))
+      new_memory = _transport.all_finite(_changed(remembered, own))
+      finite = transport.finite & new_memory
       fed_back = functools.partial(feedback.fed_back, finite=finite)
       updates, errors, memories = unzip(
           map(fed_back, grads, h, errors, memories, outputs, sents, remembered),
@@ -165,9 +166,3 @@ def _changed(new: Any, old: Any) -> list[Any]:
   """The arrays that are not those of before."""
   pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
   return [x for x, y in pairs if x is not y]
-
-
-def _all_finite(tree: Any) -> jax.Array:
-  """Whether no leaf holds a NaN or an infinity."""
-  each = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-  return jnp.all(jnp.array(each, bool))
