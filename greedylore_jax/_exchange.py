@@ -152,7 +152,9 @@ class Exchange:
         self._replace(members, turn, new, new.pop())
       outputs, sents, joined = unzip(new, 3)
       # A decomposition can fail, too; states are equal on all, so all agree.
-      finite = transport.finite & _all_finite(_changed(joined, own))
+      finite = transport.finite & _transport.all_finite(
+          _changed(joined, own)
+      )
       outputs = [x.astype(y.dtype) for x, y in zip(outputs, h, strict=True)]
       return _Exchanged(
           outputs, sents, self._keep(finite, joined, own, states), finite
@@ -235,9 +237,3 @@ def _changed(new: Any, old: Any) -> list[Any]:
   """The arrays that are not those of before."""
   pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
   return [x for x, y in pairs if x is not y]
-
-
-def _all_finite(tree: Any) -> jax.Array:
-  """Whether no leaf holds a NaN or an infinity."""
-  each = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-  return jnp.all(jnp.array(each, bool))

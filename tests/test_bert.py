@@ -5,11 +5,13 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from train.models import bert
 from train.models import pretrained
+import workers
 
 numpy_files = pytest.importorskip('safetensors.numpy')
 SIZES = bert.Sizes(
@@ -275,3 +277,14 @@ def test_what_is_not_there_or_damaged_is_said(tmp_path):
   (folder / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'is not JSON'):
     pretrained.Pretrained(str(folder))
+
+
+def test_gelu_can_be_differentiated_inside_shard_map():
+  """In jax 0.12, `jax.nn.gelu(approximate=False)` cannot."""
+  mesh = workers.mesh_of(2)
+  x = jnp.linspace(-4, 4, 16)
+  slope = jax.vmap(jax.grad(bert._gelu))
+  spec = jax.sharding.PartitionSpec(workers.AXIS)
+  sharded = jax.shard_map(slope, mesh=mesh, in_specs=spec, out_specs=spec)
+  exact = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))
+  np.testing.assert_allclose(sharded(x), exact(x), rtol=1e-5, atol=1e-6)
