@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import sys
+import traceback
 from typing import NoReturn
 
 from train import command
@@ -45,7 +46,11 @@ def main(argv: list[str]) -> int:
 
 
 def _run() -> NoReturn:
-  code = main(sys.argv[1:])
+  code = 1
+  try:
+    code = command.run(main)
+  except Exception:
+    traceback.print_exc()
   if 'jax' not in sys.modules:
     sys.exit(code)
   from train import processes
