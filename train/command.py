@@ -258,7 +258,10 @@ def run(main: Callable[[list[str]], int]) -> int:
   word, as programs in a pipe do.
   """
   try:
-    code = main(sys.argv[1:])
+    try:
+      code = main(sys.argv[1:])
+    except SystemExit as done:  # After the help.
+      code = int(done.code or 0)
     sys.stdout.flush()
     return code
   except BrokenPipeError:
