@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 _TICK_SECONDS = 1.0
+_PRINT_SECONDS = 5.0
 
 
 class Watchdog:
@@ -44,8 +45,11 @@ class Watchdog:
     while not self._ended.wait(_TICK_SECONDS):
       self._idle += _TICK_SECONDS
       if self._idle >= self._limit:
+        # The main thread cannot be asked: it waits. Nor may a reader of the
+        # message that does not read keep the process.
+        threading.Timer(_PRINT_SECONDS, os._exit, [2]).start()
         print(f'error: {self._message()}', file=sys.stderr, flush=True)
-        os._exit(2)  # The main thread cannot be asked: it waits.
+        os._exit(2)
 
   def _message(self) -> str:
     return (
