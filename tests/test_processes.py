@@ -228,23 +228,6 @@ def test_all_say_why_one_of_them_cannot_begin(tmp_path):
     assert last.startswith(f'error: {who}data.files must name text files')
 
 
-def test_a_process_that_waits_for_ever_ends_and_says_where_it_waits(tmp_path):
-  """A limit for every wait, also where nobody misses a heartbeat."""
-  more = (
-      '--distributed.heartbeat_timeout', '1000',
-      '--distributed.stall_timeout', '20',
-  )  # fmt: skip
-  with Processes(tmp_path, 2, (*LONG, *more)) as run:
-    run.await_step(25)
-    os.kill(run.all[1].pid, signal.SIGSTOP)
-    assert run.all[0].wait(60) == 2
-    run.all[1].kill()  # Its filter of standard error outlives it by a moment.
-  last = run.said(0).splitlines()[-1]
-  assert last.startswith('error: a run must make progress every 20 s')
-  place = r'process 0 has waited since .* in train/\w+\.py, line'
-  assert re.search(place, last)
-
-
 def test_a_port_in_use_is_said(tmp_path, capsys):
   with socket.create_server(('127.0.0.1', 0)) as taken:
     address = f'127.0.0.1:{taken.getsockname()[1]}'

@@ -11,7 +11,10 @@ import pytest
 
 import runs
 from train import __main__ as program
+from train import config
+from train import loop
 from train import metrics
+from train import watchdog
 from train import workdir
 
 HOLD = """
@@ -143,20 +146,31 @@ def test_the_watchdog_ends_a_process_that_waits(tmp_path):
   )
 
 
-def test_a_run_that_waits_for_a_file_ends(tmp_path):
-  """The limit holds for every place where a run can wait."""
-  (tmp_path / 'work').mkdir()
-  os.mkfifo(tmp_path / 'work' / 'metrics.jsonl')
-  words = [
-      runs.write(tmp_path), '--workdir', str(tmp_path / 'work'),
-      '--distributed.stall_timeout', '20',
+def test_a_run_reports_its_progress_to_the_watchdog(tmp_path, monkeypatch):
+  """A kind of work that does not would end the run after the limit."""
+  limits, seen = [], []
+
+  class Recorder(watchdog.Watchdog):
+    def __init__(self, limit, process):
+      limits.append(limit)
+      super().__init__(limit, process)
+
+    def saw(self, progress):
+      seen.append(progress)
+
+  monkeypatch.setattr(watchdog, 'Watchdog', Recorder)
+  settings = runs.settings(
+      tmp_path, distributed=config.Distributed(stall_timeout=1234), steps=4
+  )
+  loop.run(settings, tmp_path / 'work')
+  assert limits == [1234]
+  batches = settings.evaluation.sequences // settings.batch_size
+  assert seen == [
+      'reading the data', 'compiling the step',
+      'step 1', 'step 2', 'step 3', 'step 4',
+      *['a batch of the evaluation after step 4'] * batches,
+      'the checkpoint after step 4',
   ]  # fmt: skip
-  done = subprocess.run(
-      [sys.executable, '-m', 'train', *words], env=runs.environment(),
-      capture_output=True, text=True, timeout=100, check=False,
-  )  # fmt: skip
-  assert done.returncode == 2
-  assert 'since compiling the step in train/metrics.py' in done.stderr
 
 
 def test_a_run_whose_study_was_killed_keeps_its_folder(tmp_path):

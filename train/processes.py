@@ -141,7 +141,10 @@ def leave(code: int) -> NoReturn:
   """
   if jax.distributed.is_initialized():
     if code in (0, command.PREEMPTED):
-      jax.distributed.shutdown()
+      try:
+        jax.distributed.shutdown()
+      except RuntimeError as error:  # Another process has gone since.
+        code = command.fail(error, 1)
     elif is_main():
       time.sleep(1)  # When the coordinator goes, the others have no last words.
   for stream in (sys.stdout, sys.stderr):
