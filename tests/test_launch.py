@@ -120,7 +120,7 @@ def test_slurm_is_found_without_a_word(tmp_path, tasks):
     assert all(line.startswith('[Gloo]') for line in others.splitlines())
 
 
-def test_a_launcher_that_is_killed_leaves_no_process(tmp_path):
+def test_killing_the_launcher_ends_its_processes(tmp_path):
   process = launched(tmp_path, '--steps', '100000')
   while len(pids := children(process)) < 2:
     time.sleep(0.01)
@@ -144,7 +144,7 @@ def is_alive(pid):
   return stat.rpartition(')')[2].split()[0] != 'Z'
 
 
-def test_when_nobody_reads_on_all_save_and_stop(tmp_path):
+def test_closing_the_output_makes_all_processes_save_and_stop(tmp_path):
   """As with `| head`."""
   long = '--steps', '100000', '--log.every', '5', '--checkpoint.every', '0'
   with launched(tmp_path, *long) as process:
@@ -164,7 +164,7 @@ def test_when_nobody_reads_on_all_save_and_stop(tmp_path):
         ('train.launch', '--help'),
     ],
 )
-def test_a_command_whose_output_nobody_reads_ends_without_a_word(
+def test_a_command_ends_silently_when_its_output_is_closed(
     tmp_path, words
 ):
   words = [runs.write(tmp_path) if w == 'FILE' else w for w in words]

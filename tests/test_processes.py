@@ -203,7 +203,7 @@ def holds(tree, key):
   return True
 
 
-def test_a_work_folder_that_is_not_shared_is_noticed_before_the_first_step(
+def test_a_work_folder_that_is_not_shared_is_refused_before_the_first_step(
     tmp_path,
 ):
   each = lambda i: ('--workdir', str(tmp_path / f'own{i}'))
@@ -218,7 +218,7 @@ def test_a_work_folder_that_is_not_shared_is_noticed_before_the_first_step(
   assert not [*tmp_path.glob('own*')], 'an empty folder is removed'
 
 
-def test_all_say_why_one_of_them_cannot_begin(tmp_path):
+def test_every_process_reports_why_one_cannot_start(tmp_path):
   each = lambda i: ('--data.files', str(tmp_path / 'abd'[i]) + '.txt')
   with Processes(tmp_path, 2, (), each) as run:
     (tmp_path / 'b.txt').unlink()

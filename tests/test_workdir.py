@@ -36,7 +36,7 @@ def holder(tmp_path):
     process.kill()
 
 
-def test_a_folder_is_for_one_process_until_that_has_gone(
+def test_a_folder_is_locked_until_its_process_ends(
     tmp_path, holder, capsys
 ):
   words = [runs.write(tmp_path), '--workdir', str(tmp_path / 'work')]
@@ -60,7 +60,7 @@ def test_what_is_in_the_folder_stays(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['work', 'work/checkpoints'])
-def test_a_file_in_the_place_of_a_folder_is_noticed_before_the_first_step(
+def test_a_file_where_a_folder_should_be_is_refused_before_the_first_step(
     tmp_path, capsys, name
 ):
   path = tmp_path / name
@@ -119,7 +119,7 @@ def test_a_file_that_cannot_grow_is_an_error_and_no_hang(
 STALL = """
 import threading, time
 from train import watchdog
-with watchdog.Watchdog(3, 7) as watch:
+with watchdog.Watchdog(3, lambda: 7) as watch:
   for i in range(4):
     time.sleep(1)
     watch.saw(f'step {i}')

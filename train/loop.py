@@ -37,28 +37,31 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
       `workdir` do not fit together.
     FloatingPointError: if gradients are not finite for many steps in a row.
   """
-  mesh = cluster.start(settings)
   limit = settings.distributed.stall_timeout
+  with watchdog.Watchdog(limit, processes.index) as watch:
+    mesh = cluster.start(settings)
+    with workdir_lib.claimed(workdir):
+      return _claimed_run(settings, workdir, mesh, watch)
+
+
+def _claimed_run(settings, workdir, mesh, watch):
+  """The run, in a folder that no other process uses."""
+  with agreement.together():
+    task = tasks.load(settings)
+  agreement.check(data=task.description, jax=jax.__version__)
+  watch.saw('reading the data')
+  job = job_lib.prepare(settings, mesh, task)
+  agreement.check(parameters=fingerprint.of(job.fresh.params))
+  watch.saw('compiling the step')
+  # Checkpoints are complete before a signal may end the process.
   with (
-      watchdog.Watchdog(limit, jax.process_index()) as watch,
-      workdir_lib.claimed(workdir),
+      preemption.Preemption() as stop,
+      checkpoint.Checkpoints(
+          workdir / 'checkpoints', settings, task.description, mesh,
+          cluster.WORKER_AXIS, job.plan.is_linear,
+      ) as checkpoints,
   ):
-    with agreement.together():
-      task = tasks.load(settings)
-    agreement.check(data=task.description, jax=jax.__version__)
-    watch.saw('reading the data')
-    job = job_lib.prepare(settings, mesh, task)
-    agreement.check(parameters=fingerprint.of(job.fresh.params))
-    watch.saw('compiling the step')
-    # Checkpoints are complete before a signal may end the process.
-    with (
-        preemption.Preemption() as stop,
-        checkpoint.Checkpoints(
-            workdir / 'checkpoints', settings, task.description, mesh,
-            cluster.WORKER_AXIS, job.plan.is_linear,
-        ) as checkpoints,
-    ):
-      return _run(settings, workdir, job, checkpoints, stop, watch)
+    return _run(settings, workdir, job, checkpoints, stop, watch)
 
 
 def _run(settings, workdir, job, checkpoints, stop, watch):

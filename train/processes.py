@@ -48,6 +48,11 @@ def join(distributed: config.Distributed) -> int:
   return jax_distributed.global_state.num_processes
 
 
+def index() -> int:
+  """Which of the processes this is, also before the devices start."""
+  return jax_distributed.global_state.process_id
+
+
 def _join_found(
     initialize: Callable[..., None], bind: str | None, timeouts: tuple[int, int]
 ) -> None:

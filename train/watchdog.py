@@ -5,6 +5,7 @@ for threads that read data or write checkpoints, for a device. Most of these
 waits have no limit of their own. The watchdog limits all of them.
 """
 
+from collections.abc import Callable
 import os
 import sys
 import threading
@@ -21,8 +22,11 @@ class Watchdog:
   While the process or the machine is suspended the time does not count.
   """
 
-  def __init__(self, limit: int, process: int):
-    """Takes the seconds without progress, 0 for any, and whose they are."""
+  def __init__(self, limit: int, process: Callable[[], int]):
+    """Takes the seconds without progress, 0 for any, and which process it is.
+
+    The number of the process may become known after this.
+    """
     self._limit, self._process = limit, process
     self._last, self._idle = 'its start', 0.0
     self._main = threading.main_thread().ident
@@ -55,7 +59,7 @@ class Watchdog:
     return (
         'a run must make progress every'
         f' {self._limit} s (distributed.stall_timeout), but process'
-        f' {self._process} has waited since {self._last} in {self._place()}:'
+        f' {self._process()} has waited since {self._last} in {self._place()}:'
         ' rerun the same command to resume from the last checkpoint, with a'
         ' higher limit if nothing was stuck.'
     )
