@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
   assert 'The same command goes on' in capsys.readouterr().out
   assert '| dense |' in (tmp_path / 'study' / 'table.md').read_text()
   assert run('--seeds', '1', methods='powersgd', folder='none', code=130) == []
-  assert not (tmp_path / 'none').exists(), 'without results there is no table'
+  assert not (tmp_path / 'none').exists(), 'no results, no table, no lock'
 
 
 def test_two_methods_are_really_trained(path, tmp_path, capfd):

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -93,25 +94,85 @@ def test_help_says_what_it_does(capsys):
   assert 'python -m train.launch --num-processes N' in capsys.readouterr().out
 
 
-def test_slurm_is_found_without_a_word(tmp_path):
-  """As srun sets the environment of two tasks on this host."""
+@pytest.mark.parametrize('tasks', [1, 2])
+def test_slurm_is_found_without_a_word(tmp_path, tasks):
+  """As srun sets the environment; with virtual devices for four workers."""
   path = runs.write(tmp_path)
   processes = [
       subprocess.Popen(
           [
-              sys.executable, '-m', 'train', path, '--mesh.replica', '2',
+              sys.executable, '-m', 'train', path, '--mesh.replica', '4',
               '--workdir', str(tmp_path / 'work'),
           ],
           env=runs.environment(
               SLURM_JOB_ID=str(os.getpid()), SLURM_STEP_NODELIST='127.0.0.1',
-              SLURM_NTASKS='2', SLURM_PROCID=str(i), SLURM_LOCALID=str(i),
-              SLURM_STEP_NUM_NODES='1',
+              SLURM_NTASKS=str(tasks), SLURM_PROCID=str(i),
+              SLURM_LOCALID=str(i), SLURM_STEP_NUM_NODES='1',
           ),
           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
       )
-      for i in range(2)
+      for i in range(tasks)
   ]  # fmt: skip
   said = [process.communicate(timeout=200)[0] for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], said
-  assert '2 workers on cpu' in said[0]
-  assert all(line.startswith('[Gloo]') for line in said[1].splitlines())
+  assert [process.returncode for process in processes] == [0] * tasks, said
+  assert '4 workers on cpu' in said[0]
+  for others in said[1:]:
+    assert all(line.startswith('[Gloo]') for line in others.splitlines())
+
+
+def test_killing_the_launcher_ends_its_processes(tmp_path):
+  process = launched(tmp_path, '--steps', '100000')
+  while len(pids := children(process)) < 2:
+    time.sleep(0.01)
+  process.kill()
+  process.communicate(timeout=10)
+  for _ in range(50):
+    if not any(map(is_alive, pids)):
+      return
+    time.sleep(0.1)
+  for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+  pytest.fail('They were still there after 5 s.')
+
+
+def is_alive(pid):
+  """Whether there is such a process, and not only its exit code."""
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except OSError:
+    return False
+  return stat.rpartition(')')[2].split()[0] != 'Z'
+
+
+def test_closing_the_output_makes_all_processes_save_and_stop(tmp_path):
+  """As with `| head`."""
+  long = '--steps', '100000', '--log.every', '5', '--checkpoint.every', '0'
+  with launched(tmp_path, *long) as process:
+    until_step(process, 10)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait(100) == command.PREEMPTED
+  assert not error
+  assert [*(tmp_path / 'work' / 'checkpoints').iterdir()]
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('train', 'FILE', '--log.every', '1', '--log.tensorboard', 'False'),
+        ('train', '--help'),
+        ('train.launch', '--help'),
+    ],
+)
+def test_a_command_ends_silently_when_its_output_is_closed(
+    tmp_path, words
+):
+  words = [runs.write(tmp_path) if w == 'FILE' else w for w in words]
+  words += [] if words[-1].startswith('--') else ['--workdir', str(tmp_path)]
+  with subprocess.Popen(
+      [sys.executable, '-m', *words], env=runs.environment(),
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  ) as process:  # fmt: skip
+    process.stdout.close()
+    error = process.stderr.read()
+    assert (process.wait(100), error) == (command.CLOSED, '')

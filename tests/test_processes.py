@@ -13,6 +13,7 @@ import pytest
 
 import runs
 from train import __main__ as program
+from train import agreement
 from train import command
 from train import config
 from train import loop
@@ -170,16 +171,61 @@ def test_two_processes_learn_images_as_one_with_two_devices(tmp_path):
 
 
 def test_a_difference_between_processes_is_named(tmp_path):
-  each = lambda i: ('--optimizer.learning_rate', str((1 + i) / 1000))
+  """Also if it decides how many devices each of them starts with."""
+  each = lambda i: (
+      '--evaluation.every', str(3 + i), '--mesh.replica', str(4 + 2 * i),
+  )  # fmt: skip
   with Processes(tmp_path, 2, (), each) as run:
     assert run.codes() == [2, 2]
   for i in range(2):
     last = run.said(i).splitlines()[-1]
     assert last.startswith('error: the processes of this run differ:')
-    assert (
-        'settings.optimizer.learning_rate is 0.002 on process 1 and 0.001 on'
-        ' process 0' in last
-    )
+    assert 'evaluation.every is 4 on process 1 and 3 on process 0' in last
+    assert 'mesh.replica is 6 on process 1 and 4 on process 0' in last
+
+
+def test_every_setting_is_compared_unless_it_names_a_place():
+  """So that a new setting cannot make processes run different collectives."""
+  tree = agreement.common(config.Config())
+  assert {key for key in [*command.keys()] if not holds(tree, key)} == {
+      'workdir', 'distributed.coordinator', 'distributed.process_id',
+      'distributed.bind', 'data.data_dir', 'data.files', 'data.tokenizer',
+      'data.held_out', 'model.pretrained',
+  }  # fmt: skip
+
+
+def holds(tree, key):
+  """Whether nested dicts have an entry of that name: 'data.files'."""
+  for name in key.split('.'):
+    if name not in tree:
+      return False
+    tree = tree[name]
+  return True
+
+
+def test_a_work_folder_that_is_not_shared_is_refused_before_the_first_step(
+    tmp_path,
+):
+  each = lambda i: ('--workdir', str(tmp_path / f'own{i}'))
+  with Processes(tmp_path, 2, (), each) as run:
+    assert run.codes() == [2, 2]
+  for i in range(2):
+    last = run.said(i).splitlines()[-1]
+    assert last.startswith('error: ')
+    assert '--workdir must be one folder that all processes share' in last
+    assert f'{tmp_path}/own1 on' in last
+  assert 'step ' not in run.said(0)
+  assert not [*tmp_path.glob('own*')], 'an empty folder is removed'
+
+
+def test_every_process_reports_why_one_cannot_start(tmp_path):
+  each = lambda i: ('--data.files', str(tmp_path / 'abd'[i]) + '.txt')
+  with Processes(tmp_path, 2, (), each) as run:
+    (tmp_path / 'b.txt').unlink()
+    assert run.codes() == [2, 2]
+  for i, who in enumerate(('process 1 of this run stopped: ', '')):
+    last = run.said(i).splitlines()[-1]
+    assert last.startswith(f'error: {who}data.files must name text files')
 
 
 def test_a_port_in_use_is_said(tmp_path, capsys):

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import pathlib
 import sys
+import traceback
+from typing import Any
 from typing import NoReturn
 
 from train import command
@@ -44,8 +46,23 @@ def main(argv: list[str]) -> int:
   return 0
 
 
+def _report_ignored(ignored: Any) -> None:
+  """Prints an exception that Python ignores, unless it says nothing.
+
+  Writes that Orbax gave up after an error come back to an event loop that is
+  closed, a traceback for each array.
+  """
+  if str(ignored.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(ignored)
+
+
 def _run() -> NoReturn:
-  code = main(sys.argv[1:])
+  sys.unraisablehook = _report_ignored
+  code = 1
+  try:
+    code = command.run(main)
+  except Exception:
+    traceback.print_exc()
   if 'jax' not in sys.modules:
     sys.exit(code)
   from train import processes

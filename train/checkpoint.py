@@ -67,7 +67,9 @@ class Checkpoints:
       axis_name: its axis of the workers.
       is_linear: whether the mean error is enough to go on (`gl.collapse`).
     """
-    logging.getLogger('absl').setLevel(logging.ERROR)  # What Orbax clears up.
+    # Orbax logs the errors of its threads with their tracebacks, and raises
+    # them here.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._mesh = mesh
     self._saved_axis = None if is_linear else axis_name
     workers = mesh.shape[axis_name]

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from train import agreement
 from train import config
 from train import machines
 from train import processes
@@ -26,17 +27,13 @@ def start(settings: config.Config) -> jax.sharding.Mesh:
     ValueError: if the coordinator cannot be had, or if the devices do not fit
       the mesh.
   """
-  processes_count = settings.distributed.num_processes or 1
   inner = settings.mesh.fsdp * settings.mesh.tensor
-  wanted = settings.mesh.replica * inner
-  if wanted % processes_count:
-    raise ValueError(
-        'mesh.replica x fsdp x tensor must be a multiple of the'
-        f' {processes_count} processes, got {_words(settings.mesh)}.'
-    )
-  found_cluster = processes.join(settings.distributed)
-  if wanted and not found_cluster:
-    _request_cpu_devices(wanted // processes_count)
+  _devices_per_process(settings.mesh, settings.distributed.num_processes or 1)
+  count = processes.join(settings.distributed)
+  if wanted := _devices_per_process(settings.mesh, count):
+    _request_cpu_devices(wanted)
+  # Processes with different settings would make different meshes.
+  agreement.check(settings=agreement.common(settings))
   # The rows of a batch lie by processes, and so must the workers.
   devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
   workers = settings.mesh.replica or len(devices) // inner
@@ -48,6 +45,17 @@ def start(settings: config.Config) -> jax.sharding.Mesh:
   return jax.sharding.Mesh(np.array(devices).reshape(shape), axes)
 
 
+def _devices_per_process(mesh: config.Mesh, processes_count: int) -> int:
+  """Devices that the mesh needs of each process; 0 is all there are."""
+  wanted = mesh.replica * mesh.fsdp * mesh.tensor
+  if wanted % processes_count:
+    raise ValueError(
+        'mesh.replica x fsdp x tensor must be a multiple of the'
+        f' {processes_count} processes, got {_words(mesh)}.'
+    )
+  return wanted // processes_count
+
+
 def _words(mesh: config.Mesh) -> str:
   return f'{mesh.replica} x {mesh.fsdp} x {mesh.tensor}'
 
@@ -55,11 +63,12 @@ def _words(mesh: config.Mesh) -> str:
 def _enough(devices, mesh, count):
   """So many of the devices, if there are."""
   if count > len(devices):
+    platform = devices[0].platform
+    virtual = ', or set JAX_PLATFORMS=cpu to run on virtual devices'
     raise ValueError(
-        f'mesh.replica={mesh.replica} workers of {mesh.fsdp} x {mesh.tensor}'
-        f' need as many devices, but JAX sees {len(devices)} of kind'
-        f' {devices[0].platform}. Take fewer workers, or JAX_PLATFORMS=cpu for'
-        ' virtual devices.'
+        f'mesh.replica x fsdp x tensor = {_words(mesh)} must be at most the'
+        f' number of devices, but JAX sees {len(devices)} of kind {platform}:'
+        f' use fewer workers{"" if platform == "cpu" else virtual}.'
     )
   return devices[:count]
 

@@ -2,8 +2,10 @@
 
 import argparse
 import ast
+from collections.abc import Callable
 import dataclasses
 import difflib
+import os
 import pathlib
 import sys
 import textwrap
@@ -27,6 +29,7 @@ _SECTIONS = {
 DIVERGED = 3
 PREEMPTED = 75  # Asked to stop, saved; EX_TEMPFAIL, "try again".
 INTERRUPTED = 130
+CLOSED = 141  # The reader of the output has gone: 128 + SIGPIPE.
 
 
 class UsageError(Exception):
@@ -237,6 +240,35 @@ def _types(section: Any = config.Config, prefix: str = '') -> dict[str, Any]:
 
 
 def fail(error: Exception, code: int = 2) -> int:
-  """Says in one line what is wrong; returns the exit code, 2 for bad input."""
+  """Prints one line about what is wrong; returns the exit code.
+
+  Raises:
+    BrokenPipeError: if that is the error; see `run`.
+  """
+  if isinstance(error, BrokenPipeError):
+    raise error
   print(f'error: {error}', file=sys.stderr)
   return code
+
+
+def run(main: Callable[[list[str]], int]) -> int:
+  """Runs a command; returns its exit code.
+
+  If nobody reads its output any more (`| head`), the command ends without a
+  word, as programs in a pipe do.
+  """
+  try:
+    try:
+      code = main(sys.argv[1:])
+    except SystemExit as done:  # After the help.
+      code = int(done.code or 0)
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:
+    discard_output()
+    return CLOSED
+
+
+def discard_output() -> None:
+  """Discards what is printed from now on."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

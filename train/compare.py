@@ -31,8 +31,9 @@ def main(argv: list[str]) -> int:
   process of its own, one after the other. DIR/results.jsonl keeps a line of
   each that is finished: it is not run again, wherever the file is taken, even
   if its folder is gone (checkpoints and TensorBoard files are deleted at its
-  end). A run that was interrupted goes on from its checkpoints. DIR/table.md
-  and DIR/compare.png show what there is. All other options are those of
+  end). A run that was interrupted resumes from its checkpoints. One study at a
+  time may use DIR; --report may always read it. DIR/table.md and
+  DIR/compare.png show the finished runs. All other options are those of
   `python -m train`.
   """
   try:
@@ -41,15 +42,22 @@ def main(argv: list[str]) -> int:
     for method in choices.entries:  # Spelling costs no start of JAX.
       choices.config(*method.options)
     from train import study
+    from train import workdir
 
     name = f'{command.name_of(choices.path)}-compare'
     folder = pathlib.Path(options.workdir or f'runs/{name}')
-    results = study.Results(folder / 'results.jsonl')
-    runs = _plan(choices)
+    alone = contextlib.nullcontext if options.report else workdir.locked
+    with alone(folder):
+      results = study.Results(folder / 'results.jsonl')
+      return _study(_plan(choices), results, folder, options)
   except (command.UsageError, ValueError, OSError, ImportError) as error:
     return command.fail(error)
   except KeyboardInterrupt:
     return command.INTERRUPTED
+
+
+def _study(runs, results, folder, options) -> int:
+  """Runs and reports; returns the exit code."""
   code, words = 0, ''
   try:
     if not options.report:
@@ -256,4 +264,4 @@ def _report(runs, results, folder, bandwidth) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(command.run(main))

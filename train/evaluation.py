@@ -11,11 +11,13 @@ from train import config
 from train import tasks
 
 _P = jax.sharding.PartitionSpec
+# From parameters, and what to call after each batch, to the task's metrics.
+Evaluate = Callable[[Any, Callable[[], None]], dict[str, float]]
 
 
 def build(
     settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
-) -> Callable[[Any], dict[str, float]]:
+) -> Evaluate:
   """The task's metrics on evaluation.sequences, as a function of parameters."""
   axis = cluster.WORKER_AXIS
   size = settings.batch_size
@@ -43,20 +45,20 @@ def build(
     return jax.tree.map(lambda x: x[mine], held_out)
 
   # Each result is waited for: virtual devices must not fall far behind.
-  def evaluate(params):
-    found = [
-        jax.device_get(statistics_of(params, cluster.divide(mesh, batch)))
-        for batch in calibration
-    ]
+  def evaluate(params, after_batch):
+    found = []
+    for batch in calibration:
+      statistics = statistics_of(params, cluster.divide(mesh, batch))
+      found.append(jax.device_get(statistics))
+      after_batch()
     statistics = (
         jax.tree.map(lambda *xs: np.mean(xs, axis=0), *found) if found else ()
     )
-    outputs = [
-        np.asarray(
-            outputs_of(params, statistics, cluster.divide(mesh, local_batch(i)))
-        )
-        for i in range(0, count, size)
-    ]
+    outputs = []
+    for i in range(0, count, size):
+      batch = cluster.divide(mesh, local_batch(i))
+      outputs.append(np.asarray(outputs_of(params, statistics, batch)))
+      after_batch()
     return task.score(np.concatenate(outputs)[:count], held_out)
 
   return evaluate

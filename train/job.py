@@ -26,7 +26,7 @@ class Job:
   task: tasks.Task
   fresh: checkpoint.Snapshot
   step: jax.stages.Compiled
-  evaluate: Callable[[Any], dict[str, float]]
+  evaluate: evaluation.Evaluate
   place: Callable[[Any], Any]
   schedule: optax.Schedule
   plan: gl.Plan

@@ -1,9 +1,14 @@
 """`python -m train.launch --num-processes N CONFIG [--section.key VALUE ...]`.
 
 Runs the processes of one run on this machine, to try out what will run on
-many: each line of theirs with its number in front, and when one fails all end.
+many. Each line of output begins with the number of its process. When one
+process fails, all end. When the launcher is killed, or nobody reads its output
+any more, all end, too.
 """
 
+from collections.abc import Callable
+import ctypes
+import functools
 import inspect
 import os
 import signal
@@ -20,6 +25,7 @@ _USAGE = f'expected {_PROG} --num-processes N CONFIG [--section.key VALUE ...]'
 # How long the others may take to say what they saw of a failure.
 _GRACE = 5.0
 _AS_ASKED = (None, 0, command.PREEMPTED)
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main(argv: list[str]) -> int:
@@ -35,14 +41,16 @@ def main(argv: list[str]) -> int:
   except command.UsageError as error:
     return command.fail(error)
   processes = _start(count, rest)
+  stop = lambda *_: _ask_to_stop(processes)
   printers = [
-      threading.Thread(target=_print, args=(i, process))
+      threading.Thread(target=_print, args=(i, process, stop))
       for i, process in enumerate(processes)
   ]
   for printer in printers:
     printer.start()
-  for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda *_: _ask_to_stop(processes))
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) != signal.SIG_IGN:  # As nohup sets SIGHUP.
+      signal.signal(number, stop)
   code = _wait(processes)
   for printer in printers:
     printer.join()
@@ -75,6 +83,7 @@ def _start(count: int, rest: list[str]) -> list[subprocess.Popen[bytes]]:
       f'--distributed.coordinator=127.0.0.1:{port}',
       f'--distributed.num_processes={count}',
   ]
+  die_with_parent = functools.partial(_die_with, os.getpid(), _libc())
   return [
       subprocess.Popen(
           [
@@ -83,18 +92,46 @@ def _start(count: int, rest: list[str]) -> list[subprocess.Popen[bytes]]:
           ],
           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
           start_new_session=True, env=os.environ | {'PYTHONUNBUFFERED': '1'},
+          preexec_fn=die_with_parent,
       )
       for i in range(count)
   ]  # fmt: skip
 
 
-def _print(index: int, process: subprocess.Popen[bytes]) -> None:
-  """Every line of a process with its number in front."""
+def _libc() -> ctypes.CDLL | None:
+  """The C library of Linux; None elsewhere."""
+  return ctypes.CDLL(None) if sys.platform == 'linux' else None
+
+
+def _die_with(parent: int, libc: ctypes.CDLL | None) -> None:
+  """Has the kernel kill this new process when its parent dies (Linux).
+
+  A checkpoint is complete or not there, so killing is safe; and whatever the
+  process waits for, it ends.
+  """
+  if libc is not None:
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It died before.
+      os._exit(1)
+
+
+def _print(
+    index: int, process: subprocess.Popen[bytes], stop: Callable[[], None]
+) -> None:
+  """Prints every line of a process with its number in front.
+
+  If the lines cannot be written, because their reader or the terminal has gone,
+  asks all to stop. It still reads on, so that no process waits for its output.
+  """
   assert process.stdout is not None
   for line in process.stdout:
     text = line.decode(errors='replace').rstrip('\n')
-    sys.stdout.write(f'[{index}] {text}\n')
-    sys.stdout.flush()
+    try:
+      sys.stdout.write(f'[{index}] {text}\n')
+      sys.stdout.flush()
+    except OSError:
+      command.discard_output()
+      stop()
 
 
 def _ask_to_stop(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -135,4 +172,4 @@ def _said(code: int | None) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(command.run(main))

@@ -22,6 +22,8 @@ from train import processes
 from train import progress
 from train import report
 from train import tasks
+from train import watchdog
+from train import workdir as workdir_lib
 
 
 def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -35,16 +37,23 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
       `workdir` do not fit together.
     FloatingPointError: if gradients are not finite for many steps in a row.
   """
-  mesh = cluster.start(settings)
-  task = tasks.load(settings)
-  agreement.check(
-      settings=checkpoint.identity(settings),
-      data=task.description,
-      jax=jax.__version__,
-  )
+  limit = settings.distributed.stall_timeout
+  with watchdog.Watchdog(limit, processes.index) as watch:
+    mesh = cluster.start(settings)
+    with workdir_lib.claimed(workdir):
+      return _claimed_run(settings, workdir, mesh, watch)
+
+
+def _claimed_run(settings, workdir, mesh, watch):
+  """The run, in a folder that no other process uses."""
+  with agreement.together():
+    task = tasks.load(settings)
+  agreement.check(data=task.description, jax=jax.__version__)
+  watch.saw('reading the data')
   job = job_lib.prepare(settings, mesh, task)
   agreement.check(parameters=fingerprint.of(job.fresh.params))
-  # What is being saved is waited for before a signal may end the process.
+  watch.saw('compiling the step')
+  # Checkpoints are complete before a signal may end the process.
   with (
       preemption.Preemption() as stop,
       checkpoint.Checkpoints(
@@ -52,12 +61,13 @@ def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
           cluster.WORKER_AXIS, job.plan.is_linear,
       ) as checkpoints,
   ):
-    return _run(settings, workdir, job, checkpoints, stop)
+    return _run(settings, workdir, job, checkpoints, stop, watch)
 
 
-def _run(settings, workdir, job, checkpoints, stop):
-  """Everything from where the last checkpoint stands."""
+def _run(settings, workdir, job, checkpoints, stop, watch):
+  """Everything from the last checkpoint on."""
   now = checkpoints.latest(job.fresh)
+  agreement.check(resumed={'step': now.step, **now.progress})
   _write_config(settings, workdir)
   batches = job.task.train(
       settings.batch_size, jax.process_index(), jax.process_count()
@@ -73,17 +83,20 @@ def _run(settings, workdir, job, checkpoints, stop):
       ) as journal,
       processes.patience(settings.distributed.heartbeat_timeout),
   ):
-    now = _loop(settings, job, now, batches, checkpoints, journal, bar, stop)
+    now = _loop(
+        settings, job, now, batches, checkpoints, journal, bar, stop, watch
+    )
   summary = _summary(settings, job, now, journal)
   if processes.is_main():
-    report.write_summary(workdir, summary)
     name = settings.compression.method
-    report.draw_curves(workdir / 'loss.png', name, journal.lines)
+    with workdir_lib.writing(workdir):
+      report.write_summary(workdir, summary)
+      report.draw_curves(workdir / 'loss.png', name, journal.lines)
     bar.say(report.paragraph(summary, journal.lines, workdir))
   return summary
 
 
-def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
+def _loop(settings, job, now, batches, checkpoints, journal, bar, stop, watch):
   """The remaining steps; returns where they led."""
   due = lambda every, step: step == settings.steps or (
       every and step % every == 0
@@ -95,6 +108,7 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
     # client stops for ever when virtual devices get too many steps ahead.
     previous, (now, loss) = loss, _advance(job, now, batches, seen)
     jax.block_until_ready(previous)
+    watch.saw(f'step {now.step}')
     bar.advance(now.step)
     if due(settings.log.every, now.step):
       line = _measure(settings, job, now, float(loss), clock)
@@ -103,7 +117,7 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
       _stop_if_broken(now)
     if due(settings.evaluation.every, now.step):
       with clock.stopped_after(loss):
-        journal.write(now.step, **_evaluate(job, now))
+        journal.write(now.step, **_evaluate(job, now, watch))
       bar.show(journal.lines[-1])
     asked_to_stop = stop.due(now.step)
     if asked_to_stop or due(settings.checkpoint.every, now.step):
@@ -114,6 +128,7 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar, stop):
         now.progress['diagnostics'] = seen.state()
         now.progress['bytes_sent'] += job.traffic.save_bytes
         now = checkpoints.save(now)
+        watch.saw(f'the checkpoint after step {now.step}')
     if asked_to_stop and now.step < settings.steps:
       raise preemption.Preempted(f'Stopped after step {now.step}, as asked.')
   return now
@@ -150,9 +165,10 @@ def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
   }
 
 
-def _evaluate(job, now) -> dict[str, Any]:
-  """A line of metrics with the score on what is held out."""
-  score = job.evaluate(now.params)
+def _evaluate(job, now, watch) -> dict[str, Any]:
+  """A line of metrics with the score on the held-out examples."""
+  each = lambda: watch.saw(f'a batch of the evaluation after step {now.step}')
+  score = job.evaluate(now.params, each)
   return {
       **{f'eval_{name}': value for name, value in score.items()},
       'bytes_sent': now.progress['bytes_sent'],
@@ -211,6 +227,7 @@ def _introduction(settings, job, now) -> str:
 
 def _write_config(settings: config.Config, workdir: pathlib.Path) -> None:
   if processes.is_main():
-    workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(settings), indent=2) + '\n'
-    (workdir / 'config.json').write_text(text, encoding='utf-8')
+    path = workdir / 'config.json'
+    with workdir_lib.writing(path):
+      path.write_text(text, encoding='utf-8')

@@ -44,9 +44,14 @@ class Distributed(Section):
   """Seconds that the processes wait for each other at the start."""
   heartbeat_timeout: int = 60
   """Seconds without a sign of life after which a process counts as gone."""
+  stall_timeout: int = 3600
+  """Seconds without progress (a step, a batch of an evaluation, a checkpoint)
+  after which a process ends itself, whatever it waits for; 0 is no limit. Raise
+  it if a step, or reading the data, takes longer."""
 
   def _check(self):
     self._at_least(1, 'num_processes', 'start_timeout', 'heartbeat_timeout')
+    self._at_least(0, 'stall_timeout')
     given = (self.coordinator, self.num_processes, self.process_id)
     if len({x is None for x in given}) > 1:
       raise ValueError(

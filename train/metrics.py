@@ -1,11 +1,17 @@
 """What a run writes down while it goes on: metrics.jsonl and TensorBoard."""
 
+import contextlib
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
+
+from train import workdir as workdir_lib
 
 
 class Metrics:
@@ -25,23 +31,22 @@ class Metrics:
     if not writes:
       return
     partial = path.with_suffix('.partial')
-    partial.write_text(''.join(map(_line, self.lines)), encoding='utf-8')
-    os.replace(partial, path)
-    self._file = path.open('a', encoding='utf-8')
+    with workdir_lib.writing(path):
+      partial.write_text(''.join(map(_line, self.lines)), encoding='utf-8')
+      os.replace(partial, path)
+      self._file = path.open('a', encoding='utf-8')
     if tensorboard:
-      self._board = tensorboardX.SummaryWriter(
-          str(workdir / 'tensorboard'), purge_step=step + 1
-      )
+      self._board = _Board(workdir / 'tensorboard', step)
 
   def write(self, step: int, **values: Any) -> None:
     """Adds a line."""
     self.lines.append({'step': step, **values})
     if self._file:
-      self._file.write(_line(self.lines[-1]))
-      self._file.flush()
+      with workdir_lib.writing(pathlib.Path(self._file.name)):
+        self._file.write(_line(self.lines[-1]))
+        self._file.flush()
     if self._board:
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step)
+      self._board.write(step, values)
 
   def last(self, name: str, default: Any = None) -> Any:
     """The newest value of that name."""
@@ -60,10 +65,44 @@ class Metrics:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    if self._file:
-      self._file.close()
-    if self._board:
-      self._board.close()
+    # Everything is flushed, unless that failed, which has been reported.
+    for file in (self._file, self._board):
+      if file:
+        with contextlib.suppress(OSError):
+          file.close()
+
+
+class _Board:
+  """Event files for TensorBoard.
+
+  They are written in the thread of the caller, who sees the errors. The queue
+  and thread of `tensorboardX.SummaryWriter` deadlock when the disk is full.
+  """
+
+  def __init__(self, folder: pathlib.Path, step: int):
+    """Begins a file that replaces all events after `step`."""
+    self._folder = folder
+    with workdir_lib.writing(folder):
+      folder.mkdir(exist_ok=True)
+      self._file = event_file_writer.EventsWriter(str(folder / 'events'))
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._add(step=step + 1, session_log=start)
+      self._file.flush()
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Adds scalars."""
+    with workdir_lib.writing(self._folder):
+      for name, value in values.items():
+        self._add(step=step, summary=summary.scalar(name, value))
+      self._file.flush()
+
+  def _add(self, **fields: Any) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    self._file.write_event(event)
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

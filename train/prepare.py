@@ -169,4 +169,4 @@ def _prepare(tfds: Any, builder: Any, name: str, root: pathlib.Path) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(command.run(main))

@@ -1,5 +1,6 @@
 """The processes of a run: how they find each other, and how they part."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import functools
@@ -11,14 +12,15 @@ from typing import Any
 from typing import NoReturn
 
 import jax
+from jax._src import distributed as jax_distributed
 
 from train import command
 from train import config
 from train import last_words
 
 
-def join(distributed: config.Distributed) -> bool:
-  """Joins the other processes; says whether it was JAX that found them.
+def join(distributed: config.Distributed) -> int:
+  """Joins the other processes; returns how many there are.
 
   Raises:
     ValueError: if the coordinator cannot listen, or never comes.
@@ -40,19 +42,30 @@ def join(distributed: config.Distributed) -> bool:
         distributed.coordinator, distributed.num_processes,
         distributed.process_id, coordinator_bind_address=listens,
     )  # fmt: skip
-    return False
-  if jax.distributed.is_initialized():
-    return True
+  elif not jax.distributed.is_initialized():
+    _join_found(initialize, distributed.bind, timeouts)
+  # `jax.process_count` would start the devices, whose number is not set yet.
+  return jax_distributed.global_state.num_processes
+
+
+def index() -> int:
+  """Which of the processes this is, also before the devices start."""
+  return jax_distributed.global_state.process_id
+
+
+def _join_found(
+    initialize: Callable[..., None], bind: str | None, timeouts: tuple[int, int]
+) -> None:
+  """Joins the processes of a cluster that JAX finds by itself, if any."""
   try:
-    initialize(coordinator_bind_address=distributed.bind)
+    initialize(coordinator_bind_address=bind)
   except (ValueError, RuntimeError) as error:
     # No cluster, or a process in which JAX has started already, is alone.
     alone = 'coordinator_address should', 'must be called before any JAX calls'
-    if any(words in str(error) for words in alone):
-      return False
-    raise
-  last_words.attach('its address', *timeouts)
-  return True
+    if not any(words in str(error) for words in alone):
+      raise
+  else:
+    last_words.attach('its address', *timeouts)
 
 
 def _check_free(address: str) -> None:
@@ -127,14 +140,19 @@ def patience(heartbeat_timeout: int) -> Iterator[None]:
 def leave(code: int) -> NoReturn:
   """Ends this process with that exit code.
 
-  At exit JAX waits until all processes come to their ends. After an error it
-  must not: the others may be waiting for this one in a collective.
+  Waits for no thread: after a save that failed, Orbax's would run for minutes.
+  Waits for the other processes only if all end alike: after an error they may
+  be waiting for this one in a collective.
   """
-  together = code in (0, command.PREEMPTED)
-  if together or not jax.distributed.is_initialized():
-    sys.exit(code)
-  sys.stdout.flush()
-  sys.stderr.flush()
-  if is_main():
-    time.sleep(1)  # When the coordinator goes, the others have no last words.
+  if jax.distributed.is_initialized():
+    if code in (0, command.PREEMPTED):
+      try:
+        jax.distributed.shutdown()
+      except RuntimeError as error:  # Another process has gone since.
+        code = command.fail(error, 1)
+    elif is_main():
+      time.sleep(1)  # When the coordinator goes, the others have no last words.
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      stream.flush()
   os._exit(code)

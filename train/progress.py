@@ -14,11 +14,19 @@ from rich import table
 from train import metrics
 
 
+class _Console(console.Console):
+  """Leaves it to the command what happens when its output is not read."""
+
+  def on_broken_pipe(self) -> None:
+    """Called where the error is handled; rich would exit."""
+    raise
+
+
 class Bar:
   """A progress bar; where the output is no terminal, a line now and then."""
 
   def __init__(self, total: int, done: int, shown: bool):
-    self._console = console.Console(highlight=False, quiet=not shown)
+    self._console = _Console(highlight=False, quiet=not shown)
     self._live = shown and sys.stdout.isatty()
     self._total = total
     self._bar = progress.Progress(

@@ -205,12 +205,12 @@ def _commit() -> str | None:
   """The commit of this code, '-dirty' with changes in it; None without git."""
   git = ('git', '-C', str(pathlib.Path(__file__).parent.parent))
   call = lambda *words: subprocess.run(
-      [*git, *words], capture_output=True, text=True, check=False
+      [*git, *words], capture_output=True, text=True, check=False, timeout=60
   )
   try:
     described = call('describe', '--always', '--tags')
     changed = call('diff', '--quiet', 'HEAD', '--', '*.py').returncode
-  except OSError:
+  except (OSError, subprocess.TimeoutExpired):
     return None
   if described.returncode:
     return None
