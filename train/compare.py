@@ -126,6 +126,7 @@ def _list(kind: type, least: float = -math.inf) -> Callable[[str], Any]:
 
 
 def _choices(options: argparse.Namespace, overrides: list[str]) -> grid.Choices:
+  _check_overrides(options, overrides)
   if not 0 < options.bandwidth < math.inf:
     raise command.UsageError(
         '--bandwidth takes Mbit/s, a number above 0, got'
@@ -139,6 +140,23 @@ def _choices(options: argparse.Namespace, overrides: list[str]) -> grid.Choices:
       options.learning_rates,
       options.seeds,
   )
+
+
+def _check_overrides(
+    options: argparse.Namespace, overrides: list[str]
+) -> None:
+  """Raises a UsageError for a key that another option of the study sets."""
+  for option, given, keys in (
+      ('--compressors', True, ('compression.method',)),
+      ('--learning_rates', options.learning_rates, grid.RATE_KEYS),
+      ('--seeds', options.seeds, grid.SEED_KEYS),
+  ):
+    for key in keys if given else ():
+      if command.without(overrides, {key}) != overrides:
+        raise command.UsageError(
+            f'{option} sets {key} in every run of a study, got --{key} as well:'
+            ' leave one of them out'
+        )
 
 
 def _plan(choices: grid.Choices) -> dict[str, list[grid.Run]]:

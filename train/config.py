@@ -56,6 +56,7 @@ class Optimizer(Section):
   def _check(self):
     self._at_least(0, 'learning_rate', 'clip_norm', 'weight_decay', 'eps')
     self._fraction('warmup_fraction', 'final_fraction', 'momentum', 'b1', 'b2')
+    self._below(1, 'b1', 'b2')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Compression(Section):
     self._at_least(1, 'rank', 'update_interval', 'basis_size')
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
+    self._at_least(0, 'seed')
     self._fraction('density', 'warm')
 
 

@@ -1,6 +1,5 @@
 """What is left when a run is over: summary.json, loss.png and a paragraph."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -9,13 +8,14 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+from train import json_files
 from train import metrics
 
 
 def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
   """Writes summary.json."""
-  text = json.dumps(summary, indent=2) + '\n'
-  (workdir / 'summary.json').write_text(text, encoding='utf-8')
+  text = json_files.dumps(summary, indent=2)
+  json_files.write(workdir / 'summary.json', f'{text}\n')
 
 
 def paragraph(

@@ -99,8 +99,7 @@ class Model(Section):
   def _check(self):
     self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
     self._fraction('dropout')
-    if self.dropout == 1:
-      raise ValueError('model.dropout must be below 1, got 1.')
+    self._below(1, 'dropout')
     if self.pretrained and self.name != 'bert':
       raise ValueError(
           "model.pretrained is for model.name 'bert', got"
