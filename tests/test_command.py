@@ -197,8 +197,10 @@ def test_every_integer_has_a_largest_value(refused, key):
      ' -1.'),
     (['--data.max_bytes', '9' * 30], 'data.max_bytes must be at most'
      f' {2**63 - 1}, got {"9" * 30}.'),
-    (['--steps', '9' * 5000], f"steps must be an integer, got '{79 * '9'} ...."),
-    (['--steps', '[' * 5000], f"steps must be an integer, got '{79 * '['} ...."),
+    (['--steps', '9' * 5000],
+     f"steps must be an integer, got '{79 * '9'} ...."),
+    (['--steps', '[' * 5000],
+     f"steps must be an integer, got '{79 * '['} ...."),
     (['--steps', '3', '--steps=3'], '--steps must be given once, got it twice'),
     (['--data.files', 'a', '--data.files', 'b'],
      '--data.files must be given once, got it twice'),
@@ -221,6 +223,46 @@ def test_every_integer_has_a_largest_value(refused, key):
 ])  # fmt: skip
 def test_a_wrong_option(refused, options, message):
   assert refused(QUICKSTART, *options) == message
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (['--model.dropout', '0.5'], "model.dropout is only for model.name 'bert':"
+     ' leave it at 0.0, got 0.5.'),
+    (['--model.pretrained=x'], 'model.pretrained is only for'),
+    (['--model.name=resnet8', '--model.scan=True'], 'model.scan is only for'),
+    (['--model.name=resnet8', '--model.layers=3'], 'model.layers is only for'),
+    (['--model.name=bert', '--model.pretrained=x', '--model.width=32'],
+     'model.width is only for a model without model.pretrained'),
+    (['--data.max_bytes', '10'], 'data.max_bytes is only for data sets of'),
+    (['--data.crop', '4', '--data.flip', 'True'], 'data.crop is only for'),
+    (['--data.data_dir', '/data'], 'data.data_dir is only for data sets by'),
+    (['--data.source=glue/mrpc', '--model.name=bert', '--data.held_out=a'],
+     "data.held_out is only for model.name 'llama'"),
+    (['--data.source=glue/mrpc', '--model.name=bert', '--data.stream=True'],
+     "data.stream is only for model.name 'llama'"),
+    (['--data.source=digits', '--model.name=resnet8', '--data.tokenizer=x'],
+     "data.tokenizer is only for model.name 'llama' or 'bert'"),
+    (['--data.source=c4/en', '--data.stream=True', '--data.eval_fraction=0.1'],
+     'data.eval_fraction is only for data without a held-out part'),
+    (['--compression.embeddings=False', '--compression.embedding_rank=3'],
+     'compression.embedding_rank is only for compression.embeddings True'),
+    (['--compression.method=tsr_adam', '--compression.error_feedback=ef21'],
+     'compression.error_feedback is only for'),
+])  # fmt: skip
+def test_a_key_that_the_run_would_not_read(refused, options, message):
+  path = str(ROOT / 'configs' / 'quickstart.py')
+  assert refused(path, *options).startswith(message)
+
+
+@pytest.mark.parametrize('options', [
+    ['--data.source=c4/en', '--data.max_bytes=10', '--data.data_dir=/data'],
+    ['--data.held_out', 'c4/en', '--data.max_bytes=10'],
+    ['--data.source=digits', '--model.name=resnet8', '--data.crop=1'],
+    ['--data.source=glue/mrpc', '--model.name=bert', '--model.dropout=0.1'],
+    ['--compression.method=dense', '--compression.update_interval=7'],
+])  # fmt: skip
+def test_a_key_that_the_run_reads(options):
+  parse(QUICKSTART, *options)
 
 
 @pytest.mark.parametrize('argv', [[], [''], ['--steps', '3'], ['-x']])

@@ -114,6 +114,9 @@ def test_runs_come_in_order_and_say_what_they_are(path):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
+    (['--compressors', 'dense,powersgd:update_interval=3'],
+     '--compressors powersgd:update_interval=3: powersgd does not read'
+     ' update_interval'),
     (['--compressors', 'dense,powersgd:rnak=3'],
      '--compressors powersgd:rnak=3: there is no compression.rnak to set; the'
      " nearest is 'rank'"),
@@ -122,6 +125,8 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     (['--compressors', 'dense,powersdg'], ", got 'powersdg'."),
     (['--compressors', 'powersgd:rank=0'],
      'compression.rank must be at least 1, got 0.'),
+    (['--compressors', 'powersgd:rank=3:rank=4'],
+     '--compression.rank must be given once'),
     (['--compressors', 'dense,dense'], "none twice; got 'dense,dense'"),
     (['--compressors', 'dense', '--budgets', '3,x'],
      'argument --budgets: takes numbers with commas between them, none twice,'

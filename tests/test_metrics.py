@@ -35,7 +35,7 @@ SUMMARY = {
     'final_eval_bits_per_byte': 6.1314, 'compressor': 'greedylore',
     'num_workers': 4, 'bytes_sent': 5_000_000, 'dense_bytes': 20_000_000,
     'bytes_per_step': 250_000, 'dense_bytes_per_step': 1_000_000,
-    'compression': 4.0, 'seconds': 61.7,
+    'compression': 4.0, 'seconds': 61.7, 'checkpoint_bytes': 0,
 }  # fmt: skip
 
 
@@ -208,17 +208,21 @@ def test_the_summary_is_json(tmp_path):
   assert json.loads(text) == SUMMARY
 
 
-@pytest.mark.parametrize('workers', [1, 4])
-def test_the_paragraph(tmp_path, workers):
-  summary = SUMMARY | {'num_workers': workers}
+@pytest.mark.parametrize('saved', [0, 1_500_000])
+@pytest.mark.parametrize('sends', [False, True])
+def test_the_paragraph(tmp_path, sends, saved):
+  summary = SUMMARY | {'checkpoint_bytes': saved}
+  summary |= {} if sends else {'bytes_sent': 0}
   sent = (
-      ' Each of 4 workers sent 5.0 MB by greedylore; dense averaging would have'
+      ' Each worker sent 5.0 MB by greedylore; dense averaging would have'
       ' sent 20.0 MB, 4.00x as much.'
-  )
+  ) if sends else ''
+  if saved:
+    sent += ' Averaging the errors for checkpoints took another 1.5 MB.'
   assert report.paragraph(summary, LINES, tmp_path) == (
       '20 steps took the training loss from 5.543 to 4.500 in 62 s. Held'
       ' out it is 4.250, 6.131 bits per byte.'
-      f'{sent if workers > 1 else ""}'
+      f'{sent}'
       f' Checkpoints, metrics and loss.png lie in {tmp_path}.'
   )
 

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from train import command
+from train import config
 from train import grid
 
 # What a run may take to end after Ctrl-C, which reaches it too.
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     options, overrides = _parser().parse_known_args(argv)
     choices = _choices(options, overrides)
     for method in choices.entries:  # Spelling costs no start of JAX.
-      choices.config(*method.options)
+      _check_entry(method, choices.config(*method.options).compression)
     from train import study
 
     name = f'{command.name_of(choices.path)}-compare'
@@ -140,6 +141,15 @@ def _choices(options: argparse.Namespace, overrides: list[str]) -> grid.Choices:
       options.learning_rates,
       options.seeds,
   )
+
+
+def _check_entry(method: grid.Entry, compression: config.Compression) -> None:
+  """Raises a UsageError for a setting of a method that it does not read."""
+  for key in {*compression.unread()} & {*dict(method.settings)}:
+    raise command.UsageError(
+        f'--compressors {method.text}: {method.method} does not read {key},'
+        f' which is for {", ".join(config.METHODS_OF[key])}; leave it out'
+    )
 
 
 def _check_overrides(

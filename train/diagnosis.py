@@ -1,5 +1,6 @@
 """What compression kept and left, gathered between two lines of metrics."""
 
+from collections.abc import Callable
 import math
 import statistics
 from typing import Any
@@ -15,7 +16,9 @@ class Diagnosis:
   """
 
   def __init__(self, saved: list[Any]) -> None:
-    numbers = lambda seen: [math.nan if x is None else x for x in seen]
+    numbers: Callable[[Any], Any] = lambda seen: [
+        math.nan if x is None else x for x in seen
+    ]
     self._steps = [
         (phase, gl.Diagnostics(*numbers(seen))) for phase, seen in saved
     ]

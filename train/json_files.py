@@ -26,7 +26,8 @@ def finite(value: Any) -> Any:
     return {key: finite(x) for key, x in value.items()}
   if isinstance(value, (list, tuple)):
     return [finite(x) for x in value]
-  return None if isinstance(value, float) and not math.isfinite(value) else value
+  broken = isinstance(value, float) and not math.isfinite(value)
+  return None if broken else value
 
 
 def write(path: pathlib.Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """A part of a configuration: a frozen dataclass that checks its own values."""
 
-import dataclasses
 import types
 import typing
 from typing import Any
@@ -39,13 +38,13 @@ class Section:
       reader: what would read these keys: "text data sets".
       *names: of the keys.
     """
-    defaults = {x.name: x.default for x in dataclasses.fields(self)}
+    fields: dict[str, Any] = vars(type(self))['__dataclass_fields__']
     for name in names:
       value = getattr(self, name)
-      if value != defaults[name]:
+      if value != fields[name].default:
         raise ValueError(
             f'{self._key(name)} is only for {reader}: leave it at'
-            f' {defaults[name]!r}, got {shown(value)}.'
+            f' {fields[name].default!r}, got {shown(value)}.'
         )
 
   def _key(self, name: str) -> str:
