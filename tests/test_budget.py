@@ -41,9 +41,10 @@ def test_the_largest_rank_that_fits(method):
             lambda x: llama_rules.matrix_dimension_numbers(x, True)
         ),
     )  # fmt: skip
-    # A step also averages the loss and three numbers of diagnostics.
-    dense, sent = 40 * (plan.dense_bytes + 4), plan.bytes_after(40) + 40 * 16
-    reached[rank] = dense / sent
+    # A step also averages the loss and, of errors, three diagnostics.
+    extra = 16 if any(leaf.error_bytes for leaf in plan.leaves) else 4
+    sent = plan.bytes_after(40) + 40 * extra
+    reached[rank] = 40 * (plan.dense_bytes + 4) / sent
   chosen = []
   for times in (1.0, 1.5, 2.0, 3.0, reached[5]):
     fitting = [rank for rank, x in reached.items() if x >= times]

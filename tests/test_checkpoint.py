@@ -138,7 +138,7 @@ def test_any_changed_bit_of_the_notes_is_refused(tmp_path, part):
 def test_a_checkpoint_under_another_name_is_refused(tmp_path, name):
   small = Small(tmp_path)
   (tmp_path / '5').rename(tmp_path / name)
-  message = rf'/{name} must hold the state after step {name}, got that after .*5'
+  message = rf'/{name} must hold the state after step {name}, got .* step 5\.'
   with pytest.raises(ValueError, match=message):
     small.latest()
   # And what the message proposes works.
