@@ -5,6 +5,8 @@ from typing import Literal
 
 from train.section import Section
 
+# What data.source can be besides the name of a data set.
+BUILT_IN = ('python-stdlib', 'files', 'digits')
 DType = Literal['float32', 'bfloat16', 'float16']
 
 
@@ -50,7 +52,7 @@ class Data(Section):
     self._at_least(1, 'sequence_length')
     self._at_least(0, 'max_bytes', 'crop', 'seed')
     self._fraction('eval_fraction')
-    if self.stream and self.source in ('python-stdlib', 'files', 'digits'):
+    if self.stream and self.source in BUILT_IN:
       raise ValueError(
           'data.stream reads data sets by name (`python -m train.prepare` makes'
           f' one of text files), got source={self.source!r}.'
@@ -99,13 +101,7 @@ class Model(Section):
   def _check(self):
     self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
     self._fraction('dropout')
-    if self.dropout == 1:
-      raise ValueError('model.dropout must be below 1, got 1.')
-    if self.pretrained and self.name != 'bert':
-      raise ValueError(
-          "model.pretrained is for model.name 'bert', got"
-          f' {self.name!r} with {self.pretrained!r}.'
-      )
+    self._below(1, 'dropout')
     if self.name == 'bert' and self.width % self.heads:
       raise ValueError(
           'model.width must be a multiple of model.heads, got'

@@ -182,6 +182,7 @@ def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
         f' {", ".join(found.features)}: choose another model.name.'
     )
   if found.held_out is not None:
+    data.only_for('data without a held-out part of its own', 'eval_fraction')
     return found.name, (_part(found.train), _part(found.held_out)), classes
   order = np.random.default_rng(0).permutation(len(found.train))
   cut = round(data.eval_fraction * len(order))

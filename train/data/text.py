@@ -171,6 +171,7 @@ def _documents(data: config.Data) -> tuple[corpus_lib.Corpus, _Parts]:
   corpus = _corpus(found.name, found.train, data.max_bytes)
   if found.held_out is None:
     return corpus, corpus_lib.split(corpus, data.eval_fraction)
+  data.only_for('data without a held-out part of its own', 'eval_fraction')
   held_out = _corpus(found.name, found.held_out, data.max_bytes)
   whole = corpus_lib.Corpus(found.name, corpus.documents + held_out.documents)
   return whole, (corpus.documents, held_out.documents)
