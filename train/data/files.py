@@ -128,6 +128,14 @@ def check_text(text: bytes, where: str) -> bytes:
           f'{where} must be UTF-8 text, but it is {kind}: {advice}, or leave it'
           ' out.'
       )
+  if (offset := text.find(b'\0')) >= 0:
+    # Latin letters have their zero byte behind, or before, the other one.
+    encoding = 'UTF-16LE' if offset % 2 else 'UTF-16BE'
+    raise ValueError(
+        f'{where} must be UTF-8 text, got a NUL byte at offset {offset}: if it'
+        f' is text in UTF-16, convert it (iconv -f {encoding} -t UTF-8), else'
+        ' leave it out.'
+    )
   try:
     text.decode('utf-8')
   except UnicodeDecodeError as error:
@@ -136,11 +144,6 @@ def check_text(text: bytes, where: str) -> bytes:
         f' offset {error.start}: if it is text in another encoding, convert it'
         ' (iconv -f ENCODING -t UTF-8), else leave it out.'
     ) from None
-  if (offset := text.find(b'\0')) >= 0:
-    raise ValueError(
-        f'{where} must be text, got a NUL byte at offset {offset}: if it is'
-        ' UTF-16, convert it (iconv -f UTF-16LE -t UTF-8), else leave it out.'
-    )
   return text
 
 
