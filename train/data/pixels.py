@@ -33,22 +33,21 @@ def decode(file: BinaryIO | pathlib.Path, where: str) -> tuple[Any, list[str]]:
   from PIL import Image
   from PIL import ImageOps
 
-  changes = []
   with _named(where), Image.open(file) as opened:
-    opened.load()
-    image = ImageOps.exif_transpose(opened)
-    if image.mode in _SIXTEEN_BITS:
-      changes.append('16 bits scaled to 8')
-      image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    elif image.mode in _TRANSPARENT or 'transparency' in image.info:
-      changes.append('transparency dropped')
-    elif image.mode not in (*_GRAY, *_COLOURS):
-      raise ValueError(
-          f'{where} must have 8 or 16 bits per channel, got mode'
-          f' {image.mode!r}: convert it, or leave it out.'
-      )
-    is_gray = image.mode in (*_GRAY, 'LA', 'La')
-    return image.convert('L' if is_gray else 'RGB'), changes
+    image = ImageOps.exif_transpose(opened)  # A copy, so all of it is decoded.
+  changes = []
+  if image.mode in _SIXTEEN_BITS:
+    changes.append('16 bits scaled to 8')
+    image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+  elif image.mode in _TRANSPARENT or 'transparency' in image.info:
+    changes.append('transparency dropped')
+  elif image.mode not in (*_GRAY, *_COLOURS):
+    raise ValueError(
+        f'{where} must have 8 or 16 bits per channel, got mode {image.mode!r}:'
+        ' convert it, or leave it out.'
+    )
+  is_gray = image.mode in (*_GRAY, 'LA', 'La')
+  return image.convert('L' if is_gray else 'RGB'), changes
 
 
 @contextlib.contextmanager
@@ -59,8 +58,6 @@ def _named(where: str) -> Iterator[None]:
   except ImportError:
     raise
   except Exception as error:
-    if where in str(error):
-      raise
     raise ValueError(
         f'{where} cannot be decoded as an image ({error}): mend it, or leave it'
         ' out.'
