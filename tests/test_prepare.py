@@ -141,14 +141,16 @@ def test_images_of_every_kind_are_8_bits_and_of_one_kind(tmp_path, capsys):
     (tmp_path / 'turned' / name).mkdir(parents=True)
     (tmp_path / 'x.jpg').rename(tmp_path / 'turned' / name / 'x.jpg')
   assert run(tmp_path, 'turned', '--images', str(tmp_path / 'turned')) == 0
-  found = everything(section(tmp_path, 'turned', eval_fraction=0.5))
+  found = everything(section(tmp_path, 'turned'))
   assert found.shape == (2, 16, 8, 1) and found[0, 0].max() < 128
 
 
-def everything(data):
+def everything(section):
   """All images of a data set."""
-  split = datasets.read(data.source, data.data_dir).train
-  return images._part(split).read(np.arange(len(split)))['image']
+  data = images.load(dataclasses.replace(section, eval_fraction=0.5))
+  parts = (data.training, data.held_out)
+  read = [part.read(np.arange(part.count))['image'] for part in parts]
+  return np.concatenate(read)
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
