@@ -101,7 +101,7 @@ def test_classes_that_cannot_be_learnt_are_said(tmp_path, capsys):
   assert 'a folder train alongside val, got none' in capsys.readouterr().err
   pictures(tmp_path / 'pets' / 'train', 1)
   assert run(tmp_path, *options) == 2
-  assert "a class to train on (cat, dog), did you mean 'dog'?" in (
+  assert "a class to train on (cat, dog) (did you mean 'dog'?)" in (
       capsys.readouterr().err
   )
   pictures(tmp_path / 'pets' / 'test' / 'x', 1)  # No part: one folder deeper.
@@ -365,8 +365,8 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
       (('x', '--sentences', 'y', '--columns', 'a'), 'SENTENCE LABEL, got a'),
       (('x', '--texts', 'y', '--eval_fraction', '1'), 'between 0 and 1, got 1'),
       (('x', '--images', 'y', '--size', '0'), 'at least 1, got 0'),
-      (('minst',), "must be a data set of tensorflow-datasets, did you mean"
-                   " 'mnist'?"),
+      (('minst',), "must be a data set of tensorflow-datasets (did you mean"
+                   " 'mnist'?)"),
       (('digits', '--texts', 'y'), "'digits' is built in, images for a resnet"),
       (('x', '--texts'), 'expected at least one argument'),
   ):

@@ -212,7 +212,7 @@ def test_pairs_scores_and_parts_by_file_or_share(tmp_path, tokenizer, capsys):
 @pytest.mark.parametrize(('columns', 'table', 'options', 'message'), [
     (('a', 'b'), [('x', 'y')], (), 'got a, b: name yours with --columns'),
     (('text', 'label'), TABLE, ('--columns', 'txt', 'label'),
-     "line 2 must have the field 'txt', got text, label, did you mean 'text'"),
+     "line 2 must have the field 'txt', got text, label (did you mean 'text'?"),
     (('text', 'label'), TABLE, ('--score',), "line 2 must have a number as its"
                                              " score, got 'no'"),
     (('text', 'label'), [('a', 'yes'), ('b', 'yes')], (), 'got 1 in 2 rows'),

@@ -213,8 +213,17 @@ def write(name: str, root: pathlib.Path, source: sources.Source) -> str:
       raise NotImplementedError
 
   Prepared.name = name
-  builder = Prepared(data_dir=root, file_format=datasets.FORMAT)
-  return _prepare(tfds, builder, name, root)
+  try:
+    builder = Prepared(data_dir=root, file_format=datasets.FORMAT)
+    return _prepare(tfds, builder, name, root)
+  except (ValueError, OSError):
+    raise
+  except Exception as error:  # The libraries raise many kinds.
+    raise ValueError(
+        f'{name!r} cannot be written below {str(root)!r}'
+        f' ({type(error).__name__}: {_first_line(error)}): see that there is'
+        ' room and permission to write.'
+    ) from error
 
 
 def download(name: str, root: pathlib.Path) -> str:
@@ -235,14 +244,17 @@ def download(name: str, root: pathlib.Path) -> str:
     builder = tfds.builder(name, data_dir=root, file_format=datasets.FORMAT)
     return _prepare(tfds, builder, name, root)
   except Exception as error:  # The library and what it calls raise anything.
-    reason = str(error).strip().split('\n')[0]
     raise ValueError(
         f'tensorflow-datasets cannot prepare {name!r} here'
-        f' ({type(error).__name__}: {reason}). It needs a network; images need'
+        f' ({type(error).__name__}: {_first_line(error)}). It needs a network; images need'
         ' TensorFlow, and c4 apache-beam, to be prepared (not to be read).'
         f' Where it can, this is the same: `tfds build {name} --file_format'
         f' {datasets.FORMAT} --data_dir {root}`.'
     ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().split('\n')[0]
 
 
 def _prepare(tfds: Any, builder: Any, name: str, root: pathlib.Path) -> str:

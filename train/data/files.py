@@ -41,6 +41,10 @@ _FOREIGN = (
 # The longest line that is looked at to recognize JSON lines.
 _LONGEST_LINE = 1 << 24
 _ROWS = 1000
+_TEXT_FIELD = (
+    'set data.text_field (--text_field of train.prepare) to the one that holds'
+    ' the text'
+)
 
 Record = dict[str, Any]
 
@@ -111,9 +115,9 @@ def records(path: str, *columns: str) -> Iterator[tuple[str, Record]]:
 
 
 def nearest(name: str, names: list[str]) -> str:
-  """', did you mean X?' for the name that is most alike, or ''."""
+  """' (did you mean X?)' for the name that is most alike, or ''."""
   found = difflib.get_close_matches(name, names, 1)
-  return f', did you mean {found[0]!r}?' if found else ''
+  return f' (did you mean {found[0]!r}?)' if found else ''
 
 
 def check_text(text: bytes, where: str) -> bytes:
@@ -282,22 +286,21 @@ def _object(found: Any, where: str) -> Record:
 def _field(record: Record, field: str, where: str) -> str:
   """A text of a record; '' for null."""
   if field not in record:
-    raise ValueError(missing(field, 'data.text_field', list(record), where))
+    raise ValueError(missing(field, list(record), where, _TEXT_FIELD))
   value = record[field]
   if value is not None and not isinstance(value, str):
     raise ValueError(
         f'{where} must hold a text in the field {field!r}, got'
-        f' {repr(value)[:40]}: set data.text_field to another one of'
-        f' {", ".join(record)}.'
+        f' {repr(value)[:40]} (fields: {", ".join(record)}): {_TEXT_FIELD}.'
     )
   return value or ''
 
 
-def missing(name: str, option: str, names: list[str], where: str) -> str:
+def missing(name: str, names: list[str], where: str, advice: str) -> str:
   """What to say of a field that is not there."""
   return (
       f'{where} must have the field {name!r}, got {", ".join(names) or "none"}'
-      f'{nearest(name, names)}: set {option} to those that you mean.'
+      f'{nearest(name, names)}: {advice}.'
   )
 
 

@@ -98,9 +98,8 @@ def _rows(
       names = columns or _usual_columns(record, where)
       for name in names:
         if name not in record:
-          raise ValueError(
-              files.missing(name, '--columns', list(record), where)
-          )
+          advice = 'name the columns that you mean with --columns'
+          raise ValueError(files.missing(name, list(record), where, advice))
       *found, label = (_value(record[name], name, where) for name in names)
       if all(found) and label:
         rows.append(_Row(tuple(found), label, where))

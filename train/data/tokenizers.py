@@ -254,7 +254,7 @@ def _encode(
       parts.append(np.array(ids[len(known) :], dtype))
       start = stop
   except Exception as error:  # The libraries raise plain Exception.
-    shown = _decoded(text, start, start + 40)
+    shown = text[start : start + 40].decode('utf-8', 'replace')
     raise _not_encoded(tokenizer, shown, error) from error
   return np.concatenate(parts)
 
@@ -313,7 +313,7 @@ def _not_encoded(
 ) -> ValueError:
   return ValueError(
       f'data.tokenizer must encode every text, but {tokenizer.name} fails'
-      f' ({error}) at {text[:40]!r}: use another one.'
+      f' ({error}) at {text[:40]!r}: use another one, or leave this text out.'
   )
 
 
