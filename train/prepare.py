@@ -246,8 +246,9 @@ def download(name: str, root: pathlib.Path) -> str:
   except Exception as error:  # The library and what it calls raise anything.
     raise ValueError(
         f'tensorflow-datasets cannot prepare {name!r} here'
-        f' ({type(error).__name__}: {_first_line(error)}). It needs a network; images need'
-        ' TensorFlow, and c4 apache-beam, to be prepared (not to be read).'
+        f' ({type(error).__name__}: {_first_line(error)}). It needs a network;'
+        ' images need TensorFlow, and c4 apache-beam, to be prepared (not to be'
+        ' read).'
         f' Where it can, this is the same: `tfds build {name} --file_format'
         f' {datasets.FORMAT} --data_dir {root}`.'
     ) from error
