@@ -91,6 +91,13 @@ def test_what_is_no_text_is_not_sent_to_iconv(tmp_path):
       [*files.texts(str(tmp_path / name), '')]
 
 
+def test_text_that_resembles_a_format_is_text(tmp_path):
+  path = tmp_path / 'a.txt'
+  for text in ('x' * 256 + 'mustard', 'BZh is short', 'Rar! That was close.'):
+    path.write_text(text)
+    assert [*files.texts(str(path), 'text')] == [text.encode()]
+
+
 RECORDS = [{'id': 1, 'text': 'one'}, {'id': 2, 'text': 'zwölf'}]
 
 

@@ -219,6 +219,8 @@ def test_pairs_scores_and_parts_by_file_or_share(tmp_path, tokenizer, capsys):
     (('text', 'label'), [(f'a {i}', i) for i in range(40)], (),
      'got 40 in 40 rows'),
     (('text', 'label'), [('', 'yes')], (), 'got 1 rows without a sentence'),
+    (('text', 'label'), TABLE, ('--held_out', 'PAIRS'),
+     "line 2 must have the field 'text', got sentence1, sentence2, label"),
     (('text', 'label'), TABLE, ('--held_out', 'HELD_OUT'),
      "line 2 has the label 'maybe', which no row to train on has (no, yes)"),
     (('text', 'label'), TABLE, ('--held_out', 'ITSELF'),
@@ -229,7 +231,9 @@ def test_a_table_that_does_not_fit_is_refused(
 ):
   path = written(tmp_path / 'x.tsv', columns, table)
   other = written(tmp_path / 'y.tsv', columns, [('z', 'maybe')])
-  places = {'HELD_OUT': other, 'ITSELF': path}
+  pairs = written(tmp_path / 'z.tsv', ('sentence1', 'sentence2', 'label'),
+                  [('a', 'b', 'yes')])  # fmt: skip
+  places = {'HELD_OUT': other, 'ITSELF': path, 'PAIRS': pairs}
   options = [places.get(x, x) for x in options]
   code = prepare.main(
       ['x', '--data_dir', str(tmp_path), '--sentences', path, *options]

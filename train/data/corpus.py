@@ -45,7 +45,7 @@ class Corpus:
   name: str
   documents: tuple[Document, ...]
   left_out: tuple[str, ...] = ()
-  """What was read and dropped: '2 empty texts'."""
+  """Texts that were read and dropped: '2 empty texts'."""
 
   @functools.cached_property
   def num_bytes(self) -> int:
@@ -149,13 +149,14 @@ def of_texts(name: str, texts: Iterable[bytes], max_bytes: int = 0) -> Corpus:
 def repeated(
     held_out: Iterable[Document], training: Iterable[Document]
 ) -> tuple[int, float]:
-  """How much of a held-out text is training text, too.
+  """How much of the held-out text is also training text.
 
-  Compared are lines; of longer ones, pieces of 1,024 bytes.
+  The texts are compared by lines; a line of more than 1,024 bytes is cut into
+  pieces of that size.
 
   Returns:
-    The number of held-out documents of which at least half is in the training
-    text, and their share of the held-out bytes.
+    The number of held-out documents that are training text by at least half of
+    their bytes, and the share of these documents in the held-out bytes.
   """
   held_out = tuple(held_out)
   asked = {piece for document in held_out for piece in _pieces(document)}
@@ -203,7 +204,7 @@ def matching_paths(patterns: Sequence[str], option: str) -> list[str]:
 def _distinct(
     documents: Iterable[Document],
 ) -> tuple[list[Document], tuple[str, ...]]:
-  """Those whose texts are new and not empty, and what was left out."""
+  """Documents without empty and repeated ones, and how many these are."""
   kept, seen, empty, copies = [], set(), 0, 0
   for document in documents:
     digest = hashlib.sha256(document.text).digest()

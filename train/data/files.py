@@ -24,14 +24,15 @@ _JSON_LINES = ('.jsonl', '.ndjson')
 _TABLES = ('.csv', '.tsv')
 _PARQUET = b'PAR1'
 _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
-# What looks like text to nobody: where its first bytes are, what it is, and
-# what turns it into text.
+# Formats that are not UTF-8 text: the offset and the bytes that show a format,
+# its name, and what makes text of it.
 _FOREIGN = (
     (0, b'PK\x03\x04', 'a zip archive', 'unpack it'),
     (0, b'7z\xbc\xaf\x27\x1c', 'a 7z archive', 'unpack it'),
-    (0, b'Rar!', 'a rar archive', 'unpack it'),
+    (0, b'Rar!\x1a\x07', 'a rar archive', 'unpack it'),
     (0, b'\x04"M\x18', 'compressed by lz4', 'unpack it'),
-    (257, b'ustar', 'a tar archive', 'unpack it'),
+    (257, b'ustar\0', 'a tar archive', 'unpack it'),
+    (257, b'ustar  \0', 'a tar archive', 'unpack it'),
     (0, b'%PDF-', 'a PDF', 'extract its text'),
     (0, b'\xff\xfe\0\0', 'UTF-32', 'convert it (iconv -f UTF-32 -t UTF-8)'),
     (0, b'\0\0\xfe\xff', 'UTF-32', 'convert it (iconv -f UTF-32 -t UTF-8)'),
@@ -43,7 +44,7 @@ _LONGEST_LINE = 1 << 24
 _ROWS = 1000
 _TEXT_FIELD = (
     'set data.text_field (--text_field of train.prepare) to the one that holds'
-    ' the text'
+    " the text, or to '' to read JSON lines as plain text"
 )
 
 Record = dict[str, Any]

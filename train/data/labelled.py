@@ -28,20 +28,20 @@ def sentences(
 
   Args:
     patterns: of the files, see `files.records`.
-    columns: one or two of sentences, and that of the label; None finds them by
-      their usual names.
-    is_score: whether labels are numbers to predict. They are that also if any
-      is a fraction; else classes.
+    columns: one or two columns of sentences, then the column of the label;
+      None finds them by their usual names in the first row.
+    is_score: whether labels are numbers to predict rather than classes. If any
+      label is a fraction, they are numbers in any case.
     evaluation: what becomes the part 'validation'.
 
   Raises:
     ValueError: a file does not hold such records, or the labels are no classes.
   """
-  rows, without = _rows(patterns, columns)
+  rows, without, columns = _rows(patterns, columns)
   held_out: list[_Row] = []
   remarks = []
   if evaluation.held_out:
-    held_out, more = _rows(list(evaluation.held_out), columns)
+    held_out, more, _ = _rows(list(evaluation.held_out), columns)
     without += more
     known = {row.texts for row in rows}
     count = sum(row.texts in known for row in held_out)
@@ -90,17 +90,17 @@ class _Row:
 
 def _rows(
     patterns: list[str], columns: list[str] | None
-) -> tuple[list[_Row], int]:
-  """The rows of files, and how many have no sentence or no label."""
+) -> tuple[list[_Row], int, list[str] | None]:
+  """The rows of files, how many have no sentence or no label, their columns."""
   rows, without = [], 0
   for path in corpus.matching_paths(patterns, '--sentences and --held_out'):
     for where, record in files.records(path):
-      names = columns or _usual_columns(record, where)
-      for name in names:
+      columns = columns or _usual_columns(record, where)
+      for name in columns:
         if name not in record:
           advice = 'name the columns that you mean with --columns'
           raise ValueError(files.missing(name, list(record), where, advice))
-      *found, label = (_value(record[name], name, where) for name in names)
+      *found, label = (_value(record[name], name, where) for name in columns)
       if all(found) and label:
         rows.append(_Row(tuple(found), label, where))
       else:
@@ -110,7 +110,7 @@ def _rows(
         f'{" ".join(patterns)} must hold labelled sentences, got {without} rows'
         ' without a sentence or a label.'
     )
-  return rows, without
+  return rows, without, columns
 
 
 def _usual_columns(record: files.Record, where: str) -> list[str]:

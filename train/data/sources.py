@@ -1,4 +1,4 @@
-"""What data sets are written from: texts, sentences, images, IDX files."""
+"""Sources that data sets are written from: texts, images and IDX files."""
 
 import collections
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from train.data import files
 from train.data import pixels
 
 _IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
-# What folders of parts are called, and the parts of a data set.
+# The part of a data set that a folder of this name holds.
 _PARTS = {
     'train': 'train', 'training': 'train',
     'val': 'validation', 'valid': 'validation', 'validation': 'validation',
@@ -35,7 +35,7 @@ Example = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What is to be written."""
+  """The examples to write."""
 
   features: dict[str, Any]
   """Of tensorflow-datasets."""
@@ -47,12 +47,12 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What of texts and sentences becomes the part to evaluate on."""
+  """How to choose the part to evaluate on."""
 
   held_out: tuple[str, ...] = ()
   """Paths or patterns of its files."""
   fraction: float = 0.0
-  """Without files: its share of the others; 0 is none."""
+  """Without such files: its share of all examples; 0 makes no such part."""
 
 
 def texts(patterns: list[str], field: str, evaluation: Evaluation) -> Source:
@@ -99,15 +99,15 @@ def _documents(
 
 
 def also_training(count: int, share: float, kind: str) -> list[str]:
-  """A remark if some of what is held out is also trained on.
+  """A remark if some of the held-out examples are training examples.
 
   Raises:
-    ValueError: at least half of it is.
+    ValueError: at least half of them are.
   """
   if share >= 0.5:
     raise ValueError(
         f'--held_out must name {kind} that are not trained on, but {share:.0%}'
-        ' of them are also in the files to train on: leave them out there, or'
+        ' of them are also in the training files: remove them from those, or'
         ' use --eval_fraction.'
     )
   return [f'{count:,} held-out {kind} are also training {kind}'] * (count > 0)
@@ -117,9 +117,10 @@ def images(folder: str, size: int | None) -> Source:
   """Images in folders that are called like their classes.
 
   Args:
-    folder: with a folder per class, or with folders called train, and val (or
-      validation, test, ...), which hold them.
-    size: of the side in pixels to which images are scaled and cropped.
+    folder: it holds a folder per class, or a folder `train` and others such as
+      `val` or `test`, each of which holds a folder per class.
+    size: side in pixels of the squares to which images are scaled and cropped;
+      None leaves them as they are.
 
   Raises:
     ValueError: there are none, one is damaged, or they differ in size and none
@@ -202,7 +203,7 @@ def idx(folder: str) -> Source:
 
 
 def _part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Where each part lies; without folders for them all is for training."""
+  """The folder of each part; without such folders all is the training part."""
   found: dict[str, pathlib.Path] = {}
   for folder in sorted(root.glob('*/')):
     part = _PARTS.get(folder.name.lower())
@@ -234,7 +235,7 @@ def _is_image(path: pathlib.Path) -> bool:
 def _not_taken(
     root: pathlib.Path, parts: Iterable[list[pathlib.Path]]
 ) -> list[str]:
-  """What else is in a folder of images."""
+  """Remarks on the files in a folder of images that are not used."""
   taken = {path for part in parts for path in part}
   others = [x for x in root.rglob('*') if x.is_file() and x not in taken]
   images = sorted(x for x in others if _is_image(x))

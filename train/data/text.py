@@ -24,7 +24,7 @@ _Documents = tuple[corpus_lib.Document, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Own:
-  """What `data.source` gives."""
+  """Training and held-out text of `data.source`."""
 
   description: dict[str, Any]
   training_windows: np.ndarray | streams.Windows
@@ -164,7 +164,7 @@ def _in_memory(
       corpus = corpus_lib.Corpus(found.name, training + held_out)
       remarks += _left_out(other)
       remarks += _also_training(
-          f'of {found.name}', held_out, *corpus_lib.repeated(held_out, training)
+          found.name, held_out, *corpus_lib.repeated(held_out, training)
       )
   tokens = windows_lib.tokens_of(training, tokenizer)
   told = {
@@ -224,8 +224,8 @@ def _repeated(
   if share >= 0.5:
     raise ValueError(
         f'data.held_out must name text that is not trained on, but {share:.0%}'
-        f' of {name} is also in the training text: leave it out of one of'
-        ' them.'
+        f' of {name} is also in the training text: remove it from one of the'
+        ' two.'
     )
   return _also_training(name, corpus.documents, count, share)
 
@@ -236,8 +236,8 @@ def _also_training(
   if not count:
     return ()
   return (
-      f'Warning: {count:,} of {len(held_out):,} held-out texts {name}'
-      f' ({share:.2g} of their bytes) are also training text.',
+      f'Warning: {count:,} of {len(held_out):,} held-out texts of {name}'
+      f' ({100 * share:.2g} % of their bytes) are also training text.',
   )
 
 
@@ -263,7 +263,9 @@ def _other(source: str, data: config.Data) -> tuple[str, corpus_lib.Corpus]:
   """Further text to score on: files, or the held-out part of a data set."""
   if glob.glob(os.path.expanduser(source), recursive=True):
     corpus = corpus_lib.read('files', [source], data.text_field)
-    name = pathlib.PurePath(files_lib.plain_name(source)).stem
+    path = pathlib.PurePath(files_lib.plain_name(source))
+    names = path.stem, path.parent.name, 'files'  # The first may be '*'.
+    name = next(x for x in names if _as_key(x))
   else:
     try:
       found = _data_set(source, data.data_dir)
@@ -274,4 +276,9 @@ def _other(source: str, data: config.Data) -> tuple[str, corpus_lib.Corpus]:
       ) from error
     split = found.held_out or found.train
     corpus, name = _corpus(found.name, split, data.max_bytes), source
-  return re.sub(r'\W+', '_', name).strip('_'), corpus
+  return _as_key(name), corpus
+
+
+def _as_key(name: str) -> str:
+  """A name as a part of the names of metrics."""
+  return re.sub(r'\W+', '_', name).strip('_')
