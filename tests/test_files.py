@@ -7,6 +7,7 @@ import lzma
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -91,6 +92,15 @@ def test_what_is_no_text_is_not_sent_to_iconv(tmp_path):
       [*files.texts(str(tmp_path / name), '')]
 
 
+def test_records_that_are_no_text_are_said_to_be_so(tmp_path):
+  with zipfile.ZipFile(tmp_path / 'a.xlsx', 'w') as file:
+    file.writestr('sheet', TEXT)
+  (tmp_path / 'b.jsonl').write_bytes('{"text": "naïve"}'.encode('latin-1'))
+  for name, said in (('a.xlsx', 'is a zip archive'), ('b.jsonl', 'iconv')):
+    with pytest.raises(ValueError, match=said):
+      [*files.records(str(tmp_path / name))]
+
+
 def test_text_that_resembles_a_format_is_text(tmp_path):
   path = tmp_path / 'a.txt'
   for text in ('x' * 256 + 'mustard', 'BZh is short', 'Rar! That was close.'):
@@ -101,10 +111,15 @@ def test_text_that_resembles_a_format_is_text(tmp_path):
 RECORDS = [{'id': 1, 'text': 'one'}, {'id': 2, 'text': 'zwölf'}]
 
 
+LINES = ''.join(json.dumps(x) + '\n\n' for x in RECORDS)
+
+
 @pytest.mark.parametrize('name', ['a.jsonl', 'a.txt', 'a.json'])
-def test_json_lines_are_texts_not_json(tmp_path, name):
+@pytest.mark.parametrize(
+    'lines', [LINES, json.dumps(RECORDS), json.dumps(RECORDS, indent=1)]
+)
+def test_records_in_json_are_texts_not_json(tmp_path, name, lines):
   path = tmp_path / name
-  lines = ''.join(json.dumps(x) + '\n\n' for x in RECORDS)
   path.write_text(lines)
   assert [*files.texts(str(path), 'text')] == [b'one', 'zwölf'.encode()]
   assert [*files.texts(str(path), '')] == [lines.encode()], 'if so asked'
@@ -114,7 +129,8 @@ def test_json_lines_are_texts_not_json(tmp_path, name):
 
 def test_ordinary_json_and_code_are_plain_text(tmp_path):
   for i, text in enumerate((
-      '{"a": 1}', '{\n  "a": 1\n}\n', '{"a": 1}\nand words\n', '{a}\n{b}\n'
+      '{"a": 1}', '{\n  "a": 1\n}\n', '{"a": 1}\nand words\n', '{a}\n{b}\n',
+      '["a", "b"]', '[{a}]',
   )):  # fmt: skip
     path = tmp_path / f'{i}.json'
     path.write_text(text)
@@ -132,6 +148,17 @@ def test_parquet_is_read_by_its_field(tmp_path):
   path.write_bytes(path.read_bytes()[:-9])
   with pytest.raises(ValueError, match=r'Cannot read .*a\.parquet.* as par'):
     [*files.texts(str(path), 'text')]
+
+
+def test_without_its_library_parquet_is_said(tmp_path, monkeypatch):
+  (tmp_path / 'a').write_bytes(b'PAR1')
+  (tmp_path / 'b').write_bytes(zst(b'text'))
+  monkeypatch.setitem(sys.modules, 'pyarrow', None)
+  for name, kind in (('a', 'parquet'), ('b', r'\.zst')):
+    with pytest.raises(ImportError, match=(
+        rf"{name}' is {kind} and needs .* pip install 'greedylore-jax\[data\]'"
+    )):  # fmt: skip
+      [*files.texts(str(tmp_path / name), 'text')]
 
 
 @pytest.mark.parametrize(('line', 'said'), [

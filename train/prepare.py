@@ -65,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   parser.add_argument(
       '--text_field', metavar='FIELD',
-      help='texts: field of JSON lines and parquet that holds the text, by'
-      " default 'text'; '' reads JSON lines as plain text",
+      help='texts: field of JSON and parquet records that holds the text, by'
+      " default 'text'; '' reads JSON as plain text",
   )  # fmt: skip
   parser.add_argument(
       '--columns', nargs='+', metavar='COLUMN',

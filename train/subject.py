@@ -22,8 +22,8 @@ class Data(Section):
   """Paths or glob patterns, for source 'files': UTF-8 texts, JSON lines and
   parquet, also compressed (.gz, .xz, .bz2, .zst)."""
   text_field: str = 'text'
-  """Field of JSON lines and parquet in data.files and data.held_out that holds
-  the text; '' reads JSON lines as plain text."""
+  """Field of JSON and parquet records in data.files and data.held_out that
+  holds the text; '' reads JSON as plain text."""
   tokenizer: str = 'bytes'
   """'bytes', or the path of a SentencePiece .model or a Hugging Face
   tokenizer.json."""

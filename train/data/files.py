@@ -1,7 +1,8 @@
 """Files of texts and of records, decompressed and checked as they are read.
 
 Compression and parquet are recognized by the first bytes of a file, JSON lines
-by their name (.jsonl, .ndjson) or their first lines, CSV and TSV by their name.
+and arrays of JSON objects by their name (.jsonl, .ndjson) or how they begin,
+CSV and TSV by their name.
 """
 
 import bz2
@@ -10,6 +11,7 @@ import csv
 import difflib
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -44,7 +46,7 @@ _LONGEST_LINE = 1 << 24
 _ROWS = 1000
 _TEXT_FIELD = (
     'set data.text_field (--text_field of train.prepare) to the one that holds'
-    " the text, or to '' to read JSON lines as plain text"
+    " the text, or to '' to read JSON as plain text"
 )
 
 Record = dict[str, Any]
@@ -65,10 +67,10 @@ def texts(path: str, field: str) -> Iterator[bytes]:
   """The texts of a file in UTF-8, without a byte order mark.
 
   Args:
-    path: a text file, which is one text; or JSON lines or parquet, of which
-      every record is one. Any of them may be compressed.
-    field: the field of a record that holds its text; '' reads JSON lines as
-      plain text.
+    path: a text file, which is one text; or JSON (lines or an array of objects)
+      or parquet, in which every record is one. Any of them may be compressed.
+    field: the field of a record that holds its text; '' reads JSON as plain
+      text.
 
   Raises:
     ValueError: the file is damaged or is no text, or a record has no such
@@ -222,38 +224,37 @@ def _pyarrow(path: str, kind: str) -> Any:
 
 
 def _has_records(path: str) -> bool:
-  """Whether a file is parquet or JSON lines."""
+  """Whether a file is parquet, JSON lines or a JSON array of objects."""
   if _head(path).startswith(_PARQUET):
     return True
   if plain_name(path).lower().endswith(_JSON_LINES):
     return True
   with _Opened(path) as file:
-    found = 0
-    while found < 2:
-      line = file.readline(_LONGEST_LINE).removeprefix(_BYTE_ORDER_MARK)
-      if not line or (line.strip() and not _is_object(line)):
-        return False
-      found += bool(line.strip())
-  return True
+    head = file.read(1024).removeprefix(_BYTE_ORDER_MARK).lstrip()
+  if not head.startswith(b'{'):
+    return bool(re.match(rb'\[\s*\{\s*"', head))
+  with _Opened(path) as file:
+    lines = iter(lambda: file.readline(_LONGEST_LINE), b'')
+    first = [*itertools.islice(filter(bytes.strip, lines), 2)]
+  return len(first) == 2 and all(map(_is_object, first))
 
 
 def _is_object(line: bytes) -> bool:
   try:
-    return line.lstrip().startswith(b'{') and bool(json.loads(line))
+    return isinstance(json.loads(line.removeprefix(_BYTE_ORDER_MARK)), dict)
   except (ValueError, RecursionError):
     return False
 
 
 def _objects(path: str) -> Iterator[tuple[str, Record]]:
-  """Of JSON lines or of an array."""
+  """The objects of JSON lines or of a JSON array."""
   with _Opened(path) as file:
-    first = file.readline().removeprefix(_BYTE_ORDER_MARK)
-    if first.lstrip().startswith(b'['):
-      yield from _array(path, first + file.read())
-      return
-    number, line = 1, first
+    number, line = 1, file.readline().removeprefix(_BYTE_ORDER_MARK)
     while line:
       where = f'{path!r} line {number}'
+      if number == 1 and line.lstrip().startswith(b'['):
+        yield from _array(path, line + file.read())
+        return
       if line.strip():
         yield where, _object(_json(line, where), where)
       number, line = number + 1, file.readline()
@@ -269,6 +270,7 @@ def _json(content: bytes, where: str) -> Any:
   try:
     return json.loads(content)
   except (ValueError, RecursionError) as error:
+    check_text(content, where)  # It may be no text at all.
     raise ValueError(
         f'{where} must be JSON, but is not read as that ({error}): mend it, or'
         ' leave it out.'
