@@ -86,10 +86,8 @@ def test_what_of_a_folder_is_left_out_is_said(tmp_path, capsys):
   (folder / 'README').write_text('words')
   assert run(tmp_path, 'pets', '--images', str(folder)) == 0
   said = capsys.readouterr().out
-  assert 'Left out 1 files that are no images (.tiff).' in said
-  assert 'Left out 1 files that are no images (no ending).' in said
-  assert "Left out 2 images that are not in a folder of their class, such as" \
-      " 'extra/cat/0.png'." in said
+  assert 'because they are not images: 1 (.tiff), 1 (no ending).\n' in said
+  assert "folder of a class: 2, such as 'extra/cat/0.png'.\n" in said
   assert '4 in train' in said
 
 
@@ -122,13 +120,13 @@ def test_images_of_every_kind_are_8_bits_and_of_one_kind(tmp_path, capsys):
   pillow.fromarray(deep).save(folder / 'a' / 'deep.png')
   pillow.fromarray(deep >> 8 << 8).save(folder / 'b' / 'deep.png')
   assert run(tmp_path, 'gray', '--images', str(folder)) == 0
-  assert '2 images: 16 bits scaled to 8.' in capsys.readouterr().out
+  assert 'Images with 16 bits scaled to 8: 2.' in capsys.readouterr().out
   found = everything(section(tmp_path, 'gray'))
   assert [[0, 7], [200, 255]] in found[..., 0].tolist()
   clear = pillow.fromarray(np.dstack([colours, np.uint8([[0, 9], [9, 9]])]))
   clear.save(folder / 'b' / 'clear.png')
   assert run(tmp_path, 'both', '--images', str(folder)) == 0
-  assert '1 images: transparency dropped.' in capsys.readouterr().out
+  assert 'Images with transparency dropped: 1.' in capsys.readouterr().out
   found = everything(section(tmp_path, 'both'))
   assert found.shape == (3, 2, 2, 3)
   assert colours.tolist() in found.tolist()
@@ -261,7 +259,7 @@ def test_text_to_evaluate_on_that_is_trained_on_is_refused(tmp_path, capsys):
   (tmp_path / 'y.text').write_text('something else. ' * 9)
   both = str(tmp_path / '3.txt'), str(tmp_path / 'y.text')
   assert run(tmp_path, *options, *both) == 0
-  assert '1 held-out texts are also training texts.' in capsys.readouterr().out
+  assert 'also training texts: 1.\n' in capsys.readouterr().out
   data = text.load(section(tmp_path, 'x', sequence_length=4))
   assert any('1 of 2 held-out texts of x/1.0.0' in x for x in data.remarks)
 

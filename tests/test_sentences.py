@@ -168,7 +168,7 @@ def test_a_table_of_sentences_is_learnt_from(
 ):
   path = written(tmp_path / name, ('sentence', 'label'), TABLE)
   said, data = prepared(tmp_path, tokenizer, capsys, path)
-  assert '2 classes: no, yes.\n' in said and '5 in train' in said
+  assert 'Labels: 2 classes (no, yes).\n' in said and '5 in train' in said
   assert (data.classes, len(data.held_out['label'])) == (2, 1)
   found = {
       row.removeprefix('[CLS] ').removesuffix(' [SEP]'): ('no', 'yes')[label]
@@ -189,9 +189,9 @@ def test_pairs_scores_and_parts_by_file_or_share(tmp_path, tokenizer, capsys):
   said, data = prepared(
       tmp_path, tokenizer, capsys, *options, '--held_out', held
   )
-  assert 'A score from 0.5 to 4.' in said
-  assert '2 rows without a sentence or a label.' in said
-  assert '1 held-out rows are also training rows.' in said
+  assert 'Labels: scores from 0.5 to 4.' in said
+  assert 'without a sentence or a label: 2.' in said
+  assert 'Held-out rows that are also training rows: 1.' in said
   assert sorted(data.training['label'].tolist()) == [0.5, 2.0]
   held_out = data.evaluation(0)
   told = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
@@ -202,7 +202,7 @@ def test_pairs_scores_and_parts_by_file_or_share(tmp_path, tokenizer, capsys):
   stars = [('a', '3'), ('b', '1'), ('c', '3'), ('d', '10')]
   path = written(tmp_path / 'stars.tsv', ('text', 'label'), stars)
   said, data = prepared(tmp_path, tokenizer, capsys, path)
-  assert '3 classes: 1, 3, 10.' in said and data.classes == 3
+  assert '3 classes (1, 3, 10).' in said and data.classes == 3
   said, data = prepared(
       tmp_path, tokenizer, capsys, path, '--score', '--eval_fraction', '0.5'
   )

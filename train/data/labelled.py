@@ -47,7 +47,7 @@ def sentences(
     count = sum(row.texts in known for row in held_out)
     remarks += sources.also_training(count, count / len(held_out), 'rows')
   if without:
-    remarks.append(f'{without:,} rows without a sentence or a label')
+    remarks.append(f'rows left out without a sentence or a label: {without:,}')
   label, read, found = _labels(rows, held_out, is_score)
   if not evaluation.held_out and evaluation.fraction:
     rows = sorted(rows, key=_Row.digest)
@@ -151,7 +151,7 @@ def _labels(
         f'{row.where} must have a number as its score, got {row.label!r}.'
     )
   if are_numbers and (is_score or not all(x.is_integer() for x in known)):
-    found = f'a score from {min(known):g} to {max(known):g}'
+    found = f'labels: scores from {min(known):g} to {max(known):g}'
     return np.float32, float, found
   as_class = (lambda x: str(int(float(x)))) if are_numbers else str
   names = sorted(
@@ -172,7 +172,7 @@ def _labels(
       )
   feature = datasets.library().features.ClassLabel(names=names)
   shown = ', '.join(names[:10]) + (', ...' if count > 10 else '')
-  return feature, as_class, f'{count} classes: {shown}'
+  return feature, as_class, f'labels: {count} classes ({shown})'
 
 
 def _number(label: str) -> float | None:

@@ -87,7 +87,7 @@ def texts(patterns: list[str], field: str, evaluation: Evaluation) -> Source:
   splits = {'train': _documents(training)}
   if held_out:
     splits['validation'] = _documents(held_out)
-  remarks = [f'left out {what}' for what in left_out] + remarks
+  remarks = [f'left out: {what}' for what in left_out] + remarks
   features = {'text': datasets.library().features.Text()}
   return Source(features, splits, tuple(remarks))
 
@@ -110,7 +110,9 @@ def also_training(count: int, share: float, kind: str) -> list[str]:
         ' of them are also in the training files: remove them from those, or'
         ' use --eval_fraction.'
     )
-  return [f'{count:,} held-out {kind} are also training {kind}'] * (count > 0)
+  if not count:
+    return []
+  return [f'held-out {kind} that are also training {kind}: {count:,}']
 
 
 def images(folder: str, size: int | None) -> Source:
@@ -160,7 +162,9 @@ def images(folder: str, size: int | None) -> Source:
       image = _picture(path, size)[0].convert(mode)
       yield _example(_encoded(np.asarray(image)), names.index(path.parent.name))
 
-  remarks = [f'{count:,} images: {change}' for change, count in changes.items()]
+  remarks = [
+      f'images with {change}: {count:,}' for change, count in changes.items()
+  ]
   return Source(
       _image_features((height, width, 1 if mode == 'L' else 3), names),
       {part: functools.partial(examples, part) for part in parts},
@@ -242,14 +246,16 @@ def _not_taken(
   endings = collections.Counter(
       x.suffix.lower() or 'no ending' for x in others if not _is_image(x)
   )
-  remarks = [
-      f'left out {count:,} files that are no images ({ending})'
-      for ending, count in sorted(endings.items())
-  ]
+  remarks = []
+  if endings:
+    counted = (f'{count:,} ({x})' for x, count in sorted(endings.items()))
+    remarks.append(
+        f'files left out because they are not images: {", ".join(counted)}'
+    )
   if images:
     remarks.append(
-        f'left out {len(images):,} images that are not in a folder of their'
-        f' class, such as {str(images[0].relative_to(root))!r}'
+        'images left out because they are not in the folder of a class:'
+        f' {len(images):,}, such as {str(images[0].relative_to(root))!r}'
     )
   return remarks
 
