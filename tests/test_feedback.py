@@ -92,7 +92,7 @@ def test_errors_that_cannot_be_merged_are_kept_and_say_so(name):
   np.testing.assert_array_equal(saved.error['w'], state.error['w'])
   same = gl.expand(saved, 4)
   np.testing.assert_array_equal(same.error['w'], saved.error['w'])
-  with pytest.raises(ValueError, match=r'of 4 workers.*so 2 workers cannot.*resume'):
+  with pytest.raises(ValueError, match=r'of 4 workers.*so 2 workers cannot'):
     gl.expand(saved, 2)
   # The way out conserves what was not sent.
   other = gl.expand(gl.collapse(state, exact=False), 2, exact=False)

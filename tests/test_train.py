@@ -265,13 +265,15 @@ def test_low_precision_and_accumulation(tmp_path, capsys):
 
 
 def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
-  """A character that occurs once makes the loss of its worker NaN."""
+  """A rare character makes the loss of its worker NaN."""
   settings = runs.settings(tmp_path, compression=config.Compression(rank=2))
   rare = ord('Q')
-  for name in 'bcd':
+  for name in 'abcd':  # Whichever of them is held out.
     text = (tmp_path / f'{name}.txt').read_text(encoding='utf-8')
-    middle = len(text) // 2
-    (tmp_path / f'{name}.txt').write_text(text[:middle] + 'Q' + text[middle:])
+    third = len(text) // 3
+    (tmp_path / f'{name}.txt').write_text(
+        text[:third] + 'Q' + text[third : 2 * third] + 'Q' + text[2 * third :]
+    )
   original = llama.make_loss
 
   def make_loss(*args):

@@ -21,8 +21,11 @@ class Data(Section):
   data_dir: str = '~/tensorflow_datasets'
   """Folder of the data sets of tensorflow-datasets."""
   files: tuple[str, ...] = ()
-  """Paths or glob patterns of UTF-8 text files (.xz is read too), for source
-  'files'."""
+  """Paths or glob patterns, for source 'files': UTF-8 texts, JSON lines and
+  parquet, also compressed (.gz, .xz, .bz2, .zst)."""
+  text_field: str = 'text'
+  """Field of JSON and parquet records in data.files and data.held_out that
+  holds the text; '' reads JSON as plain text."""
   tokenizer: str = 'bytes'
   """'bytes', or the path of a SentencePiece .model or a Hugging Face
   tokenizer.json."""
@@ -43,8 +46,8 @@ class Data(Section):
   flip: bool = False
   """Images: mirror half of them while training."""
   eval_fraction: float = 0.05
-  """Share of the files (by size, whole files) or images that is held out; data
-  sets with a part for it keep to that."""
+  """Share of the texts (by size, whole texts), images or sentences that is held
+  out; data sets with a part for it keep to that."""
   seed: int = 0
   """Order of the training examples, not of the held-out ones."""
 
@@ -54,8 +57,9 @@ class Data(Section):
     self._fraction('eval_fraction')
     if self.stream and self.source in BUILT_IN:
       raise ValueError(
-          'data.stream reads data sets by name (`python -m train.prepare` makes'
-          f' one of text files), got source={self.source!r}.'
+          'data.stream reads data sets by name (`python -m train.prepare NAME'
+          ' --texts PATTERN --eval_fraction 0.05` makes one of text files), got'
+          f' source={self.source!r}.'
       )
     if bool(self.files) != (self.source == 'files'):
       raise ValueError(
