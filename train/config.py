@@ -267,6 +267,8 @@ class Config(Section):
         (data, is_llama, "model.name 'llama'", ('held_out', 'stream')),
         (data, not is_image, "model.name 'llama' or 'bert'",
          ('tokenizer', 'sequence_length')),
+        (data, is_llama and (data.files or data.held_out),
+         'data.files or data.held_out', ('text_field',)),
         (data, is_image, 'images', ('crop', 'flip')),
         (data, is_llama and (by_name or data.held_out),
          'data sets of texts by name', ('max_bytes',)),
