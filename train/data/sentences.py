@@ -96,6 +96,7 @@ def load(data: config.Data) -> SentenceData:
   )
   training = encode(found.train)
   if found.held_out is not None:
+    data.only_for('data without a held-out part of its own', 'eval_fraction')
     held_out = encode(found.held_out)
   else:
     training, held_out = _divided(training, data.eval_fraction)
