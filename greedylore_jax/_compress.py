@@ -53,7 +53,7 @@ def compress_gradients(
     compressor: the method, such as `GreedyLore(rank=32)`, or an ordered list
       [('embed|head', GreedyLore(64, 20)), ('', PowerSGD(32))]: of the patterns
       (regular expressions, searched for in paths such as 'blocks/0/query') the
-      first that matches a leaf holds.
+      first that matches a leaf holds. `Frozen()` sends nothing for a leaf.
     axis_name: mesh axis (or tuple of axes) over which the workers lie; None
       for one worker and no communication.
     start_step: dense steps before compression starts. More cost bytes early
@@ -69,11 +69,13 @@ def compress_gradients(
     weight_dimension_numbers: a tree of `optax.contrib.MuonDimensionNumbers` (a
       matrix; axes not named are a stack of matrices) and None (stays dense)
       that covers the parameters, a prefix of such a tree, or a function from
-      parameters to it. Default: 2-D leaves are matrices, 3-D ones stacks
-      [layers, rows, columns], 4-D ones convolutions HWIO, the rest is dense.
-      So name those that are something else: a projection to heads [512, 8, 64]
-      is one matrix, MuonDimensionNumbers(0, (1, 2)), and gains of stacked
-      layers [12, 512] are none. `print(plan(...))` shows what each leaf is.
+      parameters to it. None decides by shape and name: 2-D leaves are matrices;
+      further axes in front are a stack [layers, rows, columns], if it has fewer
+      matrices than a matrix has rows; convolution kernels are matrices, HWIO or
+      OIHW; biases and gains of norms are none. If that leaves several readings,
+      as for a projection to heads [512, 8, 64], the leaf stays dense and `init`
+      warns, with the numbers that would compress it. `print(plan(...))` shows
+      what each leaf is.
     error_dtype: dtype of the stored errors; None is float32, or the parameter's
       if that has more. A lower one saves memory and forgets the rounding.
     factor_dtype: dtype in which compressed leaves' messages travel in
@@ -100,10 +102,11 @@ def compress_gradients(
     update has the gradients' structure, shapes and dtypes.
 
   Raises:
-    ValueError, TypeError: here, for settings out of range; in `init` and when
-      traced, for dimension numbers that do not fit the parameters, gradients
-      that are already averaged over the axis, and a state whose errors are not
-      this worker's own.
+    ValueError, TypeError: here, for settings out of range; in `init`, for
+      dimension numbers that do not fit the parameters, a rank at which no
+      matrix would shrink, or a compressor state of absurd size; when traced,
+      for gradients that are already averaged over the axis, a state whose
+      errors are not this worker's own, or one of another configuration.
     NameError: when traced where `axis_name` is not bound.
 
   Example:
