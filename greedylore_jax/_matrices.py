@@ -119,9 +119,9 @@ def default_dimension_numbers(
   leading, trailing = shape[:-2], shape[2:]
   axes = tuple(range(len(shape)))
   if len(shape) > 3:
-    if _is_kernel(leading):  # HWIO or DHWIO, as in Flax.
+    if _is_kernel(leading, shape[-2]):  # HWIO or DHWIO, as in Flax.
       return DimensionNumbers(axes[:-1], axes[-1])
-    if _is_kernel(trailing):  # OIHW or OIDHW, as in Equinox and PyTorch.
+    if _is_kernel(trailing, shape[1]):  # OIHW or OIDHW, as in Equinox and PyTorch.
       return DimensionNumbers(axes[1:], axes[0])
   # Layers or experts, [L, m, n] or [L, E, m, n]: fewer of them than rows. What
   # has more is rather a projection to heads, [D, H, K].
@@ -177,8 +177,15 @@ def spelled(numbers: DimensionNumbers) -> str:
   return f'MuonDimensionNumbers({rows}, {columns})'
 
 
-def _is_kernel(sides: tuple[int, ...]) -> bool:
-  return len(set(sides)) == 1 and sides[0] <= _LARGEST_KERNEL
+def _is_kernel(sides: tuple[int, ...], channels: int) -> bool:
+  """Whether these look like the sides of a convolution kernel.
+
+  Large even ones are those of image patches, with few input channels. With more
+  channels, [8, 8, 256, 512], they are rather layers and experts.
+  """
+  side = sides[0]
+  usual = side < 8 or side % 2 or channels <= 4
+  return len(set(sides)) == 1 and side <= _LARGEST_KERNEL and bool(usual)
 
 
 def dimension_numbers(

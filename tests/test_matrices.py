@@ -23,6 +23,7 @@ CASES = {
     'Conv3D, DHWIO': ('kernel', (3, 3, 3, 64, 128), '128 x 1728'),
     'Conv3D, OIDHW': ('weight', (128, 64, 3, 3, 3), '128 x 1728'),
     'scanned experts': ('experts', (12, 8, 256, 512), '96 x 256 x 512'),
+    'as many experts': ('experts', (8, 8, 256, 512), '64 x 256 x 512'),
     'bias': ('head/bias', (512,), '1-D'),
     'biases of heads': ('query/bias', (8, 64), 'a bias or gains'),
     'scanned gains': ('blocks/norm_1/scale', (12, 512), 'a bias or gains'),
