@@ -5,7 +5,11 @@ import typing
 from typing import Any
 
 # Programs count in 32 bits, and seeds fill as many; bytes of data may be more.
-_LARGEST = {'seed': 2**32 - 1, 'max_bytes': 2**63 - 1}
+# XLA ends the process where the size of a matrix overflows.
+_LARGEST = {
+    'seed': 2**32 - 1, 'max_bytes': 2**63 - 1, 'width': 2**20,
+    'feed_forward': 2**20, 'layers': 2**16,
+}  # fmt: skip
 _LARGEST_INTEGER = 2**31 - 1
 _LARGEST_FLOAT32 = 3.4028234e38
 
