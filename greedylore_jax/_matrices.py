@@ -121,7 +121,7 @@ def default_dimension_numbers(
   if len(shape) > 3:
     if _is_kernel(leading, shape[-2]):  # HWIO or DHWIO, as in Flax.
       return DimensionNumbers(axes[:-1], axes[-1])
-    if _is_kernel(trailing, shape[1]):  # OIHW or OIDHW, as in Equinox and PyTorch.
+    if _is_kernel(trailing, shape[1]):  # OIHW or OIDHW, as in Equinox.
       return DimensionNumbers(axes[1:], axes[0])
   # Layers or experts, [L, m, n] or [L, E, m, n]: fewer of them than rows. What
   # has more is rather a projection to heads, [D, H, K].

@@ -51,23 +51,24 @@ class TrainStep:
       self, params: Any, opt_state: Any, batch: Any, *args: Any, key: Any = None
   ) -> Any:
     put = jax.device_put
-    return self.jitted(
-        *self._arguments(put, params, opt_state, batch, args, key)
-    )
+    args, key = self._arguments(put, params, opt_state, batch, args, key)
+    return self.jitted(*args, **key)
 
   def lower(
       self, params: Any, opt_state: Any, batch: Any, *args: Any, key: Any = None
   ) -> Any:
-    """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s."""
+    """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s.
+
+    What it compiles is called with the same arguments, already on the mesh.
+    """
     describe = lambda x, sharding: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=sharding
     )
-    return self.jitted.lower(
-        *self._arguments(describe, params, opt_state, batch, args, key)
-    )
+    args, key = self._arguments(describe, params, opt_state, batch, args, key)
+    return self.jitted.lower(*args, **key)
 
   def _arguments(self, put, params, opt_state, batch, args, key):
-    """Everything on the mesh, and how it is sharded there."""
+    """Everything on the mesh, after how it is sharded there, and the key."""
     _check_batch(
         batch, _placement.workers_on(self.mesh, self.axis_name),
         self.accumulate_steps,
@@ -90,7 +91,8 @@ class TrainStep:
     batch = each(batch, _P(self.axis_name))
     if self.axis_name is None:
       _check_shared(specs, self.mesh)
-    return params, opt_state, batch, each(args, _P()), each(key, _P()), held
+    placed = held, params, opt_state, batch, *each(args, _P())
+    return placed, {} if key is None else {'key': each(key, _P())}
 
 
 def make_train_step(
@@ -194,7 +196,7 @@ def make_train_step(
     new_params, new_state = _hold((new_params, new_state), specs)
     return new_params, new_state, value
 
-  def step(params, opt_state, batch, args, key, specs):
+  def step(specs, params, opt_state, batch, *args, key=None):
     _check_wrappers(opt_state)
     _elastic.check_num_workers(opt_state, workers)
     for (path, _), spec in zip(
@@ -211,8 +213,8 @@ def make_train_step(
     )
     return sharded(params, opt_state, batch, args, key)
 
-  donated = (0, 1) if donate else ()
-  jitted = jax.jit(step, donate_argnums=donated, static_argnums=5)
+  donated = (1, 2) if donate else ()
+  jitted = jax.jit(step, donate_argnums=donated, static_argnums=0)
   return TrainStep(jitted, mesh, axis_name, accumulate_steps)
 
 

@@ -139,6 +139,25 @@ def test_every_worker_and_micro_batch_has_a_key_of_its_own(accumulate_steps):
   assert (seen[0] > 0).sum() == N * accumulate_steps
 
 
+def test_a_compiled_step_takes_the_same_arguments():
+  tx = optax.chain(SEND, optax.sgd(0.1))
+  step = make(tx, donate=False)
+  drops = make(
+      tx, donate=False,
+      loss_fn=lambda p, x, key: loss_fn(p, jax.random.bernoulli(key) * x),
+  )  # fmt: skip
+  params, state = begin(tx)
+  params, state, _ = step(params, state, BATCH)
+  batch = jax.device_put(BATCH, jax.sharding.NamedSharding(MESH, P(AXIS)))
+  everywhere = jax.sharding.NamedSharding(MESH, P())
+  key = jax.device_put(jax.random.key(0), everywhere)
+  for function, given in (step, {}), (drops, {'key': key}):
+    compiled = function.lower(params, state, BATCH, **given).compile()
+    got = compiled(params, state, batch, **given)
+    wanted = function(params, state, BATCH, **given)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
 def test_without_donation_arguments_can_be_used_again():
   tx = optax.chain(SEND, optax.sgd(0.1))
   step = make(tx, donate=False)
