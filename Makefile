@@ -107,6 +107,7 @@ theory: .venv/train
 # --models 350m --hosts 2 --crews ours --methods range_finder, or another one.
 bench: .venv/train .venv/peers
 	$(PY) -m benchmarks.decompositions
+	$(PY) -m benchmarks.compile_time
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging --hosts 1 --rates none
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging
 	$(PY) -m benchmarks.one_worker configs/greedylore/llama_9m.py \

@@ -144,7 +144,8 @@ class Exchange:
       if members:
         one = self._leaves[members[0]]
         refresh = rounds(_schedule.REFRESH, one)
-        generators.append(refresh(*self._pick(members, turn, h, own), keys[turn]))
+        picked = self._pick(members, turn, h, own)
+        generators.append(refresh(*picked, keys[turn]))
         dtypes.append(self._policy.wire_dtype(_schedule.REFRESH, one))
       transport = _transport.Transport(self._axis_name, self._shares)
       new = _rounds.run(generators, dtypes, transport)
@@ -207,7 +208,7 @@ class Exchange:
               jax.tree.leaves(x), jax.tree.leaves(y), *before, strict=True
           )
       ]
-      treedef = jax.tree.structure(x)
+      treedef: Any = jax.tree.structure(x)
       columns = unzip(rows, len(group.members))
       for i, column in zip(group.members, columns, strict=True):
         kept[i] = treedef.unflatten(column)

@@ -17,6 +17,8 @@ from greedylore_jax import _leaves
 from greedylore_jax import _matrices
 from greedylore_jax import _spread
 
+_FEW = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -85,13 +87,16 @@ class Group:
 def group(leaves: Sequence[_leaves.Leaf]) -> list[Group]:
   """All leaves in groups.
 
-  Leaves stay alone if their compressor does not take several (see
-  `Compressor`), if nothing is compressed, in which case stacks would only be
-  copies, or if a worker is several devices, over which each leaf may be sharded
-  in its own way.
+  A stack costs the memory of a copy, so leaves stay alone if there are only a
+  few of them, as with layers stacked for `jax.lax.scan`, or if nothing is
+  compressed. They also stay alone if their compressor does not take several
+  (see `Compressor`), or if a worker is several devices, over which each leaf
+  may be sharded in its own way.
   """
-  may_stack = _spread.devices_per_worker() == 1 and any(
-      leaf.compressor for leaf in leaves
+  may_stack = (
+      len(leaves) > _FEW
+      and any(leaf.compressor for leaf in leaves)
+      and _spread.devices_per_worker() == 1
   )
   groups = []
   for members in _leaves.alike(dict(enumerate(leaves))).values():
