@@ -80,7 +80,7 @@ class ImageClassification:
 
   def score(self, outputs: np.ndarray, held_out: Any) -> dict[str, float]:
     """Mean cross-entropy in nats, and the share of labels that are right."""
-    logits = np.float64(outputs)
+    logits = outputs.astype(np.float64)
     logits -= np.max(logits, axis=1, keepdims=True)
     right = np.take_along_axis(logits, held_out['label'][:, None], axis=1)[:, 0]
     losses = np.log(np.sum(np.exp(logits), axis=1)) - right
