@@ -151,8 +151,8 @@ def test_what_does_not_fit_is_said(folder, tmp_path):
   model = config.Model(name='bert', pretrained=str(tmp_path / 'few'))
   with pytest.raises(ValueError, match=r'knows 7 tokens .* makes 8 and 2'):
     load(model=model)
-  with pytest.raises(ValueError, match=r"pretrained is for model.name 'bert'"):
-    config.Model(pretrained='x')
+  with pytest.raises(ValueError, match=r"pretrained is only for .* 'bert'"):
+    config.Config(model=config.Model(pretrained='x'))
   with pytest.raises(ValueError, match=r'model.dropout must be below 1'):
     config.Model(name='bert', dropout=1.0)
   with pytest.raises(ValueError, match=r'must be a multiple of model.heads'):

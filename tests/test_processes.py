@@ -1,5 +1,6 @@
 """Are several processes one run, and what do they say when they cannot be?"""
 
+import json
 import os
 import pathlib
 import re
@@ -257,3 +258,28 @@ def alone(folder, address, process_id):
       '--distributed.process_id', str(process_id),
       '--distributed.start_timeout', '1',
   ])  # fmt: skip
+
+
+def test_shards_that_no_process_holds_alone_have_checksums(tmp_path):
+  """Every worker's own error is saved by its process and checked by it."""
+  options = (
+      '--compression.method', 'sign', '--mesh.replica', '2', '--steps', '2',
+      '--log.every', '1',
+  )  # fmt: skip
+  for expected in (0, 0, 2):
+    with Processes(tmp_path, 2, options) as run:
+      assert run.codes() == [expected] * 2, run.said(0)
+    path = tmp_path / 'work' / 'checkpoints' / '2' / 'checksums' / 'metadata'
+    checksums = json.loads(path.read_text())
+    errors = {
+        name: marks for name, marks in checksums['state'].items()
+        if 'error' in name and [*marks] != ['whole']
+    }  # fmt: skip
+    if not expected and 'Continuing' in run.said(0):
+      name, marks = errors.popitem()
+      piece, mark = marks.popitem()
+      assert piece.startswith('1:2,')
+      checksums['state'][name][piece] = mark ^ 1
+      path.write_text(json.dumps(checksums))
+  for i in (0, 1):
+    assert f'2 is damaged (state: not as it was written: {name}' in run.said(i)
