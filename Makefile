@@ -1,23 +1,33 @@
-# `make quickstart` and `make test` need Python 3.11+ and nothing else.
-PYTHON ?= python3
+# `make quickstart` and `make test` need Python 3.11+ and nothing else. They take
+# the newest Python from 3.11 to 3.14 that works; for another one, `make clean`
+# and then PYTHON=python3.12.
+PYTHONS = $(shell sh tools/pythons.sh)
+PYTHON ?= $(firstword $(PYTHONS))
 PY := .venv/bin/python
 
 # On Linux: large pages. Most of a step can go by in page faults otherwise, as XLA
 # asks the system for its buffers anew in every step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint peers experiments cifar10 english glue llama-60m theory \
-  bench bench-hosts soak clean
+.PHONY: quickstart test test-versions lint peers experiments cifar10 english glue \
+  llama-60m theory bench bench-hosts soak clean
 
+# ARGS='--steps 20' overrides keys of the configuration.
 quickstart: .venv/train
-	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py
+	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py $(ARGS)
 
 # Two at a time; a file's tests share what they compiled.
 test: lint
 	$(PY) -m pytest --numprocesses 2 --dist loadfile
 
+# The lowest and the newest versions on every Python: docs/versions.md. For one of
+# them, ARGS='--versions newest --core' and PYTHONS=python3.12.
+test-versions:
+	JAX_PLATFORMS=cpu $(PYTHON) tools/versions.py $(PYTHONS) $(ARGS)
+
+# Of the files that git knows, so that others lying around change nothing.
 lint: .venv/test
-	.venv/bin/ruff check
+	.venv/bin/ruff check $$(git ls-files "*.py")
 	.venv/bin/mypy
 
 # Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.
@@ -114,11 +124,17 @@ bench-hosts: .venv/train
 	$(PY) -m benchmarks.time_to_loss
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venvs runs
 
 .venv/train: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
-	$(PYTHON) -m venv .venv
+	@python='$(PYTHON)'; if [ -z "$$python" ]; then \
+	  echo 'expected a Python from 3.11 to 3.14 that can make virtual' \
+	    'environments, found none: install one, or set PYTHON=...'; exit 2; fi; \
+	$$python -c 'import sys; version = sys.version.split()[0]; \
+	  sys.version_info >= (3, 11) or sys.exit("expected Python 3.11 or newer, got " \
+	    + version + ": set PYTHON=..."); \
+	  print("Using Python", version, "at", sys.executable)' && \
+	$$python -m venv --clear .venv
 	$(PY) -m pip install --quiet --editable '.[train]'
 	touch $@
 

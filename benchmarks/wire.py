@@ -181,7 +181,8 @@ def measure(
   summary = json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
   return Run(
       count, method, first, last - first, statistics.fmean(whole) - last,
-      summary['bytes_sent'], [*_kinds(count, method, options, workdir, cards)],
+      summary['bytes_sent'] + summary['checkpoint_bytes'],
+      [*_kinds(count, method, options, workdir, cards)],
   )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from greedylore_jax._collectives import Collective
 from greedylore_jax._collectives import collectives
-from greedylore_jax._compress import CompressState
 from greedylore_jax._compress import compress_gradients
 from greedylore_jax._diagnostics import Diagnostics
 from greedylore_jax._elastic import collapse
@@ -11,6 +10,7 @@ from greedylore_jax._gradients import value_and_local_grad
 from greedylore_jax._placement import init_state
 from greedylore_jax._placement import place_state
 from greedylore_jax._placement import state_partition_specs
+from greedylore_jax._placement import state_template
 from greedylore_jax._plan import Plan
 from greedylore_jax._plan import plan
 from greedylore_jax._prediction import Prediction
@@ -19,6 +19,7 @@ from greedylore_jax._rounds import Each
 from greedylore_jax._rounds import Gather
 from greedylore_jax._shorthands import average_gradients
 from greedylore_jax._shorthands import greedylore
+from greedylore_jax._state import CompressState
 from greedylore_jax._step import TrainStep
 from greedylore_jax._step import make_train_step
 from greedylore_jax._tsr import TSRAdamState
@@ -27,6 +28,7 @@ from greedylore_jax.compressors import TSR
 from greedylore_jax.compressors import Compressor
 from greedylore_jax.compressors import Dense
 from greedylore_jax.compressors import FixedSubspace
+from greedylore_jax.compressors import Frozen
 from greedylore_jax.compressors import GreedyLore
 from greedylore_jax.compressors import PowerSGD
 from greedylore_jax.compressors import Quantize
@@ -46,6 +48,7 @@ __all__ = [
     'Diagnostics',
     'Each',
     'FixedSubspace',
+    'Frozen',
     'Gather',
     'GreedyLore',
     'Plan',
@@ -72,6 +75,7 @@ __all__ = [
     'plan',
     'predict',
     'state_partition_specs',
+    'state_template',
     'tsr_adam',
     'value_and_local_grad',
 ]

@@ -1,17 +1,21 @@
 """Settings that are out of range: what was expected, and what came."""
 
 from collections.abc import Sequence
+import numbers
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 FLOATING = 'bfloat16', 'float16', 'float32', 'float64'
 
 
 def check_integer(name: str, value: Any, at_least: int = 1) -> None:
-  """Raises unless `value` is an int that is large enough."""
-  if not isinstance(value, int) or isinstance(value, bool):
-    raise TypeError(f'{name} must be an int, got {name}={value!r}.')
+  """Raises unless `value` is an int, or NumPy's, that is large enough."""
+  if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    raise TypeError(
+        f'{name} must be an int, got {name}={value!r}.{_if_injected(value)}'
+    )
   if value < at_least:
     raise ValueError(
         f'{name} must be at least {at_least}, got {name}={value!r}.'
@@ -19,11 +23,23 @@ def check_integer(name: str, value: Any, at_least: int = 1) -> None:
 
 
 def check_number(name: str, value: Any) -> None:
-  """Raises unless `value` is a number, and one that compares."""
-  if not isinstance(value, int | float) or isinstance(value, bool):
-    raise TypeError(f'{name} must be a number, got {name}={value!r}.')
+  """Raises unless `value` is a number, or NumPy's, and one that compares."""
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    raise TypeError(
+        f'{name} must be a number, got {name}={value!r}.{_if_injected(value)}'
+    )
   if value != value:
     raise ValueError(f'{name} must be a number, got {name}=NaN.')
+
+
+def _if_injected(value: Any) -> str:
+  """What to do about an array in the place of a Python number."""
+  if not isinstance(value, jax.Array):
+    return ''
+  return (
+      ' optax.inject_hyperparams turns numbers into arrays: list this argument'
+      ' in its static_args.'
+  )
 
 
 def check_share(name: str, value: Any, or_zero: bool = False) -> None:
@@ -36,7 +52,11 @@ def check_share(name: str, value: Any, or_zero: bool = False) -> None:
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
   """Raises unless `value` is one of the choices, an int no float or bool."""
-  if not any(value == x and type(value) is type(x) for x in choices):
+  same_kind = lambda x: isinstance(value, type(x)) or (
+      isinstance(x, int) and isinstance(value, numbers.Integral)
+  )
+  is_choice = any(same_kind(x) and value == x for x in choices)
+  if not is_choice or isinstance(value, bool):
     known = ', '.join(map(repr, choices[:-1])) + f' or {choices[-1]!r}'
     raise ValueError(f'{name} must be {known}, got {name}={value!r}.')
 

@@ -22,6 +22,10 @@ _INNER = re.compile(r'{([\d,]+)}')
 _COUNTED = re.compile(
     r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?'
 )
+_NAMED = re.compile(r'replica_groups=mesh\[([^\]]*)\] {([^}]*)}')
+_NAMED_SIZE = re.compile(r"'([^']*)'=(\d+)")
+_NAMED_AXIS = re.compile(r"'([^']*)'(?::\((\d+)\)(\d+))?")
+_EVERYBODY = re.compile(r'replica_groups={}')
 _PHASE = re.compile(r'greedylore\.(\w+)')
 _DTYPES = {
     'f64': 'float64', 'f32': 'float32', 'bf16': 'bfloat16', 'f16': 'float16',
@@ -149,20 +153,51 @@ def _axes_of(line: str, mesh: Any) -> tuple[str, ...]:
 
 
 def _groups(line: str) -> list[Any]:
-  """Who communicates with whom: by number, in the order of the mesh.
+  """The groups of device numbers that communicate, in the order of the mesh.
 
-  Written as {{0,1},{2,3}}, or as [2,2]<=[4], which is a shape for the numbers
-  from 0, or as [2,2]<=[2,2]T(1,0), which turns them round before.
+  XLA writes them in three forms: as lists, {{0,1},{2,3}}; as a shape for the
+  numbers from 0, [2,2]<=[4], which [2,2]<=[2,2]T(1,0) transposes first; and,
+  since jax 0.11.2, as axes of a mesh, mesh['a'=2,'b'=2] {'b'}. No group means
+  that all devices are one group.
   """
   if found := _LISTED.search(line):
     return [
         [int(i) for i in group.split(',')] for group in _INNER.findall(found[1])
     ]
-  if not (found := _COUNTED.search(line)):
-    return []
-  to, start, order = (
-      [int(i) for i in (numbers or '').split(',') if i]
-      for numbers in found.groups()
-  )
-  numbers = np.arange(math.prod(start)).reshape(start)
-  return list(numbers.transpose(order or None).reshape(to))
+  if found := _NAMED.search(line):
+    sizes = {name: int(n) for name, n in _NAMED_SIZE.findall(found[1])}
+    return _named_groups(sizes, _NAMED_AXIS.findall(found[2]))
+  if found := _COUNTED.search(line):
+    to, start, order = (
+        [int(i) for i in (numbers or '').split(',') if i]
+        for numbers in found.groups()
+    )
+    numbers = np.arange(math.prod(start)).reshape(start)
+    return list(numbers.transpose(order or None).reshape(to))
+  if 'replica_groups=' in line and not _EVERYBODY.search(line):
+    raise ValueError(
+        'expected replica_groups as lists, as a shape or as the axes of a mesh,'
+        f' got {line.strip()!r}: use a version of jax that is supported.'
+    )
+  return []
+
+
+def _named_groups(
+    sizes: dict[str, int], axes: list[tuple[str, str, str]]
+) -> list[list[int]]:
+  """The devices that differ only along some axes of a mesh.
+
+  Args:
+    sizes: of the axes of the mesh.
+    axes: ('a', '', '') is the axis 'a'. ('a', '2', '4') is its part of size 4
+      if it is split into parts of sizes 2, 4 and the rest.
+  """
+  groups: dict[Any, list[int]] = {}
+  for device, place in enumerate(np.ndindex(*sizes.values())):
+    rest = dict(zip(sizes, place, strict=True))
+    for name, before, part in axes:
+      size = int(part or sizes[name])
+      stride = sizes[name] // (int(before or 1) * size)
+      rest[name] -= rest[name] // stride % size * stride
+    groups.setdefault(tuple(rest.values()), []).append(device)
+  return list(groups.values())

@@ -1,7 +1,7 @@
 """Compressed averaging of gradients as an optax transformation."""
 
+import functools
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +12,7 @@ from greedylore_jax import _checks
 from greedylore_jax import _exchange
 from greedylore_jax import _feedback
 from greedylore_jax import _policy
-
-
-class CompressState(NamedTuple):
-  """State of `compress_gradients`.
-
-  Attributes:
-    count: int32 scalar, steps taken; equal on all workers.
-    error: the parameters' tree; a compressed leaf holds this worker's own
-      unsent remainder, [1, *leaf.shape] on a worker and [N, *leaf.shape] on
-      the mesh; other leaves hold `optax.MaskedNode()`. Under EF21 it is -D_i,
-      minus what all know of this worker.
-    memory: the parameters' tree; a compressed leaf holds what the compressor
-      remembers, for `GreedyLore` the basis [k, a, a], and under EF21 a pair of
-      that and of mean_i D_i; equal on all workers.
-  """
-
-  count: jax.Array  # type: ignore[assignment]
-  error: Any
-  memory: Any
-
-
-class NonlinearCompressState(CompressState):
-  """A `CompressState` of which every worker's own error matters.
-
-  The state of methods whose updates are not a function of the mean error. A
-  checkpoint of it keeps the errors of all workers, for the same number of them.
-  """
-
-  __slots__ = ()
+from greedylore_jax import _state
 
 
 def compress_gradients(
@@ -81,7 +53,7 @@ def compress_gradients(
     compressor: the method, such as `GreedyLore(rank=32)`, or an ordered list
       [('embed|head', GreedyLore(64, 20)), ('', PowerSGD(32))]: of the patterns
       (regular expressions, searched for in paths such as 'blocks/0/query') the
-      first that matches a leaf holds.
+      first that matches a leaf holds. `Frozen()` sends nothing for a leaf.
     axis_name: mesh axis (or tuple of axes) over which the workers lie; None
       for one worker and no communication.
     start_step: dense steps before compression starts. More cost bytes early
@@ -97,11 +69,13 @@ def compress_gradients(
     weight_dimension_numbers: a tree of `optax.contrib.MuonDimensionNumbers` (a
       matrix; axes not named are a stack of matrices) and None (stays dense)
       that covers the parameters, a prefix of such a tree, or a function from
-      parameters to it. Default: 2-D leaves are matrices, 3-D ones stacks
-      [layers, rows, columns], 4-D ones convolutions HWIO, the rest is dense.
-      So name those that are something else: a projection to heads [512, 8, 64]
-      is one matrix, MuonDimensionNumbers(0, (1, 2)), and gains of stacked
-      layers [12, 512] are none. `print(plan(...))` shows what each leaf is.
+      parameters to it. None decides by shape and name: 2-D leaves are matrices;
+      further axes in front are a stack [layers, rows, columns], if it has fewer
+      matrices than a matrix has rows; convolution kernels are matrices, HWIO or
+      OIHW; biases and gains of norms are none. If that leaves several readings,
+      as for a projection to heads [512, 8, 64], the leaf stays dense and `init`
+      warns, with the numbers that would compress it. `print(plan(...))` shows
+      what each leaf is.
     error_dtype: dtype of the stored errors; None is float32, or the parameter's
       if that has more. A lower one saves memory and forgets the rounding.
     factor_dtype: dtype in which compressed leaves' messages travel in
@@ -128,10 +102,11 @@ def compress_gradients(
     update has the gradients' structure, shapes and dtypes.
 
   Raises:
-    ValueError, TypeError: here, for settings out of range; in `init` and when
-      traced, for dimension numbers that do not fit the parameters, gradients
-      that are already averaged over the axis, and a state whose errors are not
-      this worker's own.
+    ValueError, TypeError: here, for settings out of range; in `init`, for
+      dimension numbers that do not fit the parameters, a rank at which no
+      matrix would shrink, or a compressor state of absurd size; when traced,
+      for gradients that are already averaged over the axis, a state whose
+      errors are not this worker's own, or one of another configuration.
     NameError: when traced where `axis_name` is not bound.
 
   Example:
@@ -162,42 +137,38 @@ def compress_gradients(
       share_decompositions=share_decompositions,
   )
 
-  def init_fn(params):
-    leaves = policy.leaves(params)
-    treedef: Any = jax.tree.structure(params)
-    errors, memories = _exchange.unzip(map(policy.init, leaves), 2)
-    linear = policy.is_linear(leaves)
-    return (CompressState if linear else NonlinearCompressState)(
-        jnp.zeros([], jnp.int32),
-        treedef.unflatten(errors),
-        treedef.unflatten(memories),
-    )
+  def update_fn(updates, state, params=None, *, observe=None, **extra):
+    del params, extra
+    new_updates, new_state = _average(policy, axis_name, seed, updates, state)
+    if observe is not None:
+      observe(policy.leaves(updates), updates, state, new_state)
+    return new_updates, new_state
 
-  def update_fn(updates, state, params=None):
-    del params
-    return _average(policy, axis_name, seed, updates, state)
-
-  return optax.GradientTransformation(init_fn, update_fn)
+  return optax.GradientTransformationExtraArgs(
+      functools.partial(_state.fresh, policy), update_fn
+  )
 
 
 def _average(policy, axis_name, seed, updates, state):
   """One step: local gradients and state in, what all workers get and state."""
   workers = _axes.num_workers(axis_name)
   leaves = policy.leaves(updates)
+  _state.check(policy, leaves, state, updates)
   treedef: Any = jax.tree.structure(updates)
-  grads = treedef.flatten_up_to(updates)
+  grads = list(map(jnp.asarray, treedef.flatten_up_to(updates)))
   errors = treedef.flatten_up_to(state.error)
   memories = treedef.flatten_up_to(state.memory)
   _check_local(leaves, grads, state.count, axis_name)
-  _check_errors(leaves, errors)
+  _check_errors(leaves, errors, axis_name)
   exchange = _exchange.Exchange(policy, leaves, axis_name, workers)
   key = jax.random.fold_in(jax.random.key(seed), state.count)
   with jax.default_matmul_precision('highest'):
     stepped = exchange(grads, errors, memories, state.count, key)
+  counted = optax.safe_increment(state.count)
+  if not _axes.varying_axes(stepped.finite) - _axes.varying_axes(state.count):
+    counted = jnp.where(stepped.finite, counted, state.count)
   new_state = state._replace(
-      count=jnp.where(
-          stepped.finite, optax.safe_increment(state.count), state.count
-      ),
+      count=counted,
       error=treedef.unflatten(stepped.errors),
       memory=treedef.unflatten(stepped.memories),
   )
@@ -207,35 +178,54 @@ def _average(policy, axis_name, seed, updates, state):
 def _check_local(leaves, grads, count, axis_name) -> None:
   """Raises if JAX's types say that a gradient is the same on all workers.
 
-  Or that it would not be the same on all of them afterwards.
+  Or that it would not be the same on all of them afterwards. Dense leaves may
+  differ over other axes: what follows in the chain can average over those.
   """
   for leaf, g in zip(leaves, grads, strict=True):
+    if leaf.frozen:
+      continue
     apart = _axes.varying_axes(g) - _axes.varying_axes(count)
-    if others := sorted(apart.difference(_axes.names(axis_name))):
+    others = sorted(apart.difference(_axes.names(axis_name)))
+    if others and leaf.matrices is not None:
+      every = (*_axes.names(axis_name), *others)
       raise ValueError(
-          f'The gradient of {leaf.path!r} differs over the axes {others} of the'
-          f' mesh, over which axis_name={axis_name!r} does not average: name'
-          ' the axes of all workers.'
+          f'The gradient of {leaf.path!r} differs over the mesh axes {others},'
+          f' but axis_name={axis_name!r} does not average over them. Use'
+          f' axis_name={every} to compress over all of them, or put'
+          f' gl.average_gradients({_only(others)!r}) before this in the chain.'
       )
-    axes = _axes.missing_axes(g, axis_name)
-    if axes:
+    if axes := _axes.missing_axes(g, axis_name):
       raise ValueError(
           f'The gradient of {leaf.path!r} is already averaged or summed over'
           f' {axes}, so there is nothing left to compress. Inside jax.shard_map'
           ' jax.grad sums over the mesh for parameters that are replicated:'
           f' use gl.value_and_local_grad(loss_fn, {axis_name!r}), or pass'
-          f" jax.lax.pcast(params, {axis_name!r}, to='varying') to jax.grad."
+          f" jax.lax.pcast(params, {axis_name!r}, to='varying') to jax.grad. If"
+          ' optax.MultiSteps is around this transformation, accumulate with'
+          ' gl.make_train_step(..., accumulate_steps=...) instead.'
       )
 
 
-def _check_errors(leaves, errors) -> None:
+def _only(names):
+  """The name itself if there is one, else all of them."""
+  return names[0] if len(names) == 1 else tuple(names)
+
+
+def _check_errors(leaves, errors, axis_name) -> None:
   """Raises unless every error is one worker's own."""
   for leaf, error in zip(leaves, errors, strict=True):
-    if jax.tree.leaves(error) and error.shape != (1, *leaf.shape):
-      raise ValueError(
-          f'The error of {leaf.path!r} must have shape {(1, *leaf.shape)} on'
-          f' each worker, got {error.shape}. The errors of N workers have a'
-          ' leading axis N that is sharded over them: get the specs for'
-          ' jax.shard_map from gl.state_partition_specs and the state from'
-          ' gl.init_state or gl.expand.'
-      )
+    if not jax.tree.leaves(error):
+      continue
+    if error.shape != (1, *leaf.shape):
+      problem = f'have shape {(1, *leaf.shape)}, got {error.shape}'
+    elif axes := _axes.missing_axes(error, axis_name):
+      problem = f'be sharded over {axes}, got one that is equal on all workers'
+    else:
+      continue
+    raise ValueError(
+        f'On each worker the error of {leaf.path!r} must {problem}. The errors'
+        ' of N workers have a leading axis N that is sharded over them: create'
+        ' the state with gl.init_state, or place a saved one with'
+        ' gl.place_state, and take the specs for jax.shard_map from'
+        ' gl.state_partition_specs.'
+    )

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _checks
-from greedylore_jax._compress import CompressState
-from greedylore_jax._compress import NonlinearCompressState
+from greedylore_jax import _matrices
+from greedylore_jax._state import CompressState
+from greedylore_jax._state import NonlinearCompressState
 
 
 def collapse(opt_state: Any, *, exact: bool = True) -> Any:
@@ -85,11 +86,11 @@ def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
   def own(error):
     if error.shape[0] != num_workers:
       raise ValueError(
-          f'This is the state of {error.shape[0]} workers whose errors cannot'
-          f' be handed to {num_workers} exactly, as the method is not linear in'
-          f' them. Go on with {error.shape[0]}; or accept another trajectory'
-          ' with gl.expand(gl.collapse(state, exact=False), num_workers,'
-          ' exact=False), which is also the way to expand a fresh state.'
+          f'This state holds the errors of {error.shape[0]} workers. The method'
+          f' is not linear in them, so {num_workers} workers cannot continue'
+          f' exactly: resume with {error.shape[0]} workers, or pass exact=False'
+          ' to gl.place_state (or to gl.collapse and gl.expand), which gives'
+          ' every worker the mean error.'
       )
     return error
 
@@ -142,8 +143,30 @@ def map_states(
 ) -> Any:
   """Maps compression states as a whole and every other (path, leaf)."""
   is_state = lambda x: isinstance(x, CompressState)
+
+  def one(path, x):
+    if is_state(x):
+      return on_state(x)
+    if _lost_its_type(x):
+      raise TypeError(
+          'The state must hold a CompressState, got a dict with its entries at'
+          f' {_matrices.path_name(path)!r}, as from a checkpoint that was'
+          ' restored without a template: restore it into gl.state_template(...)'
+          ' or pass it through gl.place_state(..., tx=tx, params=params).'
+      )
+    return on_leaf(path, x)
+
   return jax.tree_util.tree_map_with_path(
-      lambda path, x: on_state(x) if is_state(x) else on_leaf(path, x),
-      opt_state,
-      is_leaf=is_state,
+      one, opt_state, is_leaf=lambda x: is_state(x) or _lost_its_type(x)
   )
+
+
+def holds_state(tree: Any) -> bool:
+  """Whether there is a `CompressState` anywhere in the tree."""
+  is_state = lambda x: isinstance(x, CompressState)
+  return any(map(is_state, jax.tree.leaves(tree, is_leaf=is_state)))
+
+
+def _lost_its_type(x: Any) -> bool:
+  """Whether this was a `CompressState`."""
+  return isinstance(x, dict) and x.keys() >= set(CompressState._fields)

@@ -1,7 +1,6 @@
 """What the workers exchange in a step, by the step's phase."""
 
 from collections.abc import Callable
-from collections.abc import Sequence
 import functools
 from typing import Any
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from greedylore_jax import _axes
 from greedylore_jax import _feedback
+from greedylore_jax import _groups
 from greedylore_jax import _leaves
 from greedylore_jax import _policy
 from greedylore_jax import _rounds
@@ -20,7 +20,7 @@ from greedylore_jax import _transport
 
 
 class Stepped(NamedTuple):
-  """What a step makes of the state: an entry per leaf, and if all is finite."""
+  """The outcome of a step: an entry per leaf, and whether all is finite."""
 
   updates: list[Any]
   errors: list[Any]
@@ -28,13 +28,25 @@ class Stepped(NamedTuple):
   finite: jax.Array
 
 
+class _Exchanged(NamedTuple):
+  """The outcome of a phase: stacks per group, compressor states per leaf."""
+
+  outputs: list[Any]
+  sents: list[Any]
+  states: list[Any]
+  finite: jax.Array
+
+
 class Exchange:
   """The rounds of all leaves, in whichever phase the step is.
 
-  A refresh is a loop of one turn or none, not a branch: a loop works on what it
-  is given where it lies, while XLA copies what comes out of a branch, and most
+  Leaves of equal shape are stacked before a phase and separated after it, so
+  the operations in a phase grow with the number of shapes, not of leaves.
+
+  A refresh is a loop of one turn or none, not a branch: a loop updates its
+  operands in place, while XLA copies what comes out of a branch, and most
   steps would copy every basis only to leave it as it was. (Loops for all phases
-  would hold updates of zeros through the backward pass.)
+  would hold outputs of zeros through the backward pass.)
   """
 
   def __init__(
@@ -47,6 +59,7 @@ class Exchange:
     self._policy, self._leaves = policy, leaves
     self._axis_name, self._workers = axis_name, workers
     self._schedule = policy.schedule(leaves)
+    self._groups = _groups.group(leaves)
     self._shares = policy.shares(_spread.devices_per_worker())
 
   def __call__(
@@ -66,65 +79,139 @@ class Exchange:
       The updates and the new state; if what was received or is to be remembered
       is not finite, updates of NaN and the state as it was.
     """
+    feedback = self._policy.feedback
+    fed = list(map(feedback.fed, self._leaves, grads, errors))
+    h = [group.stack(fed) for group in self._groups]
+    states = list(map(_feedback.remembered, memories))
+    outputs, sents, states, finite = self._in_phase(h, states, count, key)
+    updates, errors, memories = unzip(
+        map(
+            functools.partial(feedback.fed_back, finite=finite),
+            grads,
+            self._unstack(h),
+            errors,
+            memories,
+            self._unstack(outputs),
+            self._unstack(sents),
+            states,
+        ),
+        3,
+    )
+    return Stepped(updates, errors, memories, finite)
+
+  def _in_phase(self, h, states, count, key) -> _Exchanged:
+    """What comes of gradients plus errors in the phase of step `count`."""
     index, turn = self._schedule.index(count), self._schedule.turn(count)
     phases = self._schedule.phases
     loops = [x for x in phases if x.startswith(_schedule.REFRESH)]
     if loops == phases:
       loops = []
-    step = lambda phase, errors, memories: self._run(
-        phase, grads, errors, memories, key, turn
-    )
+    feedback = self._policy.feedback
+    keys = leaf_keys(key, len(self._leaves))
+    run = lambda phase, states: self._run(phase, h, states, keys, turn)
 
     def branch(phase):
       if phase not in loops:
-        return functools.partial(step, phase)
-      nothing = [jnp.zeros(x.shape, x.dtype) for x in grads]
-      return lambda errors, memories: Stepped(
-          nothing, errors, memories, jnp.array(True)
-      )
+        return functools.partial(run, phase)
+      outputs = [jnp.zeros(x.shape, x.dtype) for x in h]
+      sents = [
+          jnp.zeros_like(x) if feedback.kind and group.leaf.compressor else None
+          for x, group in zip(h, self._groups, strict=True)
+      ]
+      return lambda states: _Exchanged(outputs, sents, states, jnp.array(True))
 
-    stepped = jax.lax.switch(index, list(map(branch, phases)), errors, memories)
+    exchanged = jax.lax.switch(index, list(map(branch, phases)), states)
     for phase in loops:
-      loop: Any = lambda x, phase=phase: step(phase, x.errors, x.memories)
-      stepped = _only_if(index == phases.index(phase), loop, stepped)
-    return stepped
+      loop: Any = lambda x, phase=phase: run(phase, x.states)
+      exchanged = _only_if(index == phases.index(phase), loop, exchanged)
+    return exchanged
 
-  def _run(self, phase, grads, errors, memories, key, turn) -> Stepped:
-    """The step in one phase."""
-    kinds = [_policy.kind(self._schedule, phase, leaf) for leaf in self._leaves]
-    dtypes = list(map(self._policy.wire_dtype, kinds, self._leaves))
+  def _run(self, phase, h, states, keys, turn) -> _Exchanged:
+    """The rounds of one phase."""
+    leaves = [group.leaf for group in self._groups]
+    kinds = [_policy.kind(self._schedule, phase, leaf) for leaf in leaves]
+    dtypes = list(map(self._policy.wire_dtype, kinds, leaves))
     rounds = lambda kind, leaf: self._policy.rounds(kind, leaf, self._workers)
-    keys = leaf_keys(key, len(self._leaves))
-    feedback = self._policy.feedback
     with jax.named_scope(f'greedylore.{phase}'):
-      h = list(map(feedback.fed, self._leaves, grads, errors))
-      own = list(map(_feedback.remembered, memories))
+      own = [group.join(states) for group in self._groups]
       generators = [
-          rounds(kind, leaf)(h[i], own[i], keys[i])
-          for i, (kind, leaf) in enumerate(
-              zip(kinds, self._leaves, strict=True)
+          rounds(kind, group.leaf)(x, state, group.key(keys))
+          for kind, group, x, state in zip(
+              kinds, self._groups, h, own, strict=True
           )
       ]
       members = self._schedule.members(phase)
       if members:
         one = self._leaves[members[0]]
         refresh = rounds(_schedule.REFRESH, one)
-        its = _pick(h, members, turn), _pick(own, members, turn)
-        generators.append(refresh(*its, keys[turn]))
+        generators.append(refresh(*self._pick(members, turn, h, own), keys[turn]))
         dtypes.append(self._policy.wire_dtype(_schedule.REFRESH, one))
       transport = _transport.Transport(self._axis_name, self._shares)
       new = _rounds.run(generators, dtypes, transport)
       if members:
-        _replace(new, members, turn, new.pop())
-      outputs, sents, remembered = unzip(new, 3)
-      # A decomposition can fail, too; memory is equal on all, so all agree.
-      finite = transport.finite & _all_finite(_changed(remembered, own))
-      fed_back = functools.partial(feedback.fed_back, finite=finite)
-      updates, errors, memories = unzip(
-          map(fed_back, grads, h, errors, memories, outputs, sents, remembered),
-          3,
+        self._replace(members, turn, new, new.pop())
+      outputs, sents, joined = unzip(new, 3)
+      # A decomposition can fail, too; states are equal on all, so all agree.
+      finite = transport.finite & _transport.all_finite(
+          _changed(joined, own)
       )
-      return Stepped(updates, errors, memories, finite)
+      outputs = [x.astype(y.dtype) for x, y in zip(outputs, h, strict=True)]
+      return _Exchanged(
+          outputs, sents, self._keep(finite, joined, own, states), finite
+      )
+
+  def _unstack(self, stacks: list[Any]) -> list[Any]:
+    """An entry per leaf of arrays per group, which may be None."""
+    of_leaves: list[Any] = [None] * len(self._leaves)
+    for group, x in zip(self._groups, stacks, strict=True):
+      if x is not None:
+        for i, part in zip(group.members, group.unstack(x), strict=True):
+          of_leaves[i] = part
+    return of_leaves
+
+  def _pick(self, members, turn, h, own) -> Any:
+    """(h, state) of the leaf whose turn it is, one of the members."""
+    shape = self._leaves[members[0]].shape
+    which = self._with(members)
+
+    def pick(j):
+      one = functools.partial(self._groups[j].pick, turn)
+      return one(h[j]).reshape(shape), jax.tree.map(one, own[j])
+
+    options = [functools.partial(pick, j) for j in which]
+    turns = [self._groups[j].has(turn) for j in which]
+    return jax.lax.switch(jnp.argmax(jnp.array(turns)), options)
+
+  def _replace(self, members, turn, of_groups, new) -> None:
+    """Puts `new` where the leaf is whose turn it is."""
+    for j in self._with(members):
+      put = functools.partial(self._groups[j].put, turn)
+      of_groups[j] = jax.tree.map(put, of_groups[j], new)
+
+  def _with(self, members) -> list[int]:
+    """The groups that these leaves are in."""
+    return [
+        j for j, group in enumerate(self._groups)
+        if not set(members).isdisjoint(group.members)
+    ]  # fmt: skip
+
+  def _keep(self, finite, new, old, states) -> list[Any]:
+    """The compressor states per leaf; the old ones unless all is finite."""
+    keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
+    kept = list(states)
+    for group, x, y in zip(self._groups, new, old, strict=True):
+      before = [jax.tree.leaves(states[i]) for i in group.members]
+      rows = [
+          olds if a is b else list(map(keep, group.part(a), olds))
+          for a, b, *olds in zip(
+              jax.tree.leaves(x), jax.tree.leaves(y), *before, strict=True
+          )
+      ]
+      treedef = jax.tree.structure(x)
+      columns = unzip(rows, len(group.members))
+      for i, column in zip(group.members, columns, strict=True):
+        kept[i] = treedef.unflatten(column)
+    return kept
 
 
 def _only_if(
@@ -140,21 +227,6 @@ def leaf_keys(key: jax.Array, count: int) -> jax.Array:
   return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
 
 
-def _pick(of_leaves: Any, members: Sequence[int], turn: jax.Array) -> Any:
-  """What the leaf whose turn it is has among those of all leaves."""
-  options = [lambda x=of_leaves[i]: x for i in members]
-  return jax.lax.switch(jnp.argmax(jnp.array(members) == turn), options)
-
-
-def _replace(
-    of_leaves: Any, members: Sequence[int], turn: jax.Array, new: Any
-) -> None:
-  """Puts `new` where the leaf is whose turn it is."""
-  for i in members:
-    choose = lambda x, old, i=i: jnp.where(turn == i, x, old)
-    of_leaves[i] = jax.tree.map(choose, new, of_leaves[i])
-
-
 def unzip(rows: Any, width: int) -> tuple[list[Any], ...]:
   """Rows of `width` entries as `width` lists, also of no rows."""
   rows = list(rows)
@@ -165,9 +237,3 @@ def _changed(new: Any, old: Any) -> list[Any]:
   """The arrays that are not those of before."""
   pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
   return [x for x, y in pairs if x is not y]
-
-
-def _all_finite(tree: Any) -> jax.Array:
-  """Whether no leaf holds a NaN or an infinity."""
-  each = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-  return jnp.all(jnp.array(each, bool))

@@ -77,22 +77,22 @@ class ErrorFeedback:
   ) -> tuple[jax.Array, Any, Any]:  # fmt: skip
     """(update, error, memory) after a step.
 
-    What was not sent is kept. Under EF21 D = mean_i D_i is the update. Of a
-    step that is not `finite`, nothing is kept and the update is NaN.
+    What was not sent is kept. Under EF21 D = mean_i D_i is the update. If the
+    step is not `finite`, the update is NaN and the state stays as it was, which
+    `remembered`, the compressor's own, already is.
     """
-    if sent is None:
-      new = output.astype(g.dtype), error, remembered
-    elif self.kind == 'ef21':
-      d = memory.mean + output
-      new = d.astype(g.dtype), error - sent[None], Tracked(remembered, d)
-    else:
-      new = output.astype(g.dtype), h[None] - sent[None], remembered
-      if g.dtype != output.dtype:  # The update's rounding.
-        rounding = output - new[0].astype(output.dtype)
-        new = new[0], new[1] + rounding[None], remembered
-    old = jnp.array(jnp.nan).astype(g.dtype), error, memory
     keep = lambda new, old: jnp.where(finite, new, old).astype(old.dtype)
-    return jax.tree.map(lambda x, y: x if x is y else keep(x, y), new, old)
+    or_nan = lambda x: jnp.where(finite, x, jnp.nan).astype(g.dtype)
+    if sent is None:
+      return or_nan(output), error, remembered
+    if self.kind == 'ef21':
+      d = memory.mean + output
+      tracked = Tracked(remembered, keep(d, memory.mean))
+      return or_nan(d), keep(error - sent[None], error), tracked
+    left = h[None] - sent[None]
+    if g.dtype != output.dtype:  # The update's rounding.
+      left += (output - output.astype(g.dtype).astype(output.dtype))[None]
+    return or_nan(output), keep(left, error), remembered
 
 
 def remembered(memory: Any) -> Any:

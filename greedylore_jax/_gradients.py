@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _axes
+from greedylore_jax import _matrices
 
 
 def value_and_local_grad(
@@ -24,12 +25,17 @@ def value_and_local_grad(
 
   Args:
     loss_fn: `loss_fn(params, *args)` -> scalar loss (the mean over this
-      worker's examples), or (loss, aux) with `has_aux`.
-    axis_name: mesh axis (or tuple of axes) of the workers.
+      worker's examples, without `pmean` or `psum`), or (loss, aux) with
+      `has_aux`.
+    axis_name: mesh axis, or tuple of all axes, over which the batch is divided.
     has_aux: as for `jax.value_and_grad`.
 
   Returns:
     A function of (params, *args) giving (value, gradient), both one per worker.
+
+  Raises:
+    ValueError: when traced inside `jax.shard_map`, if the loss is already
+      averaged over the axis, or differs over axes that are not named.
 
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp
@@ -42,26 +48,64 @@ def value_and_local_grad(
   @functools.wraps(loss_fn)
   def local_grad_fn(params, *args, **kwargs):
     _axes.num_workers(axis_name)
-    return grad_fn(_axes.local(params, axis_name), *args, **kwargs)
+    local = _axes.local(params, axis_name)
+    value, grads = grad_fn(local, *args, **kwargs)
+    _check_loss(value[0] if has_aux else value, local, axis_name)
+    return value, grads
 
   return local_grad_fn
 
 
+def _check_loss(
+    loss: jax.Array, params: Any, axis_name: _axes.AxisName
+) -> None:
+  """Raises if JAX's types show that the gradient is not this worker's own."""
+  if axes := _axes.missing_axes(loss, axis_name):
+    raise ValueError(
+        'loss_fn must return the loss of one worker, got one that is already'
+        f' averaged or summed over {axes}: its gradients would be too small by'
+        ' the number of workers. Remove the pmean or psum from loss_fn and'
+        ' divide by the number of the worker\'s own examples.'
+    )
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    summed = _axes.varying_axes(loss) - _axes.varying_axes(x)
+    if summed:
+      others = sorted(summed)
+      every = (*_axes.names(axis_name), *others)
+      raise ValueError(
+          f'The loss differs over the mesh axes {others}, which'
+          f' axis_name={axis_name!r} does not name, so the gradient of'
+          f' {_matrices.path_name(path)!r} would be summed over them: use'
+          f' gl.value_and_local_grad(loss_fn, {every}).'
+      )
+
+
 def accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
-  """The mean value and gradient over micro-batches, one after the other."""
+  """The mean value and gradient over micro-batches, one after the other.
+
+  Returns:
+    A function of (params, batch, args, key): `args` are passed on as they are,
+    and every micro-batch gets a key of its own unless `key` is None.
+  """
+
+  def one(params, batch, args, key):
+    return grad_fn(params, batch, *args, *([] if key is None else [key]))
+
   if steps == 1:
-    return grad_fn
+    return one
 
-  def accumulated(params, batch):
+  def accumulated(params, batch, args, key):
     cut = lambda x: x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
-    micro = jax.tree.map(cut, batch)
-    first = grad_fn(params, jax.tree.map(lambda x: x[0], micro))
+    keys = None if key is None else jax.random.split(key, steps)
+    micro = jax.tree.map(cut, batch), keys
+    part = lambda i: jax.tree.map(lambda x: x[i], micro)
+    grads_of = lambda x: one(params, x[0], args, x[1])
+    first = grads_of(part(0))
 
-    def add(total, part):
-      return jax.tree.map(jnp.add, total, wide(grad_fn(params, part))), None
+    def add(total, x):
+      return jax.tree.map(jnp.add, total, wide(grads_of(x))), None
 
-    rest = jax.tree.map(lambda x: x[1:], micro)
-    (value, grads), _ = jax.lax.scan(add, wide(first), rest)
+    (value, grads), _ = jax.lax.scan(add, wide(first), part(slice(1, None)))
     value = jax.tree.map(lambda x: x / steps, value)
     as_first = lambda x, one: (x / steps).astype(one.dtype)
     return value, jax.tree.map(as_first, grads, first[1])

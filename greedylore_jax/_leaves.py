@@ -4,15 +4,16 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
-
 from greedylore_jax import _matrices
 from greedylore_jax.compressors import base
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """One leaf and what was decided about it; `matrices` None is dense."""
+  """One leaf and what was decided about it.
+
+  Without `matrices` it is sent dense, or not at all if it is `frozen`.
+  """
 
   path: str
   shape: tuple[int, ...]
@@ -20,16 +21,12 @@ class Leaf:
   reason: str
   matrices: _matrices.Matrices | None = None
   compressor: base.Compressor | None = None
+  frozen: bool = False
 
   @property
   def size(self) -> int:
     """How many numbers it has."""
     return math.prod(self.shape)
-
-
-def path_name(path: Any) -> str:
-  """A leaf's path as it is written and matched: 'blocks/0/query'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def alike(leaves: dict[int, Leaf]) -> dict[str, list[int]]:

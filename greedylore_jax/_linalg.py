@@ -113,9 +113,14 @@ def largest(count: int) -> Callable[[jax.Array], jax.Array]:
 
 
 @functools.cache
-def normal(shape: tuple[int, ...], dtype: Any) -> Callable[..., jax.Array]:
-  """A function from a PRNG key to Gaussian numbers, [] -> [*shape]."""
-  return lambda key: jax.random.normal(key, shape, dtype)
+def random_numbers(
+    sample: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any
+) -> Callable[[jax.Array], jax.Array]:
+  """A function from a PRNG key to random numbers, [] -> [*shape].
+
+  `sample` is `jax.random.normal` or `jax.random.uniform`.
+  """
+  return lambda key: sample(key, shape, dtype)
 
 
 def take_columns(basis: jax.Array, columns: jax.Array) -> jax.Array:

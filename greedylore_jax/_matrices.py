@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 DimensionNumbers: Any = optax.contrib.MuonDimensionNumbers
+
+
+def path_name(path: Any) -> str:
+  """A leaf's path as it is written and matched: 'blocks/0/query'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,25 +95,108 @@ def _axes(shape: tuple[int, ...], axes: Any) -> tuple[int, ...]:
   return tuple(axis % len(shape) for axis in axes)
 
 
+# Convolution kernels have equal sides, and none is larger than this.
+_LARGEST_KERNEL = 32
+# Gains and offsets, also of stacked layers: blocks/norm_1/weight, head/bias.
+_GAIN_OR_OFFSET = re.compile(
+    r'(^|/)(bias|biases|scale|gains?|beta|gamma)$'
+    r'|(norm|(^|/)ln)(_?\d+)?(/[^/]+)?$'
+)
+
+
 def default_dimension_numbers(
-    shape: tuple[int, ...],
+    path: str, shape: tuple[int, ...]
 ) -> DimensionNumbers | None:
-  """What a leaf is taken for when nobody said: None is 'not a matrix'."""
-  match len(shape):
-    case 2:
-      return DimensionNumbers(0, 1)
-    case 3:  # Layers stacked for a scan.
-      return DimensionNumbers(1, 2)
-    case 4:  # A convolution, HWIO.
-      return DimensionNumbers((0, 1, 2), 3)
-    case _:
-      return None
+  """The axes that are rows and columns, judged by name and shape.
+
+  None if the leaf is not a matrix, or if the shape alone does not say which
+  axes belong together. A wrong guess would be worse than a dense leaf.
+  """
+  if len(shape) < 2 or is_gain_or_offset(path):
+    return None
+  if len(shape) == 2:
+    return DimensionNumbers(0, 1)
+  leading, trailing = shape[:-2], shape[2:]
+  axes = tuple(range(len(shape)))
+  if len(shape) > 3:
+    if _is_kernel(leading, shape[-2]):  # HWIO or DHWIO, as in Flax.
+      return DimensionNumbers(axes[:-1], axes[-1])
+    if _is_kernel(trailing, shape[1]):  # OIHW or OIDHW, as in Equinox.
+      return DimensionNumbers(axes[1:], axes[0])
+  # Layers or experts, [L, m, n] or [L, E, m, n]: fewer of them than rows. What
+  # has more is rather a projection to heads, [D, H, K].
+  if math.prod(leading) <= min(shape[-2:]):
+    return DimensionNumbers(axes[-2], axes[-1])
+  return None
 
 
-def dimension_numbers(given: Any, params: Any) -> list[DimensionNumbers | None]:
+def suggested_dimension_numbers(shape: tuple[int, ...]) -> DimensionNumbers:
+  """The split into stack, rows and columns that gives the squarest matrices.
+
+  Only for leaves that `default_dimension_numbers` leaves dense, as a hint.
+  """
+  n = len(shape)
+
+  def number(axes):
+    return axes[0] if len(axes) == 1 else axes
+
+  candidates = [
+      DimensionNumbers(
+          number(tuple(range(i, j))), number(tuple(range(j, n)))
+      )
+      for i in range(n - 1) for j in range(i + 1, n)
+  ]  # fmt: skip
+
+  def squareness(numbers):
+    m = Matrices.of(shape, numbers)
+    return m.a, -m.b
+
+  return max(candidates, key=squareness)
+
+
+def is_gain_or_offset(path: str) -> bool:
+  """Whether a leaf's name says that it is a bias or the gains of a norm."""
+  return bool(_GAIN_OR_OFFSET.search(path.lower()))
+
+
+AMBIGUOUS = 'ambiguous shape'
+
+
+def why_dense(path: str, shape: tuple[int, ...]) -> str:
+  """Why a leaf without dimension numbers is not compressed by default."""
+  if len(shape) < 2:
+    return f'{len(shape)}-D, not a matrix'
+  if is_gain_or_offset(path):
+    return 'a bias or gains, by its name'
+  return f'{AMBIGUOUS}: {spelled(suggested_dimension_numbers(shape))}?'
+
+
+def spelled(numbers: DimensionNumbers) -> str:
+  """Dimension numbers as a user writes them."""
+  rows, columns = numbers.reduction_axis, numbers.output_axis
+  return f'MuonDimensionNumbers({rows}, {columns})'
+
+
+def _is_kernel(sides: tuple[int, ...], channels: int) -> bool:
+  """Whether these look like the sides of a convolution kernel.
+
+  Large even ones are those of image patches, with few input channels. With more
+  channels, [8, 8, 256, 512], they are rather layers and experts.
+  """
+  side = sides[0]
+  usual = side < 8 or side % 2 or channels <= 4
+  return len(set(sides)) == 1 and side <= _LARGEST_KERNEL and bool(usual)
+
+
+def dimension_numbers(
+    given: Any, params: Any
+) -> list[DimensionNumbers | None]:
   """The dimension numbers of every leaf of `params`, in flattening order."""
   if given is None:
-    return [default_dimension_numbers(x.shape) for x in jax.tree.leaves(params)]
+    return [
+        default_dimension_numbers(path_name(path), jnp.shape(x))
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+    ]
   tree = given(params) if callable(given) else given
   is_leaf = lambda x: x is None or isinstance(x, DimensionNumbers)
   try:

@@ -5,11 +5,14 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from greedylore_jax import _axes
+from greedylore_jax import _checks
 from greedylore_jax import _elastic
-from greedylore_jax import _leaves
+from greedylore_jax import _matrices
+from greedylore_jax import _restore
 from greedylore_jax._axes import AxisName
 
 _P: Any = jax.sharding.PartitionSpec
@@ -54,7 +57,7 @@ def state_partition_specs(
           ),
           memory=jax.tree_util.tree_map_with_path(spread.memory, s.memory),
       ),
-      lambda path, x: spread.like(path, x.shape),
+      lambda path, x: spread.like(path, jnp.shape(x)),
       opt_state,
   )
 
@@ -64,7 +67,7 @@ def check_spec(path: Any, spec: Any, axis_name: AxisName) -> None:
   axes = {axis for entry in spec for axis in _axes.names(entry)}
   if axes.intersection(_axes.names(axis_name)):
     raise ValueError(
-        f'{_leaves.path_name(path)!r} lies spread as {spec} over the axis of'
+        f'{_matrices.path_name(path)!r} lies spread as {spec} over the axis of'
         f' the workers, axis_name={axis_name!r}, but must be equal on all of'
         ' them: spread it over another axis of the mesh.'
     )
@@ -152,7 +155,7 @@ def init_state(
     >>> state.error['w'].sharding.spec
     P('data',)
   """
-  workers = num_workers(mesh, axis_name)
+  workers = workers_on(mesh, axis_name)
   init = lambda params: _elastic.expand(tx.init(params), workers, exact=False)
   return _on_mesh(init, params, params, mesh, axis_name)
 
@@ -162,26 +165,35 @@ def place_state(
     mesh: jax.sharding.Mesh,
     *,
     axis_name: AxisName,
+    tx: optax.GradientTransformation | None = None,
     params: Any = None,
+    exact: bool = True,
 ) -> Any:
-  """The state from a checkpoint, on a mesh of any number of workers.
-
-  `expand` for as many workers as the mesh has, with every part where it
-  belongs. Of linear methods no device holds the errors of all workers, not even
-  in between.
+  """A saved state on a mesh with any number of workers, ready to resume.
 
   Args:
-    opt_state: what `collapse` returned.
+    opt_state: what `collapse` returned, on any devices or as NumPy arrays; with
+      `tx` also the dicts and lists of a checkpoint that was restored without a
+      template.
     mesh: the devices, one worker for each index along `axis_name`.
     axis_name: mesh axis (or tuple of axes) of the workers.
-    params: the parameters, if they lie spread over other axes of the mesh; the
-      state then lies as they do.
+    tx: the transformation that will continue. The state is then checked against
+      it and converted if it can continue exactly, for instance from float32 to
+      int8 factors. None takes the state as it is.
+    params: the parameters or their shapes; needed with `tx`, and if parameters
+      are sharded over other axes of the mesh, as the state then is.
+    exact: False also accepts a state that cannot continue exactly: every worker
+      gets the mean error of a method that is not linear, and entries that do
+      not fit `tx` start anew.
 
   Returns:
-    The state as `init_state` places it.
+    The state as `init_state` places it. For linear methods no device holds the
+    errors of all workers, not even in between.
 
   Raises:
-    ValueError: as `expand`, and if the mesh has no such axis.
+    ValueError: if the mesh has no such axis; with `exact`, if the state does
+      not fit `tx` or needs another number of workers.
+    TypeError: without `tx`, for a state that has lost its types.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp
@@ -191,13 +203,100 @@ def place_state(
     >>> params = {'w': jnp.ones((8, 16))}
     >>> state = gl.init_state(tx, params, mesh, axis_name='data')
     >>> saved = gl.collapse(state)
-    >>> state = gl.place_state(saved, mesh, axis_name='data')
+    >>> state = gl.place_state(
+    ...     saved, mesh, axis_name='data', tx=tx, params=params)
     >>> state.error['w'].sharding.spec
     P('data',)
   """
-  workers = num_workers(mesh, axis_name)
-  expand = lambda state: _elastic.expand(state, workers)
-  return _on_mesh(expand, opt_state, params, mesh, axis_name)
+  workers = workers_on(mesh, axis_name)
+  if tx is not None:
+    if params is None:
+      raise TypeError('place_state needs params= together with tx=, got None.')
+    opt_state = _restore.adapt(opt_state, tx, params, workers, exact)
+
+  def resume(state):
+    mean = _elastic.collapse(state, exact=exact)
+    return _elastic.expand(mean, workers, exact=exact)
+
+  given = _on_devices(opt_state, mesh, axis_name, params)
+  return _on_mesh(resume, given, params, mesh, axis_name)
+
+
+def state_template(
+    tx: optax.GradientTransformation,
+    params: Any,
+    mesh: jax.sharding.Mesh,
+    *,
+    axis_name: AxisName,
+    num_workers: int | None = None,
+) -> Any:
+  """What a checkpoint holds: the shapes and shardings of `collapse`'s result.
+
+  A checkpoint library restores into it, in one process or in many, and
+  `place_state` continues from what it restored.
+
+  Args:
+    tx: the transformation of the run that saved.
+    params: the parameters, or their shapes.
+    mesh: the devices that restore.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+    num_workers: how many workers the run that saved had, which matters only for
+      methods that are not linear. None means as many as the mesh has.
+
+  Returns:
+    A tree of `jax.ShapeDtypeStruct`s with their shardings: errors [1, *shape],
+    or [num_workers, *shape] for methods that are not linear.
+
+  Example:
+    >>> import greedylore_jax as gl, jax, jax.numpy as jnp
+    >>> mesh = jax.make_mesh(
+    ...     (1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> params = {'w': jnp.ones((8, 16))}
+    >>> gl.state_template(
+    ...     gl.greedylore(2, 'data'), params, mesh, axis_name='data'
+    ... ).error['w'].shape
+    (1, 8, 16)
+  """
+  saved = num_workers or workers_on(mesh, axis_name)
+  _checks.check_integer('num_workers', saved)
+  shapes = jax.eval_shape(
+      lambda params: _elastic.collapse(
+          _elastic.expand(tx.init(params), saved, exact=False)
+      ),
+      params,
+  )
+  return _abstract(shapes, _shardings(shapes, params, mesh, axis_name))
+
+
+def _on_devices(
+    opt_state: Any, mesh: jax.sharding.Mesh, axis_name: AxisName, params: Any
+) -> Any:
+  """The state with all arrays that are on other devices moved to the mesh."""
+  devices = set(mesh.devices.flat)
+
+  def move(x, sharding):
+    if not isinstance(x, jax.Array) or x.sharding.device_set == devices:
+      return x
+    return jax.device_put(x, sharding)
+
+  shardings = _shardings(opt_state, params, mesh, axis_name)
+  return jax.tree.map(move, opt_state, shardings)
+
+
+def _shardings(
+    opt_state: Any, params: Any, mesh: jax.sharding.Mesh, axis_name: AxisName
+) -> Any:
+  """Where the arrays of a state are on the mesh, saved ones included."""
+  specs = state_partition_specs(opt_state, axis_name, params)
+  workers = workers_on(mesh, axis_name)
+
+  def one(x, spec):
+    of_workers = spec and spec[0] == axis_name
+    if of_workers and jnp.shape(x)[0] % workers:
+      spec = _P(None, *spec[1:])  # One mean error for all.
+    return jax.sharding.NamedSharding(mesh, spec)
+
+  return jax.tree.map(one, opt_state, specs)
 
 
 def _on_mesh(
@@ -205,18 +304,21 @@ def _on_mesh(
 ) -> Any:
   """The state that a function makes of what is given, made where it belongs."""
   shapes = jax.eval_shape(function, given)
-  specs = state_partition_specs(shapes, axis_name, params)
-  place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
-  shardings = jax.tree.map(place, specs)
+  shardings = _shardings(shapes, params, mesh, axis_name)
   if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(given)):
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=sharding
-        ),
-        shapes,
-        shardings,
-    )
+    return _abstract(shapes, shardings)
   return jax.jit(function, out_shardings=shardings)(given)
+
+
+def _abstract(shapes: Any, shardings: Any) -> Any:
+  """Shapes that know where their arrays are to be."""
+  return jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=sharding
+      ),
+      shapes,
+      shardings,
+  )
 
 
 @functools.cache
@@ -240,7 +342,7 @@ def _spelled(sharding: jax.sharding.NamedSharding) -> Any:
   return _P(*entries[: used[-1] + 1 if used else 0])
 
 
-def num_workers(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
+def workers_on(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
   """How many workers a mesh has along `axis_name`."""
   axes = _axes.names(axis_name)
   for axis in axes:

@@ -25,7 +25,8 @@ class LeafPlan:
     shape: its shape.
     how: 'k x a x b' for compressed matrices, else why it is dense.
     compressed: whether it is.
-    dense_bytes: of the leaf itself, which a dense step would send.
+    dense_bytes: of the leaf itself, which a dense step would send; 0 if it is
+      frozen.
     sent: phase -> bytes in such a step; with `stagger`, those of its refresh
       are only in the sums of the `Plan`.
     error_bytes: of its error, one copy.
@@ -117,7 +118,16 @@ class Plan:
 
   def __str__(self) -> str:
     tables = _plan_table.leaf_table(self), _plan_table.step_table(self)
-    return '\n'.join([*tables[0], '', *tables[1]])
+    lines = [*tables[0], '', *tables[1]]
+    if self.compresses_nothing:
+      lines += ['', 'Nothing is compressed: no matrix would shrink.']
+    return '\n'.join(lines)
+
+  @property
+  def compresses_nothing(self) -> bool:
+    """Whether a method was asked for that no matrix would profit from."""
+    small = any(x.how.startswith(_policy.TOO_SMALL) for x in self.leaves)
+    return small and not any(x.compressed for x in self.leaves)
 
 
 def plan(
@@ -246,11 +256,12 @@ def _packed(
 
 
 def _leaf_plan(policy, leaf, sent, x) -> LeafPlan:
-  error, memory = jax.eval_shape(lambda: policy.init(leaf))
+  error, memory = policy.state_shapes(leaf)
   kept = lambda tree: sum(map(_bytes, jax.tree.leaves(tree)))
   return LeafPlan(
       leaf.path, leaf.shape, leaf.reason, leaf.matrices is not None,
-      _bytes(leaf), sent, kept(error), kept(memory), _gathered(leaf, x),
+      0 if leaf.frozen else _bytes(leaf), sent, kept(error), kept(memory),
+      _gathered(leaf, x),
   )  # fmt: skip
 
 

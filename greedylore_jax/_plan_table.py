@@ -14,7 +14,7 @@ def leaf_table(p: Any) -> list[str]:
   kinds = collections.defaultdict(list)
   for x in p.leaves:
     how = x.how + (f', gathered: {x.gathered}' if x.gathered else '')
-    kinds[re.sub(r'\d+', '*', x.path), x.shape, how].append(x)
+    kinds[_family(x.path), x.shape, how].append(x)
   rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
   phase = list(p.rounds)[-1]
   for (path, shape, how), group in kinds.items():
@@ -24,12 +24,23 @@ def leaf_table(p: Any) -> list[str]:
     rows.append((
         path,
         size + ' x '.join(map(str, shape)),
-        f'matrices {how}' if group[0].compressed else f'dense: {how}',
+        _sent_as(group[0], how),
         _human(whole),
         _human(sent),
         f'{whole / max(sent, 1):.1f}x' if group[0].compressed else '',
     ))
   return _aligned(rows)
+
+
+def _family(path: str) -> str:
+  """The path with a star for the numbers of layers, not for 'conv1d'."""
+  return re.sub(r'\d+(?=/|$)', '*', path)
+
+
+def _sent_as(leaf: Any, how: str) -> str:
+  if leaf.compressed:
+    return f'matrices {how}'
+  return how if how == 'frozen' else f'dense: {how}'
 
 
 def step_table(p: Any) -> list[str]:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import re
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,14 @@ from greedylore_jax import _rounds
 from greedylore_jax import _schedule
 from greedylore_jax import _transport
 from greedylore_jax.compressors import base
+from greedylore_jax.compressors import dense as _dense
+from greedylore_jax.compressors import frozen
+
+TOO_SMALL = 'would shrink only'  # The beginning of a reason.
+# A compressor state that is both larger than this and than so many times its
+# leaf is a mistake.
+_LARGE_STATE = 2**30
+_TIMES_ITS_LEAF = 4
 
 Compressors = base.Compressor | Sequence[tuple[str, base.Compressor]]
 
@@ -65,7 +74,10 @@ class Policy:
   @property
   def rules(self) -> list[tuple[str, base.Compressor]]:
     """Ordered (pattern of paths, compressor); the first match holds."""
-    if not isinstance(self.compressor, list | tuple):
+    is_transformation = isinstance(
+        self.compressor, optax.GradientTransformation
+    )
+    if is_transformation or not isinstance(self.compressor, list | tuple):
       return [('', self.compressor)]  # type: ignore[list-item]
     for rule in self.compressor:
       if not (isinstance(rule, tuple) and len(rule) == 2):
@@ -107,7 +119,7 @@ class Policy:
     """What is decided about every leaf, in flattening order."""
     numbers = _matrices.dimension_numbers(self.weight_dimension_numbers, params)
     paths = [
-        (_leaves.path_name(path), x)
+        (_matrices.path_name(path), x)
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
     for pattern, _ in self.rules:
@@ -122,48 +134,82 @@ class Policy:
     ]
 
   def _leaf(self, path: str, x: Any, numbers: Any) -> _leaves.Leaf:
-    dense = lambda reason: _leaves.Leaf(path, x.shape, x.dtype, reason)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      return dense(f'{x.dtype} is not a real floating type')
-    if 0 in x.shape:
+    shape, dtype = jnp.shape(x), jnp.result_type(x)
+    dense = functools.partial(_leaves.Leaf, path, shape, dtype)
+    if isinstance(self._rule(path), frozen.Frozen):
+      return dense('frozen', frozen=True)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      return dense(f'{dtype} is not a real floating type')
+    if 0 in shape:
       return dense('nothing in it')
     if numbers is None:
       asked = self.weight_dimension_numbers is not None
-      return dense('asked for' if asked else f'{len(x.shape)}-D, not a matrix')
+      return dense('asked for' if asked else _matrices.why_dense(path, shape))
     try:
-      m = _matrices.Matrices.of(x.shape, numbers)
+      m = _matrices.Matrices.of(shape, numbers)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
     compressor = self.compressor_of(path)
     stack = f'{m.k} x ' if m.k > 1 else ''
-    leaf = _leaves.Leaf(
-        path, x.shape, x.dtype, f'{stack}{m.a} x {m.b}', m, compressor
-    )
+    leaf = dense(f'{stack}{m.a} x {m.b}', m, compressor)
+    _check_state_size(leaf, self.state_shapes(leaf)[1])
     rate = _compression_rate(
         Policy(compressor, factor_dtype=self.factor_dtype),
         dataclasses.replace(leaf, path=''),
     )
     if rate <= self.min_compression_rate:
-      return dense(f'would shrink only {rate:.2f}x')
+      is_dense = isinstance(compressor, _dense.Dense)
+      reason = 'asked for' if is_dense else f'{TOO_SMALL} {rate:.2f}x'
+      return dense(reason)
     return leaf
 
   def compressor_of(self, path: str) -> base.Compressor:
     """The method of the matrix with this path."""
-    for pattern, compressor in self.rules:
-      if re.search(pattern, path):
-        return compressor
+    if compressor := self._rule(path):
+      return compressor
     raise ValueError(
         f'No pattern matches the matrix {path!r}: end the list of compressors'
         " with ('', gl.GreedyLore(rank=32)) or ('', gl.Dense()) for the rest."
     )
 
+  def _rule(self, path: str) -> base.Compressor | None:
+    """The first whose pattern matches."""
+    matching = (c for pattern, c in self.rules if re.search(pattern, path))
+    return next(matching, None)
+
+  def check_compresses(self, leaves: list[_leaves.Leaf]) -> None:
+    """Raises if nothing is compressed; warns of leaves that could be."""
+    small = [x for x in leaves if x.reason.startswith(TOO_SMALL)]
+    if small and not any(leaf.matrices for leaf in leaves):
+      largest = max(small, key=lambda x: x.size)
+      raise ValueError(
+          'Nothing would be compressed, as no matrix would shrink: the largest,'
+          f' {largest.path!r} of shape {largest.shape}, {largest.reason}. Lower'
+          ' the rank, or use gl.average_gradients for a dense run.'
+      )
+    hints = [
+        f'{x.path!r} of shape {x.shape} with'
+        f' {_matrices.spelled(_matrices.suggested_dimension_numbers(x.shape))}'
+        for x in leaves
+        if x.reason.startswith(_matrices.AMBIGUOUS)
+    ]
+    if hints:
+      warnings.warn(
+          'These leaves stay dense because their shapes do not say which axes'
+          ' are rows and columns. To compress them, pass'
+          ' weight_dimension_numbers, for example'
+          f' {", ".join(hints)} (from optax.contrib). None keeps a leaf dense'
+          ' without this warning.',
+          stacklevel=2,
+      )
+
   def init(self, leaf: _leaves.Leaf) -> tuple[Any, Any]:
     """This worker's error and the memory of one leaf, before the first step."""
-    if leaf.matrices is None or leaf.compressor is None:
-      return optax.MaskedNode(), optax.MaskedNode()
-    m, dtype = leaf.matrices, _feedback.compute_dtype(leaf.dtype)
-    memory = leaf.compressor.init(m.k, m.a, m.b, dtype)
-    return self.feedback.init(leaf, memory)
+    return _init(self.feedback, leaf)
+
+  def state_shapes(self, leaf: _leaves.Leaf) -> tuple[Any, Any]:
+    """The shapes of what `init` returns."""
+    return _state_shapes(self.feedback, dataclasses.replace(leaf, path=''))
 
   def rounds(
       self, kind: str, leaf: _leaves.Leaf, num_workers: int
@@ -174,6 +220,8 @@ class Policy:
     is None where nobody asks for it.
     """
     matrices, compressor = leaf.matrices, leaf.compressor
+    if leaf.frozen:
+      return frozen.Frozen().compress
     if matrices is None or compressor is None:
       return _dense_leaf
     method: Any = {
@@ -200,7 +248,7 @@ class Policy:
   ) -> list[_transport.Sent]:  # fmt: skip
     """What one leaf sends in a kind of step, a message per round."""
     g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    error, memory = jax.eval_shape(lambda: self.init(leaf))
+    error, memory = self.state_shapes(leaf)
     h = jax.eval_shape(lambda *x: self.feedback.fed(leaf, *x), g, error)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return _transport.record(
@@ -236,6 +284,37 @@ def kind(schedule: _schedule.Schedule, phase: str, leaf: _leaves.Leaf) -> str:
   """What a leaf does in a phase: 'warm_up', 'refresh' or 'compress'."""
   interval = leaf.compressor.update_interval if leaf.compressor else None
   return schedule.kind(phase, interval)
+
+
+def _init(
+    feedback: _feedback.ErrorFeedback, leaf: _leaves.Leaf
+) -> tuple[Any, Any]:
+  if leaf.matrices is None or leaf.compressor is None:
+    return optax.MaskedNode(), optax.MaskedNode()
+  m, dtype = leaf.matrices, _feedback.compute_dtype(leaf.dtype)
+  memory = leaf.compressor.init(m.k, m.a, m.b, dtype)
+  return feedback.init(leaf, memory)
+
+
+@functools.cache
+def _state_shapes(
+    feedback: _feedback.ErrorFeedback, leaf: _leaves.Leaf
+) -> tuple[Any, Any]:
+  return jax.eval_shape(lambda: _init(feedback, leaf))
+
+
+def _check_state_size(leaf: _leaves.Leaf, compressor_state: Any) -> None:
+  """Raises if the compressor would keep absurdly much for a leaf."""
+  arrays = jax.tree.leaves(compressor_state)
+  kept = sum(x.size * x.dtype.itemsize for x in arrays)
+  size = leaf.size * leaf.dtype.itemsize
+  if kept > max(_LARGE_STATE, _TIMES_ITS_LEAF * size):
+    raise ValueError(
+        f'{leaf.compressor} would keep {kept / 1e9:.3g} GB for {leaf.path!r}, a'
+        f' leaf of {size / 1e9:.3g} GB and shape {leaf.shape}: give it another'
+        ' method in the list of compressors, such as'
+        f" ('^{leaf.path}$', gl.PowerSGD(8))."
+    )
 
 
 @functools.cache

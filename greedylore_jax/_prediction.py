@@ -56,7 +56,8 @@ def predict(
     A `Prediction`.
 
   Raises:
-    ValueError: for a bandwidth that is not positive, or negative seconds.
+    ValueError: for a plan of a single worker, a bandwidth that is not
+      positive, or negative seconds.
 
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp
@@ -73,6 +74,12 @@ def predict(
   if bandwidth <= 0:
     raise ValueError(
         f'bandwidth must be positive, bytes per second, got {bandwidth!r}.'
+    )
+  if plan.num_workers < 2:
+    raise ValueError(
+        'predict needs a plan of at least 2 workers, as a single one sends'
+        f' nothing, got num_workers={plan.num_workers}: make the plan with'
+        ' gl.plan(..., num_workers=...).'
     )
   phases = plan.lasting_phases()
   overheads = overhead_seconds

@@ -139,7 +139,7 @@ class Transport:
     if is_integer:
       workers = _axes.num_workers(self.axis_name)
       buffer = buffer.astype(jnp.float32) / workers
-    return _split(buffer, parts), jnp.all(jnp.isfinite(buffer))
+    return _split(buffer, parts), all_finite([buffer])
 
   def _gather(self, parts: Sequence[jax.Array]) -> Any:
     """[1, n] each -> [1, N, n] of all workers, and whether all is finite."""
@@ -154,12 +154,7 @@ class Transport:
         _from_bytes(x, part.dtype)
         for x, part in zip(_split(buffer, as_bytes), parts, strict=True)
     ]
-    finite = [
-        jnp.all(jnp.isfinite(x))
-        for x in received
-        if jnp.issubdtype(x.dtype, jnp.floating)
-    ]
-    return received, jnp.all(jnp.array(finite, bool))
+    return received, all_finite(received)
 
 
 class _Record:
@@ -222,6 +217,20 @@ def record(
   run = lambda *xs: _rounds.run([generator(*xs)], [dtype], transport)
   jax.eval_shape(run, *args)
   return [sent for sent_together in transport.rounds for sent in sent_together]
+
+
+def all_finite(arrays: Sequence[jax.Array]) -> jax.Array:
+  """Whether no floating-point array holds a NaN or an infinity.
+
+  Empty arrays and an empty list are not reduced: inside `shard_map`, jaxlib
+  0.11.2 segfaults when it compiles the reduction of an empty constant.
+  """
+  each = [
+      jnp.all(jnp.isfinite(x))
+      for x in arrays
+      if x.size and jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  return jnp.all(jnp.stack(each)) if each else jnp.array(True)
 
 
 def _alike(tasks: Sequence[_rounds.Each]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from greedylore_jax import _checks
 from greedylore_jax import _compress
 from greedylore_jax import _leaves
 from greedylore_jax import _policy
+from greedylore_jax import _state
 from greedylore_jax.compressors import tsr
 
 
@@ -27,7 +28,7 @@ class TSRAdamState(NamedTuple):
       gradients of the others.
   """
 
-  compress: _compress.CompressState
+  compress: _state.CompressState
   adam: optax.ScaleByAdamState
 
 
@@ -129,19 +130,21 @@ def tsr_adam(
   if clip_norm is not None:
     clip = optax.clip_by_global_norm(clip_norm)
   is_matrix = lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
-  decay = optax.add_decayed_weights(weight_decay, is_matrix)
+  decay = optax.identity()
+  if not isinstance(weight_decay, int | float) or weight_decay:
+    decay = optax.add_decayed_weights(weight_decay, is_matrix)
   return optax.chain(
       _adam_on_cores(
           send, _policy.Policy(rules, **settings), clip,
           optax.scale_by_adam(b1, b2, eps), rotate_moments, scale,
       ),
-      decay if weight_decay else optax.identity(),
+      decay,
       optax.scale_by_learning_rate(learning_rate),
   )  # fmt: skip
 
 
 def _adam_on_cores(
-    send: optax.GradientTransformation,
+    send: optax.GradientTransformationExtraArgs,
     policy: _policy.Policy,
     clip: optax.GradientTransformation,
     adam: optax.GradientTransformation,
@@ -155,10 +158,9 @@ def _adam_on_cores(
     cores = _per_leaf(_core, policy.leaves(params), params, state.memory)
     return TSRAdamState(state, adam.init(cores))
 
-  def update_fn(updates, state, params=None):
-    del params
+  def update_fn(updates, state, params=None, **extra):
     leaves = policy.leaves(updates)
-    means, sent = send.update(updates, state.compress)
+    means, sent = send.update(updates, state.compress, params, **extra)
     moments = state.adam
     if rotate_moments:
       turned = lambda moment, power: _per_leaf(
@@ -183,7 +185,7 @@ def _adam_on_cores(
     )
     return steps, TSRAdamState(sent, moments)
 
-  return optax.GradientTransformation(init_fn, update_fn)
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _per_leaf(

@@ -7,9 +7,12 @@ import pathlib
 
 import jax
 import numpy as np
+import pytest
 
+from train import budget
 from train import config
 from train import loop
+from train import tasks
 
 TEXT = 'the quick brown fox jumps over the lazy dog, again and again. '
 
@@ -75,6 +78,15 @@ def recording():
 def lines_of(workdir):
   text = (workdir / 'metrics.jsonl').read_text(encoding='utf-8')
   return [json.loads(line) for line in text.splitlines()]
+
+
+def check_bytes(settings, workdir, summary):
+  """One account of bytes: the summary's, the last lines' and the budget's."""
+  for line in lines_of(workdir)[-2:]:
+    for key in ('bytes_sent', 'dense_bytes'):
+      assert line[key] == summary[key], key
+  predicted = budget.times_fewer(settings, tasks.load(settings))
+  assert summary['compression'] == pytest.approx(predicted, rel=1e-12)
 
 
 class Interrupted(Exception):

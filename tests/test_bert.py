@@ -5,11 +5,13 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from train.models import bert
 from train.models import pretrained
+import workers
 
 numpy_files = pytest.importorskip('safetensors.numpy')
 SIZES = bert.Sizes(
@@ -245,6 +247,134 @@ def test_every_parameter_is_covered_and_ends_are_dense():
   assert whole['embedding']['token'] and whole['head']['kernel']
 
 
+def renamed(of, prefix):
+  return {f'{prefix}{name}': x for name, x in of.items()}
+
+
+@pytest.mark.parametrize('prefix', [
+    'module.', '_orig_mod.', 'module._orig_mod.bert.', '0.auto_model.',
+    'model.roberta.',
+])  # fmt: skip
+def test_names_may_have_what_wrappers_put_in_front(tmp_path, prefix):
+  of = arrays()
+  changes = {f'{prefix.removesuffix("bert.")}classifier.weight': np.ones(2)}
+  folder = write(tmp_path / 'x', of=renamed(of, prefix) | changes)
+  _, params = loaded(folder)
+  np.testing.assert_array_equal(
+      params['layers']['1']['feed_forward']['up']['kernel'],
+      of['encoder.layer.1.intermediate.dense.weight'].T,
+  )
+  # Of a compiled layer, within the name.
+  inner = {x.replace('layer.1.', 'layer.1._orig_mod.'): y
+           for x, y in of.items()}  # fmt: skip
+  assert_trees_equal(loaded(write(tmp_path / 'y', of=inner))[1], params)
+
+
+def assert_trees_equal(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_two_encoders_in_a_file_are_refused(tmp_path):
+  of = arrays()
+  two = renamed(of, 'query.') | renamed(of, 'document.')
+  with pytest.raises(ValueError, match=r'one encoder, .* document\., query'):
+    loaded(write(tmp_path / 'x', of=two))
+  twice = of | {'module.pooler.dense.bias': of['pooler.dense.bias']}
+  with pytest.raises(ValueError, match=r'must hold pooler\.dense\.bias once'):
+    loaded(write(tmp_path / 'y', of=twice))
+
+
+def divided(folder, of):
+  """The same in several files, with their index; the index."""
+  write(folder, of=of)
+  (folder / 'model.safetensors').unlink()
+  places = {}
+  for i in range(3):
+    file = f'model-{i + 1:05}-of-00003.safetensors'
+    part = dict([*of.items()][i::3])
+    numpy_files.save_file(part, folder / file)
+    places |= dict.fromkeys(part, file)
+  index = {'metadata': {}, 'weight_map': places}
+  path = folder / 'model.safetensors.index.json'
+  path.write_text(json.dumps(index))
+  return path
+
+
+def test_a_divided_model_is_that_of_one_file(tmp_path):
+  of = arrays()
+  index = divided(tmp_path / 'parts', of)
+  expected = loaded(write(tmp_path / 'whole'))[1]
+  assert_trees_equal(loaded(index.parent)[1], expected)
+  name = pretrained.Pretrained(index.parent).name
+  divided(tmp_path / 'parts', arrays(seed=1))
+  assert pretrained.Pretrained(index.parent).name != name
+  (index.parent / 'model-00002-of-00003.safetensors').unlink()
+  with pytest.raises(ValueError, match=r"there is no '.*00002-of-00003\.saf"):
+    loaded(index.parent)
+  for text, said in (
+      ('{"weight_map": {"a": "../x.safetensors"}}', 'must give weight_map'),
+      ('{"weight_map": {"a": 3}}', 'must give weight_map'),
+      ('{}', 'must give weight_map'),
+      ('[]', r'index\.json must be a JSON object'),
+      ('{', r'index\.json is not JSON'),
+  ):
+    index.write_text(text)
+    with pytest.raises(ValueError, match=said):
+      loaded(index.parent)
+
+
+@pytest.mark.parametrize(('dtype', 'value', 'said'), [
+    (np.int8, 1, r'must be of type F64, F32, F16, BF16, got I8: .* quantized'),
+    (np.float32, np.nan, r'must be finite, got NaN'),
+    (np.float16, np.inf, r'must be finite, got NaN or infinity'),
+])
+def test_weights_that_are_no_weights_are_refused(
+    tmp_path, dtype, value, said
+):
+  name = 'encoder.layer.1.output.dense.weight'
+  of = arrays() | {name: np.full((8, 12), value).astype(dtype)}
+  with pytest.raises(ValueError, match=rf'{name} in .*{said}'):
+    loaded(write(tmp_path / 'x', of=of))
+
+
+@pytest.mark.parametrize('key', [
+    'vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads',
+    'intermediate_size', 'max_position_embeddings', 'type_vocab_size',
+    'layer_norm_eps', 'model_type', 'hidden_act', 'is_decoder', 'pad_token_id',
+])
+def test_any_value_of_any_key_gets_a_line(tmp_path, key):
+  """Before anything of that size is made."""
+  roberta = CONFIG | {'model_type': 'roberta', 'pad_token_id': 1}
+  folder = write(tmp_path / 'x', roberta)
+  pretrained.Pretrained(folder)
+  for value in (
+      '8', 8.5, -1, None, [], {}, True, 10**9, 2**31 - 1, 10**30, 1e999,
+      float('nan'), *([0] if key not in ('pad_token_id', 'is_decoder') else []),
+  ):  # fmt: skip
+    told = json.dumps(roberta | {key: value})
+    (tmp_path / 'x' / 'config.json').write_text(told)
+    with pytest.raises(ValueError, match=f'{key}|shape|layers') as found:
+      pretrained.Pretrained(folder)
+    assert '\n' not in str(found.value) and len(str(found.value)) < 400
+
+
+@pytest.mark.parametrize('text', [
+    '[]', '"bert"', '3', '[' * 100_000, '{"a":' * 100_000, '', '\xff',
+    '{"vocab_size": 1' + '0' * 5000 + '}',
+])  # fmt: skip
+def test_a_configuration_that_is_none_is_said_by_name(tmp_path, text):
+  folder = write(tmp_path / 'x')
+  (tmp_path / 'x' / 'config.json').write_text(text, encoding='latin-1')
+  with pytest.raises(ValueError, match=r'config\.json .*: it is damaged; get'):
+    pretrained.Pretrained(folder)
+
+
+def test_heads_divide_the_width(tmp_path):
+  folder = write(tmp_path / 'x', CONFIG | {'num_attention_heads': 3})
+  with pytest.raises(ValueError, match=r'heads divides, got 8 and 3'):
+    pretrained.Pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ('told', 'changes', 'said'),
     [
@@ -275,3 +405,14 @@ def test_what_is_not_there_or_damaged_is_said(tmp_path):
   (folder / 'config.json').write_text('{')
   with pytest.raises(ValueError, match=r'is not JSON'):
     pretrained.Pretrained(str(folder))
+
+
+def test_gelu_can_be_differentiated_inside_shard_map():
+  """In jax 0.12, `jax.nn.gelu(approximate=False)` cannot."""
+  mesh = workers.mesh_of(2)
+  x = jnp.linspace(-4, 4, 16)
+  slope = jax.vmap(jax.grad(bert._gelu))
+  spec = jax.sharding.PartitionSpec(workers.AXIS)
+  sharded = jax.shard_map(slope, mesh=mesh, in_specs=spec, out_specs=spec)
+  exact = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))
+  np.testing.assert_allclose(sharded(x), exact(x), rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import subprocess
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -49,28 +50,108 @@ def test_size_is_that_of_one_copy_whatever_the_number_of_workers(tmp_path, n):
   assert size_on_disk(tmp_path) < 1.02 * expected
 
 
-def test_fingerprints_see_every_bit_and_no_sharding():
+def test_fingerprints_are_crc_32_for_any_sharding():
   rng = np.random.default_rng(0)
   tree = {
       'a': rng.normal(size=(8, 3)).astype(np.float32),
       'b': jnp.arange(8, dtype=jnp.bfloat16),
       'c': np.array([True, False]),
       'd': np.int32(7),
+      'e': np.zeros((0, 3), np.float32),
   }
   whole = fingerprint.of(tree)
-  assert [*whole] == ['a', 'b', 'c', 'd']
+  assert whole == {
+      name: {'whole': zlib.crc32(np.asarray(x).tobytes())}
+      for name, x in tree.items()
+  }
   over = jax.sharding.NamedSharding(
       workers.mesh_of(8), jax.sharding.PartitionSpec(workers.AXIS)
   )
   divided = tree | {k: jax.device_put(tree[k], over) for k in 'ab'}
   assert fingerprint.of(divided) == whole
-  for i in range(tree['a'].size):
-    changed = tree['a'].copy()
-    changed.view(np.uint32).ravel()[i] ^= 1
-    assert fingerprint.of({'a': changed})['a'] != whole['a']
-  swapped = tree['a'].copy()
+  # Shards that several processes saved are checked one by one.
+  pieces = {'a': {'0:4,0:3': 0, '4:8,0:3': 0}}
+  assert fingerprint.of({'a': divided['a']}, pieces)['a'] == {
+      '0:4,0:3': zlib.crc32(tree['a'][:4].tobytes()),
+      '4:8,0:3': zlib.crc32(tree['a'][4:].tobytes()),
+  }
+
+
+def test_fingerprints_see_changes_of_several_entries():
+  """Also such as leave sums of the bits what they were."""
+  original = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+  mark = fingerprint.of({'a': original})
+  bits = original.view(np.uint32)
+  changes = [(i, j) for i in range(bits.size) for j in range(bits.size)]
+  for i, j in changes:
+    changed = bits.copy().ravel()
+    changed[i] ^= 1 << 31
+    changed[j] ^= 1 << 30 if i == j else 1 << 31
+    assert fingerprint.of({'a': changed.reshape(8, 3)}) != mark
+  swapped = original.copy()
   swapped[[0, 1]] = swapped[[1, 0]]
-  assert fingerprint.of({'a': swapped})['a'] != whole['a']
+  assert fingerprint.of({'a': swapped}) != mark
+
+
+class Small:
+  """A checkpoint of a few kB after step 5, in a folder of its own."""
+
+  def __init__(self, folder):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), (REPLICA,))
+    params = {'w': jnp.arange(32.0).reshape(8, 4)}
+    tx = optax.chain(gl.greedylore(2, REPLICA), optax.sgd(0.1))
+    state = gl.init_state(tx, params, mesh, axis_name=REPLICA)
+    self.open = lambda: checkpoint.Checkpoints(
+        folder, config.Config(), {}, mesh, REPLICA, is_linear=True
+    )
+    self.folder = folder
+    self.fresh = checkpoint.Snapshot(0, params, state, {})
+    progress = {'bytes_sent': 123_456, 'data': {'next_index': 5}}
+    with self.open() as checkpoints:
+      checkpoints.save(checkpoint.Snapshot(5, params, state, progress))
+
+  def latest(self):
+    with self.open() as checkpoints:
+      return checkpoints.latest(self.fresh)
+
+
+@pytest.mark.parametrize('part', ['progress', 'identity', 'checksums'])
+def test_any_changed_bit_of_the_notes_is_refused(tmp_path, part):
+  small = Small(tmp_path)
+  path = tmp_path / '5' / part / 'metadata'
+  whole = path.read_bytes()
+  rng = np.random.default_rng(0)
+  for place in rng.choice(len(whole), 12, replace=False):
+    changed = bytearray(whole)
+    changed[place] ^= 1 << rng.integers(7)
+    path.write_bytes(changed)
+    pattern = r'/5 is damaged \(\w+: .*\)\. Delete it to resume from'
+    with pytest.raises(ValueError, match=pattern) as error:
+      small.latest()
+    assert '\n' not in str(error.value)
+  path.write_bytes(whole)
+  found = small.latest()
+  assert (found.step, found.progress['bytes_sent']) == (5, 123_456)
+
+
+@pytest.mark.parametrize('name', ['6', '3'])
+def test_a_checkpoint_under_another_name_is_refused(tmp_path, name):
+  small = Small(tmp_path)
+  (tmp_path / '5').rename(tmp_path / name)
+  message = rf'/{name} must hold the state after step {name}, got .* step 5\.'
+  with pytest.raises(ValueError, match=message):
+    small.latest()
+  # And what the message proposes works.
+  (tmp_path / name).rename(tmp_path / '5')
+  assert small.latest().step == 5
+
+
+def test_a_checkpoint_without_checksums_is_refused(tmp_path):
+  """Such as an older version wrote."""
+  small = Small(tmp_path)
+  shutil.rmtree(tmp_path / '5' / 'checksums')
+  with pytest.raises(ValueError, match=r'/5 is damaged \(checksums: '):
+    small.latest()
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +185,8 @@ def truncate(path):
 def test_a_damaged_checkpoint_is_refused(finished, tmp_path, name, how):
   folder, _ = finished
   workdir = damaged(folder, tmp_path, name, how)
-  with pytest.raises(ValueError, match=r'checkpoints/8 is damaged .*Delete it'):
+  message = r'checkpoints/8 is damaged \(\w+: .*Delete it'
+  with pytest.raises(ValueError, match=message):
     loop.run(runs.settings(folder), workdir)
   # And what the message proposes works.
   shutil.rmtree(workdir / 'checkpoints' / '8')
@@ -118,7 +200,7 @@ def test_numbers_that_changed_on_disk_are_refused(finished, monkeypatch):
 
   def flipped(*args, **kwargs):
     found = original(*args, **kwargs)
-    if 'state' in set(found):
+    if 'state' in {*found}:
       norm = found.state['params']['norm']
       found.state['params']['norm'] = norm.at[0].add(1e-7)
     return found

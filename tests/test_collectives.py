@@ -7,6 +7,7 @@ import pytest
 
 from greedylore_jax import _collectives
 
+NAMED = "replica_groups=mesh['replica'=2,'fsdp'=2,'tensor'=2]"
 REDUCE = '%r = f32[8,4]{1,0} all-reduce(%x), replica_groups={{0,1}}'
 
 
@@ -63,13 +64,29 @@ def test_bytes_are_numbers_times_their_size():
         ('replica_groups=[2,4]<=[8]', ('fsdp', 'tensor')),
         ('replica_groups=[4,2]<=[2,4]T(1,0)', ('replica',)),
         ('replica_groups=[4,2]<=[2,2,2]T(0,2,1)', ('fsdp',)),
+        (NAMED + " {'replica'}", ('replica',)),
+        (NAMED + " {'tensor','fsdp'}", ('fsdp', 'tensor')),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}", ('replica',)),
+        ("replica_groups=mesh['all'=8] {'all'}", ('replica', 'fsdp', 'tensor')),
+        ("replica_groups=mesh['all'=8] {'all':(1)2}", ('replica',)),
+        ("replica_groups=mesh['all'=8] {'all':(2)2}", ('fsdp',)),
+        ("replica_groups=mesh['all'=8] {'all':(4)2}", ('tensor',)),
         ('replica_groups={}', ('replica', 'fsdp', 'tensor')),
         ('source_target_pairs={{0,2},{2,0},{1,3},{3,1}}', ('fsdp',)),
     ],
 )
 def test_groups_are_told_by_the_axes_that_they_span(groups, axes):
+  (found,) = parsed(groups)
+  assert found.axes == axes
+
+
+def test_an_unknown_form_of_groups_is_an_error_and_not_everybody():
+  with pytest.raises(ValueError, match='use a version of jax'):
+    parsed("replica_groups=mesh['a'=8] device_ids=([2,4]T(1,0)) {'a'}")
+
+
+def parsed(groups):
   devices = np.array(jax.devices()).reshape(2, 2, 2)
   mesh = jax.sharding.Mesh(devices, ('replica', 'fsdp', 'tensor'))
   line = f'%r = f32[8]{{0}} all-reduce(%x), channel_id=1, {groups}, to_apply=%f'
-  (found,) = _collectives._parse(line, mesh)
-  assert found.axes == axes
+  return _collectives._parse(line, mesh)

@@ -78,7 +78,7 @@ def test_options_beat_the_file_and_the_file_beats_the_defaults(write):
   path = write(
       'config = Config(steps=5, seed=6, model=Model(width=64, layers=3))'
   )
-  options = '--steps 8 --model.width=96 --log.every 9 --steps=7'
+  options = '--model.width=96 --log.every 9 --steps=7'
   found = parse(path, *options.split())
   assert found == config.Config(
       steps=7, seed=6, model=config.Model(width=96, layers=3),
@@ -158,6 +158,15 @@ def test_help_for_a_file_shows_its_values(write, capsys):
 # Wrong options.
 
 
+@pytest.mark.parametrize('key', [
+    key for key, hint in command._types().items() if hint in (int, int | None)
+])  # fmt: skip
+def test_every_integer_has_a_largest_value(refused, key):
+  assert refused(QUICKSTART, f'--{key}', str(2**63)).startswith(
+      f'{key} must be at most'
+  )
+
+
 @pytest.mark.parametrize(('options', 'message'), [
     (['--compresion.rank', '3'], 'unknown option --compresion.rank; the nearest'
      " is 'compression.rank'"),
@@ -168,8 +177,33 @@ def test_help_for_a_file_shows_its_values(write, capsys):
     (['--steps', 'abc'], "steps must be an integer, got 'abc'."),
     (['--steps', '1.5'], "steps must be an integer, got '1.5'."),
     (['--optimizer.learning_rate', 'nan'],
-     "optimizer.learning_rate must be a number, got 'nan'."),
-    (['--optimizer.b1=x'], "optimizer.b1 must be a number or None, got 'x'."),
+     "optimizer.learning_rate must be a finite number, got 'nan'."),
+    (['--optimizer.learning_rate', '1e999'],
+     "optimizer.learning_rate must be a finite number, got '1e999'."),
+    (['--optimizer.learning_rate', '1e39'],
+     "optimizer.learning_rate must be a finite number, got '1e39'."),
+    (['--optimizer.weight_decay', '1' + 400 * '0'],
+     'optimizer.weight_decay must be a finite number or None, got'
+     f" '1{78 * '0'} ...."),
+    (['--optimizer.b1=x'],
+     "optimizer.b1 must be a finite number or None, got 'x'."),
+    (['--optimizer.b1', '1'], 'optimizer.b1 must be below 1, got 1.'),
+    (['--optimizer.b2', '1.0'], 'optimizer.b2 must be below 1, got 1.0.'),
+    (['--compression.bits', '8.0'],
+     "compression.bits must be one of 2, 4, 8, got '8.0'."),
+    (['--seed', '4294967296'], 'seed must be at most 4294967295, got'
+     ' 4294967296.'),
+    (['--compression.seed', '-1'], 'compression.seed must be at least 0, got'
+     ' -1.'),
+    (['--data.max_bytes', '9' * 30], 'data.max_bytes must be at most'
+     f' {2**63 - 1}, got {"9" * 30}.'),
+    (['--steps', '9' * 5000],
+     f"steps must be an integer, got '{79 * '9'} ...."),
+    (['--steps', '[' * 5000],
+     f"steps must be an integer, got '{79 * '['} ...."),
+    (['--steps', '3', '--steps=3'], '--steps must be given once, got it twice'),
+    (['--data.files', 'a', '--data.files', 'b'],
+     '--data.files must be given once, got it twice'),
     (['--compression.error_feedback', 'no'],
      "compression.error_feedback must be True or False or 'ef21', got 'no'."),
     (['--model.dtype', 'float8'],
@@ -178,7 +212,7 @@ def test_help_for_a_file_shows_its_values(write, capsys):
     (['--steps', '0'], 'steps must be at least 1, got 0.'),
     (['--mesh.replica', '-3'], 'mesh.replica must be at least 0, got -3.'),
     (['--optimizer.b2', '1.5'],
-     'optimizer.b2 is a fraction between 0 and 1, got 1.5.'),
+     'optimizer.b2 must be a fraction between 0 and 1, got 1.5.'),
     (['--optimizer.eps', '-1'], 'optimizer.eps must be at least 0, got -1.'),
     (['--model.width', '30'],
      'model.width must be a multiple of 2 * model.heads (rotary positions'
@@ -189,6 +223,46 @@ def test_help_for_a_file_shows_its_values(write, capsys):
 ])  # fmt: skip
 def test_a_wrong_option(refused, options, message):
   assert refused(QUICKSTART, *options) == message
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (['--model.dropout', '0.5'], "model.dropout is only for model.name 'bert':"
+     ' leave it at 0.0, got 0.5.'),
+    (['--model.pretrained=x'], 'model.pretrained is only for'),
+    (['--model.name=resnet8', '--model.scan=True'], 'model.scan is only for'),
+    (['--model.name=resnet8', '--model.layers=3'], 'model.layers is only for'),
+    (['--model.name=bert', '--model.pretrained=x', '--model.width=32'],
+     'model.width is only for a model without model.pretrained'),
+    (['--data.max_bytes', '10'], 'data.max_bytes is only for data sets of'),
+    (['--data.crop', '4', '--data.flip', 'True'], 'data.crop is only for'),
+    (['--data.data_dir', '/data'], 'data.data_dir is only for data sets by'),
+    (['--data.source=glue/mrpc', '--model.name=bert', '--data.held_out=a'],
+     "data.held_out is only for model.name 'llama'"),
+    (['--data.source=glue/mrpc', '--model.name=bert', '--data.stream=True'],
+     "data.stream is only for model.name 'llama'"),
+    (['--data.source=digits', '--model.name=resnet8', '--data.tokenizer=x'],
+     "data.tokenizer is only for model.name 'llama' or 'bert'"),
+    (['--data.source=c4/en', '--data.stream=True', '--data.eval_fraction=0.1'],
+     'data.eval_fraction is only for data without a held-out part'),
+    (['--compression.embeddings=False', '--compression.embedding_rank=3'],
+     'compression.embedding_rank is only for compression.embeddings True'),
+    (['--compression.method=tsr_adam', '--compression.error_feedback=ef21'],
+     'compression.error_feedback is only for'),
+])  # fmt: skip
+def test_a_key_that_the_run_would_not_read(refused, options, message):
+  path = str(ROOT / 'configs' / 'quickstart.py')
+  assert refused(path, *options).startswith(message)
+
+
+@pytest.mark.parametrize('options', [
+    ['--data.source=c4/en', '--data.max_bytes=10', '--data.data_dir=/data'],
+    ['--data.held_out', 'c4/en', '--data.max_bytes=10'],
+    ['--data.source=digits', '--model.name=resnet8', '--data.crop=1'],
+    ['--data.source=glue/mrpc', '--model.name=bert', '--model.dropout=0.1'],
+    ['--compression.method=dense', '--compression.update_interval=7'],
+])  # fmt: skip
+def test_a_key_that_the_run_reads(options):
+  parse(QUICKSTART, *options)
 
 
 @pytest.mark.parametrize('argv', [[], [''], ['--steps', '3'], ['-x']])
@@ -223,6 +297,15 @@ def test_a_file_that_is_not_there_or_no_text(refused, tmp_path):
     ('config = Config(\n  steps=0,\n)', ', line 1: steps must be at least 1'),
     ('config = Config(', ": not a configuration: '(' was never closed"),
     ('config = Config(workdir="\0")', ': not a configuration: source code'),
+    ('config = Config(optimizer=Optimizer(learning_rate=1e999))',
+     ', line 1: optimizer.learning_rate must be a finite number, got inf.'),
+    ('config = Config(compression=Compression(bits=8.0))',
+     ', line 1: compression.bits must be one of 2, 4, 8, got 8.0.'),
+    (f'config = Config(steps={3000 * "-"}1)', ': not a configuration: '),
+    (f'config = Config(steps=1{5000 * "+1"})', ': not a configuration: '),
+    (f'config = Config(steps={9000 * "["})', ': not a configuration: '),
+    (f'config = {900 * "Config(data="}1{900 * ")"}', ': not a configuration: '),
+    (f'config = Config(steps={5000 * "9"})', ': not a configuration: '),
     ('', ': a configuration is a docstring, imports and one assignment'
      ' config = Config(...), which is missing'),
     ('config = Config()\nconfig = Config()', ': a configuration is a docstring,'

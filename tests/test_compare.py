@@ -61,9 +61,10 @@ def started(monkeypatch):
     folders.append(name)
     for name in ('checkpoints', 'tensorboard'):
       (folder / name).mkdir(parents=True, exist_ok=True)
+    sent = {'bytes_sent': 60, 'dense_bytes': 120}
     lines = [
-        {'step': 6, 'loss': 2.0, 'seconds': 3.0, 'bytes_sent': 60},
-        {'step': 6, 'eval_loss': 2.5, 'bytes_sent': 60},
+        {'step': 6, 'loss': 2.0, 'seconds': 3.0, **sent},
+        {'step': 6, 'eval_loss': 2.5, **sent},
     ]
     text = ''.join(f'{json.dumps(line)}\n' for line in lines)
     (folder / 'metrics.jsonl').write_text(text, encoding='utf-8')
@@ -113,6 +114,9 @@ def test_runs_come_in_order_and_say_what_they_are(path):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
+    (['--compressors', 'dense,powersgd:update_interval=3'],
+     '--compressors powersgd:update_interval=3: powersgd does not read'
+     ' update_interval'),
     (['--compressors', 'dense,powersgd:rnak=3'],
      '--compressors powersgd:rnak=3: there is no compression.rnak to set; the'
      " nearest is 'rank'"),
@@ -121,6 +125,8 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     (['--compressors', 'dense,powersdg'], ", got 'powersdg'."),
     (['--compressors', 'powersgd:rank=0'],
      'compression.rank must be at least 1, got 0.'),
+    (['--compressors', 'powersgd:rank=3:rank=4'],
+     '--compression.rank must be given once'),
     (['--compressors', 'dense,dense'], "none twice; got 'dense,dense'"),
     (['--compressors', 'dense', '--budgets', '3,x'],
      'argument --budgets: takes numbers with commas between them, none twice,'
@@ -227,12 +233,59 @@ def test_other_text_is_another_run(run, tmp_path):
   assert run(methods='dense') == ['dense']
 
 
-def test_a_damaged_file_of_results_is_said(run, tmp_path, capsys):
+def without(line, key):
+  return {k: v for k, v in line.items() if k != key}
+
+
+@pytest.mark.parametrize('change', [
+    lambda line: '<<<<<<< HEAD',
+    lambda line: '\udcff',
+    lambda line: 'null',
+    lambda line: '{"identity": ' + '[' * 100_000,
+    lambda line: json.dumps(line | {'identity': 3}),
+    lambda line: json.dumps(without(line, 'summary')),
+    lambda line: json.dumps(line | {'seconds_per_step': 'fast'}),
+    lambda line: json.dumps(
+        line | {'summary': without(line['summary'], 'num_workers')}
+    ),
+])  # fmt: skip
+def test_a_damaged_file_of_results_is_named(run, tmp_path, capsys, change):
   run(methods='dense')
-  with (tmp_path / 'study' / 'results.jsonl').open('a') as file:
-    file.write('<<<<<<< HEAD\n')
+  path = tmp_path / 'study' / 'results.jsonl'
+  text = change(lines_of(tmp_path / 'study')[0])
+  with path.open('a', encoding='utf-8', errors='surrogateescape') as file:
+    file.write(f'{text}\n')
   assert run(code=2) == []
-  assert 'must hold a result of train.compare' in capsys.readouterr().err
+  assert capsys.readouterr().err.startswith(
+      f'error: {path} is damaged: line 2 must hold '
+  )
+
+
+def test_options_that_contradict_each_other(path, started, capsys):
+  for options, key in (
+      (['--seeds', '1,2', '--data.seed', '3'], 'data.seed'),
+      (['--learning_rates=1', '--optimizer.learning_rate=1'], '.learning_rate'),
+      (['--compression.method', 'dense'], 'compression.method'),
+      (['--steps', '3', '--steps', '4'], '--steps must be given once'),
+      (['--seeds', '1', '--seeds', '2'], '--seeds must be given once'),
+  ):
+    argv = [path, '--compressors', 'powersgd', *options]
+    assert compare.main(argv) == 2
+    error = capsys.readouterr().err
+    assert key in error and error.count('\n') == 1
+  assert not started
+
+
+def test_an_entry_may_set_what_an_option_sets_for_the_others(path):
+  asked = grid.Choices(
+      path, ('--compression.rank', '3', '--steps=7'),
+      (grid.entry('powersgd:rank=5'), grid.entry('greedylore')),
+  )  # fmt: skip
+  runs = grid.runs(asked, list(grid.variants(asked, lambda *_: None)))
+  assert [run.config.compression.rank for run in runs] == [5, 3]
+  for run in runs:
+    assert run.config.steps == 7
+    assert command.parse([*run.options], 'train')[0] == run.config
 
 
 def test_a_run_that_fails_ends_the_study_and_the_others_stay(

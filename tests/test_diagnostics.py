@@ -25,7 +25,7 @@ def start(method, **options):
       jnp.sum(p[name] * batch[name][0]) for name in p
   )
   step = gl.make_train_step(
-      loss_fn, tx, mesh, axis_name=workers.AXIS, diagnose=method
+      loss_fn, tx, mesh, axis_name=workers.AXIS, diagnose=True
   )
   return step, params, state
 
@@ -87,7 +87,7 @@ def test_they_need_errors_to_look_at(link, message):
   tx = optax.chain(link, optax.sgd(0.1))
   step = gl.make_train_step(
       lambda p, x: jnp.sum(p['w']) + x.mean(), tx, workers.mesh_of(N),
-      axis_name=workers.AXIS, diagnose=gl.PowerSGD(2),
+      axis_name=workers.AXIS, diagnose=True,
   )  # fmt: skip
   params = {'w': jnp.ones((6, 12))}
   with pytest.raises(ValueError, match=message):

@@ -171,7 +171,7 @@ def test_a_state_of_another_number_of_workers():
         (optax.masked(gl.greedylore(2, workers.AXIS), {'b': False, 'w': True}),
          ValueError, r"update of 'b'.*average_gradients\('data'\)"),
         (gl.greedylore(2, None), ValueError,
-         r"differs over the axes \['data'\].*axis_name=None does not average"),
+         r"differs over the mesh axes \['data'\].*axis_name=None does not"),
         (gl.greedylore(2, 'dp'), NameError, "'dp' is not bound here, only 'da"),
     ],
 )  # fmt: skip
@@ -184,6 +184,150 @@ def test_a_chain_that_does_not_average_over_the_workers(tx, kind, message):
   )  # fmt: skip
   with pytest.raises(kind, match=message):
     step(PARAMS, state, jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'message'),
+    [
+        (lambda tx: optax.MultiSteps(tx, 2), 'accumulate_steps='),
+        (lambda tx: optax.apply_if_finite(tx, 3), 'around what follows'),
+    ],
+)
+def test_a_compressor_inside_of_what_calls_it_conditionally(wrap, message):
+  inner = optax.chain(gl.greedylore(2, workers.AXIS), optax.sgd(0.1))
+  tx = wrap(inner)
+  mesh = workers.mesh_of(2)
+  state = gl.init_state(tx, PARAMS, mesh, axis_name=workers.AXIS)
+  step = gl.make_train_step(jnp.sum, tx, mesh, axis_name=workers.AXIS)
+  with pytest.raises(ValueError, match=message):
+    step(PARAMS, state, jnp.ones(2))
+
+
+def test_multi_steps_in_a_loop_of_ones_own():
+  tx = optax.MultiSteps(gl.greedylore(2, workers.AXIS), 2)
+  state = gl.init_state(
+      tx, PARAMS, workers.mesh_of(2), axis_name=workers.AXIS
+  )
+  specs = gl.state_partition_specs(state, workers.AXIS)
+
+  def step(params, state):
+    grads = gl.value_and_local_grad(lambda p: p['w'].sum(), workers.AXIS)
+    return tx.update(grads(params)[1], state, params)[0]
+
+  with pytest.raises((ValueError, TypeError), match='MultiSteps'):
+    sharded(step, P(), specs)(PARAMS, state)
+
+
+def test_a_loss_that_is_averaged_already():
+  mean = lambda p, x: jax.lax.pmean(jnp.mean(x @ p['w']), workers.AXIS)
+  counted = lambda p, x: (
+      jax.lax.psum(jnp.sum(x @ p['w']), workers.AXIS)
+      / jax.lax.psum(x.shape[0], workers.AXIS)
+  )
+  aux = lambda p, x: (mean(p, x), x)
+  for loss_fn in (mean, counted, aux):
+    grad_fn = gl.value_and_local_grad(
+        loss_fn, workers.AXIS, has_aux=loss_fn is aux
+    )
+    with pytest.raises(ValueError, match='already averaged or summed over'):
+      sharded(grad_fn, P(), P(workers.AXIS))(PARAMS, jnp.ones((4, 8)))
+
+
+def test_a_loss_may_use_a_mean_over_the_workers():
+  """As a batch norm that is shared by the workers does."""
+
+  def loss_fn(params, x):
+    y = x @ params['w']
+    center = jax.lax.pmean(y.mean(0), workers.AXIS)
+    return jnp.mean((y - center[None]) ** 2)
+
+  grad_fn = gl.value_and_local_grad(loss_fn, workers.AXIS)
+  step = lambda p, x: jax.lax.pmean(grad_fn(p, x)[1]['w'], workers.AXIS)
+  x = jax.random.normal(jax.random.key(0), (4, 8))
+  got = sharded(step, P(), P(workers.AXIS))(PARAMS, x)
+  whole = lambda p: jnp.mean((x @ p['w'] - (x @ p['w']).mean(0)[None]) ** 2)
+  assert workers.relative(got, jax.grad(whole)(PARAMS)['w']) < 1e-5
+
+
+def test_a_gradient_that_would_be_summed_over_another_axis():
+  devices = jax.make_mesh(
+      (2, 2), ('dcn', 'ici'), devices=jax.devices()[:4],
+      axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )  # fmt: skip
+  grad_fn = gl.value_and_local_grad(lambda p, x: jnp.mean(x @ p['w']), 'dcn')
+  step = jax.shard_map(
+      grad_fn, mesh=devices, in_specs=(P(), P(('dcn', 'ici'))), out_specs=P()
+  )
+  with pytest.raises(ValueError, match=r"\(loss_fn, \('dcn', 'ici'\)\)"):
+    jax.jit(step)(PARAMS, jnp.ones((4, 8)))
+
+
+def test_a_single_worker_of_devices_that_all_do_the_same():
+  mesh = workers.mesh_of(4)
+  tx = optax.chain(gl.greedylore(2, None), optax.sgd(0.1))
+  state = gl.init_state(tx, PARAMS, mesh, axis_name=None)
+  step = gl.make_train_step(
+      lambda p, x: jnp.mean(x @ p['w']), tx, mesh, axis_name=None
+  )
+  with pytest.raises(ValueError, match='4 devices and nothing is sharded'):
+    step(PARAMS, state, jnp.ones((4, 8)))
+  rows = jax.sharding.NamedSharding(mesh, P(workers.AXIS))
+  params = jax.tree.map(jnp.copy, PARAMS)
+  step(params, state, jax.device_put(jnp.ones((4, 8)), rows))
+
+
+def test_moments_of_gradients_that_are_not_averaged_yet():
+  tx = optax.chain(optax.adam(0.1), gl.greedylore(2, workers.AXIS))
+  mesh = workers.mesh_of(2)
+  state = gl.init_state(tx, PARAMS, mesh, axis_name=workers.AXIS)
+  step = gl.make_train_step(
+      lambda p, x: jnp.mean(x @ p['w']), tx, mesh, axis_name=workers.AXIS
+  )
+  with pytest.raises(ValueError, match=r"'0/0/mu/b' would.*first in the chain"):
+    step(PARAMS, state, jnp.ones((2, 8)))
+
+
+def test_a_state_that_is_replicated_by_mistake():
+  tx = gl.greedylore(2, workers.AXIS)
+
+  def step(params, state):
+    grads = gl.value_and_local_grad(lambda p: p['w'].sum(), workers.AXIS)
+    return tx.update(grads(params)[1], state)[0]
+
+  with pytest.raises(ValueError, match=r"be sharded over \['data'\], got one"):
+    sharded(step, P(), P())(PARAMS, tx.init(PARAMS))
+
+
+def test_a_key_in_the_batch():
+  mesh = workers.mesh_of(2)
+  tx = gl.greedylore(2, workers.AXIS)
+  step = gl.make_train_step(jnp.sum, tx, mesh, axis_name=workers.AXIS)
+  with pytest.raises(ValueError, match=r"PRNG key in 'key': pass it as step"):
+    step(PARAMS, tx.init(PARAMS), {'key': jax.random.key(0)})
+
+
+def test_a_transformation_in_the_place_of_a_compressor():
+  for use in (
+      lambda x: gl.plan(x, PARAMS),
+      lambda x: gl.compress_gradients(x, None),
+  ):
+    with pytest.raises(TypeError, match='got an optax transformation'):
+      use(gl.greedylore(2, None))
+
+
+def test_a_prediction_for_one_worker():
+  with pytest.raises(ValueError, match=r'at least 2 workers.*num_workers=1'):
+    gl.predict(gl.plan(gl.PowerSGD(2), PARAMS), bandwidth=1e9)
+
+
+def test_a_rank_that_compresses_nothing():
+  message = r"Nothing would.*largest, 'w' of shape \(8, 16\).*Lower the rank"
+  with pytest.raises(ValueError, match=message):
+    gl.greedylore(64, None).init(PARAMS)
+  # Vectors alone are no mistake, nor are matrices that others leave behind.
+  gl.greedylore(64, None).init({'b': jnp.ones(16)})
+  rules = [('w', gl.PowerSGD(64)), ('', gl.PowerSGD(2))]
+  gl.compress_gradients(rules, None).init(PARAMS | {'v': jnp.ones((8, 16))})
 
 
 def test_a_mesh_without_the_axis():

@@ -92,7 +92,7 @@ def test_errors_that_cannot_be_merged_are_kept_and_say_so(name):
   np.testing.assert_array_equal(saved.error['w'], state.error['w'])
   same = gl.expand(saved, 4)
   np.testing.assert_array_equal(same.error['w'], saved.error['w'])
-  with pytest.raises(ValueError, match=r'of 4 workers.*to 2 exactly.*Go on wi'):
+  with pytest.raises(ValueError, match=r'of 4 workers.*so 2 workers cannot'):
     gl.expand(saved, 2)
   # The way out conserves what was not sent.
   other = gl.expand(gl.collapse(state, exact=False), 2, exact=False)
@@ -124,7 +124,7 @@ def test_integers_on_the_wire_are_not_linear_either():
   assert linear(factor_dtype=jnp.bfloat16)
   assert not linear(factor_dtype=jnp.int8)
   tx = gl.compress_gradients(gl.PowerSGD(2), None, factor_dtype='int8')
-  with pytest.raises(ValueError, match='cannot be handed to 3'):
+  with pytest.raises(ValueError, match='so 3 workers cannot'):
     gl.expand(tx.init(params), 3)
 
 
@@ -199,7 +199,7 @@ def test_ef21_under_a_chain_and_its_diagnostics():
   state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
   loss_fn = lambda p, x: jnp.sum(p['w'] * x.mean(0))
   step = gl.make_train_step(
-      loss_fn, tx, mesh, axis_name=workers.AXIS, diagnose=method
+      loss_fn, tx, mesh, axis_name=workers.AXIS, diagnose=True
   )
   x = workers.random_grads({'x': (6, 12)}, 2, seed=0)['x']
   for _ in range(3):

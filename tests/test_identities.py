@@ -69,7 +69,10 @@ def test_gradients_plus_errors_are_conserved(method):
 @pytest.mark.parametrize('n', [1, 2, 8])
 @pytest.mark.parametrize('method', ['greedylore', 'powersgd'])
 def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
-  """4 workers, then n with the same mean gradients: the same updates."""
+  """4 workers, then n with the same mean gradients: the same updates.
+
+  Two programs over eleven steps, so rounding is fed back.
+  """
   tx, update_4 = compiled(method, 4)
   _, update_n = compiled(method, n)
   state = workers.fresh(tx, SHAPES, 4)
@@ -86,7 +89,7 @@ def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
     others, other = update_n(of(n), other)
     for name in SHAPES:
       error = workers.relative(others[name], updates[name])
-      assert error < workers.FLOAT32_ROUNDING, f'{name}, step {step}'
+      assert error < workers.FLOAT32_FEEDBACK, f'{name}, step {step}'
 
 
 @pytest.mark.parametrize('method', LINEAR)

@@ -1,13 +1,17 @@
 """Are images the same for every process and resume, and augmented rightly?"""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 
 from train import config
+from train import prepare
 from train.data import batches
+from train.data import datasets
 from train.data import images
+from train.data import sources
 
 pytest.importorskip('sklearn')
 DIGITS = config.Data(source='digits', crop=1, flip=True, eval_fraction=0.2)
@@ -109,3 +113,27 @@ def test_what_there_is_not_is_said(digits, tmp_path):
     images.load(missing)
   with pytest.raises(ValueError, match=r"such as cifar10 .*, got '../x'"):
     images.load(config.Data(source='../x'))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_damaged_image_of_a_data_set_is_said(tmp_path):
+  pytest.importorskip('tensorflow_datasets')
+  pillow = pytest.importorskip('PIL.Image')
+  file = io.BytesIO()
+  pillow.fromarray(np.zeros((64, 64, 3), np.uint8)).save(file, 'JPEG')
+  whole, features = file.getvalue(), datasets.library().features
+  part = lambda: (
+      {'image': io.BytesIO(whole[:-200]), 'label': i % 2} for i in range(4)
+  )
+  prepare.write('pets', tmp_path, sources.Source(
+      {'image': features.Image(shape=(64, 64, 3), encoding_format='jpeg'),
+       'label': features.ClassLabel(num_classes=2)},
+      {'train': part},
+  ))  # fmt: skip
+  section = config.Data(
+      source='pets', data_dir=str(tmp_path), eval_fraction=0.5
+  )  # fmt: skip
+  with pytest.raises(ValueError, match=(
+      r'image \d of pets \(train\) cannot be decoded as an image'
+  )):  # fmt: skip
+    images.load(section)

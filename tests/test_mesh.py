@@ -62,8 +62,11 @@ def check_same(replicated, workdir, params):
 @pytest.mark.parametrize('mesh', [(1, 8, 1), (2, 2, 2)])
 def test_losses_do_not_depend_on_the_mesh(replicated, tmp_path, mesh):
   last = runs.recording()
-  loop.run(settings(replicated[0], mesh), tmp_path)
+  run = settings(replicated[0], mesh)
+  summary = loop.run(run, tmp_path)
   check_same(replicated, tmp_path, last())
+  if mesh[0] > 1:
+    runs.check_bytes(run, tmp_path, summary)
 
 
 def test_a_run_goes_on_with_another_mesh(

@@ -1,12 +1,16 @@
 """Is what a run writes down whole, also after an interruption?"""
 
 import json
+import math
 import struct
 import time
 
 import jax.numpy as jnp
 import pytest
 
+import greedylore_jax as gl
+from train import diagnosis
+from train import json_files
 from train import metrics
 from train import progress
 from train import report
@@ -31,7 +35,7 @@ SUMMARY = {
     'final_eval_bits_per_byte': 6.1314, 'compressor': 'greedylore',
     'num_workers': 4, 'bytes_sent': 5_000_000, 'dense_bytes': 20_000_000,
     'bytes_per_step': 250_000, 'dense_bytes_per_step': 1_000_000,
-    'compression': 4.0, 'seconds': 61.7,
+    'compression': 4.0, 'seconds': 61.7, 'checkpoint_bytes': 0,
 }  # fmt: skip
 
 
@@ -63,7 +67,7 @@ def test_a_line_is_in_the_file_as_soon_as_it_is_written(tmp_path):
 
 def test_steps_that_will_run_again_are_dropped(tmp_path):
   write(tmp_path, LINES)
-  later = [{'step': 20, 'loss': 4.4}, {'step': 30, 'loss': 4.0}]
+  later = [LINES[2] | {'loss': 4.4}, LINES[2] | {'step': 30}]
   journal = write(tmp_path, later, step=19)
   assert in_file(tmp_path) == journal.lines == LINES[:2] + later
 
@@ -88,8 +92,8 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path, kept):
 def test_a_line_without_its_end_may_not_be_whole(tmp_path):
   """A number cut short would still be a number."""
   path = tmp_path / 'metrics.jsonl'
-  path.write_text('{"step": 1}\n{"step": 2}', encoding='utf-8')
-  assert metrics.read(path) == [{'step': 1}]
+  path.write_text('\n'.join(map(json.dumps, LINES[:2])), encoding='utf-8')
+  assert metrics.read(path) == LINES[:1]
 
 
 def test_without_a_file_there_are_no_lines(tmp_path):
@@ -204,17 +208,21 @@ def test_the_summary_is_json(tmp_path):
   assert json.loads(text) == SUMMARY
 
 
-@pytest.mark.parametrize('workers', [1, 4])
-def test_the_paragraph(tmp_path, workers):
-  summary = SUMMARY | {'num_workers': workers}
+@pytest.mark.parametrize('saved', [0, 1_500_000])
+@pytest.mark.parametrize('sends', [False, True])
+def test_the_paragraph(tmp_path, sends, saved):
+  summary = SUMMARY | {'checkpoint_bytes': saved}
+  summary |= {} if sends else {'bytes_sent': 0}
   sent = (
-      ' Each of 4 workers sent 5.0 MB by greedylore; dense averaging would have'
+      ' Each worker sent 5.0 MB by greedylore; dense averaging would have'
       ' sent 20.0 MB, 4.00x as much.'
-  )
+  ) if sends else ''
+  if saved:
+    sent += ' Averaging the errors for checkpoints took another 1.5 MB.'
   assert report.paragraph(summary, LINES, tmp_path) == (
       '20 steps took the training loss from 5.543 to 4.500 in 62 s. Held'
       ' out it is 4.250, 6.131 bits per byte.'
-      f'{sent if workers > 1 else ""}'
+      f'{sent}'
       f' Checkpoints, metrics and loss.png lie in {tmp_path}.'
   )
 
@@ -240,8 +248,53 @@ def test_a_run_whose_metrics_are_gone_still_ends_well(tmp_path):
   report.draw_curves(tmp_path / 'loss.png', 'dense', [])
 
 
-def test_a_damaged_line_is_named(tmp_path):
+# Strict JSON, and damage.
+
+
+def refuse_constant(name):
+  raise AssertionError(f'{name} is not JSON')
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_become_null(tmp_path, value):
+  """In every file; a resumed run reads them back as NaN."""
+  write(tmp_path, [LINES[0] | {'loss': value}])
+  report.write_summary(tmp_path, SUMMARY | {'nested': [{'x': (value,)}]})
+  strict = lambda text: json.loads(text, parse_constant=refuse_constant)
+  assert strict((tmp_path / 'metrics.jsonl').read_text())['loss'] is None
+  summary = strict((tmp_path / 'summary.json').read_text())
+  assert summary == SUMMARY | {'nested': [{'x': [None]}]}
+  (line,) = metrics.read(tmp_path / 'metrics.jsonl')
+  assert math.isnan(line['loss'])
+  assert line | {'loss': TRAIN['loss']} == LINES[0]
+  assert progress.describe(line).startswith('loss nan')
+  report.draw_curves(tmp_path / 'loss.png', 'dense', [line])
+
+
+def test_diagnostics_without_a_number_survive_a_checkpoint():
+  seen = diagnosis.Diagnosis([])
+  seen.add('refresh', gl.Diagnostics(math.nan, 0.5, math.inf))
+  saved = json.loads(json.dumps(seen.state(), allow_nan=False))
+  assert diagnosis.Diagnosis(saved).line() == {'error_to_gradient': 0.5}
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        b'<<<<<<< HEAD', b'\xff\xfe\0', b'[' * 100_000, b'3', b'{"step": 20}',
+        b'{"step": "20", "bytes_sent": 1, "dense_bytes": 2}', b'',
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_named(tmp_path, damage):
+  write(tmp_path, LINES[:1])
   path = tmp_path / 'metrics.jsonl'
-  path.write_text('{"step": 1}\n<<<<<<< HEAD\n', encoding='utf-8')
-  with pytest.raises(ValueError, match=r'metrics.jsonl, line 2, .*<<<<'):
+  path.write_bytes(path.read_bytes() + damage + b'\n')
+  with pytest.raises(ValueError, match=r'metrics\.jsonl is damaged: line 2 '):
     metrics.read(path)
+
+
+@pytest.mark.parametrize('damage', [b'', b'{', b'\xff\0', b'[' * 100_000])
+def test_a_damaged_file_is_named(tmp_path, damage):
+  (tmp_path / 'summary.json').write_bytes(damage)
+  with pytest.raises(ValueError, match=r'summary\.json is damaged: '):
+    json_files.read(tmp_path / 'summary.json')

@@ -5,6 +5,7 @@ import importlib
 import pathlib
 import pkgutil
 import re
+import sys
 
 import pytest
 
@@ -40,7 +41,8 @@ def test_every_public_name_is_documented():
       assert not value.__doc__.startswith(f'{name}('), name
 
 
-def test_python_in_the_readme_runs():
+def test_python_in_the_readme_runs(monkeypatch, tmp_path):
+  monkeypatch.setattr(sys, 'argv', ['readme', str(tmp_path / 'saved')])
   text = (ROOT / 'README.md').read_text(encoding='utf-8')
   blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
   assert blocks, 'README.md shows no Python'

@@ -74,9 +74,7 @@ def test_sentencepiece_round_trip(sentencepiece_path, chunk_bytes, monkeypatch):
   assert tokens.dtype == np.uint16
   assert tokens.max() < tokenizer.vocab_size == 400
   assert tokenizer.end_of_text == model.eos_id()
-  # The library puts a space before whatever it encodes: one per chunk.
-  decoded = model.decode(tokens.tolist()).replace('\n ', '\n')
-  assert decoded == ''.join(texts.LINES)
+  assert model.decode(tokens.tolist()) == ''.join(texts.LINES)
 
 
 @pytest.mark.parametrize('chunk_bytes', [100, 1 << 20])
@@ -92,6 +90,87 @@ def test_huggingface_round_trip(huggingface_path, chunk_bytes, monkeypatch):
   assert tokenizer.end_of_text == model.token_to_id('<|endoftext|>')
   decoded = model.decode(tokens.tolist(), skip_special_tokens=False)
   assert decoded == ''.join(texts.LINES)
+
+
+def prefixed(folder, library):
+  """Three tokenizers that begin whatever they encode with a space."""
+  paths = []
+  for name, before in (
+      ('meta', library.pre_tokenizers.Metaspace()),
+      ('byte', library.pre_tokenizers.ByteLevel(add_prefix_space=True)),
+      ('word', library.pre_tokenizers.Whitespace()),
+  ):
+    is_word = name == 'word'
+    of = library.models.WordPiece if is_word else library.models.BPE
+    model = library.Tokenizer(of(unk_token='[UNK]'))
+    model.pre_tokenizer = before
+    train = library.trainers
+    trainer = (train.WordPieceTrainer if is_word else train.BpeTrainer)(
+        vocab_size=300, special_tokens=['[UNK]'], show_progress=False
+    )
+    model.train_from_iterator(texts.LINES, trainer)
+    paths.append(str(folder / f'{name}.json'))
+    model.save(paths[-1])
+  return paths
+
+
+WITHOUT_LINES = {
+    'spaces': ' '.join(texts.LINES).replace('\n', ''),
+    'no spaces': ''.join(''.join(texts.LINES).split()),
+    'one letter': 'é' * 3000,
+    'runs of spaces': 'the   value \n\n  is ' * 300,
+}
+
+
+@pytest.mark.parametrize('text', WITHOUT_LINES.values(), ids=WITHOUT_LINES)
+def test_chunks_are_encoded_as_the_whole_text(
+    sentencepiece_path, huggingface_path, tmp_path, monkeypatch, text
+):
+  """With and without line breaks, and without tokens that begin a text."""
+  import sentencepiece
+  import tokenizers as library
+
+  model = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_path)
+  cases = [(sentencepiece_path, model.encode)]
+  for path in (huggingface_path, *prefixed(tmp_path, library)):
+    if path.endswith('word.json') and ' ' not in text:
+      continue  # All of it is one word.
+    whole = library.Tokenizer.from_file(path)
+    whole.no_truncation()
+    whole.no_padding()
+    cases.append((path, lambda x, of=whole: of.encode(x).ids))
+  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', 900)
+  for path, encode in cases:
+    found = tokenizers.load(path).encode(text.encode())
+    assert found.tolist() == encode(text), path
+
+
+def test_memory_is_bounded_for_a_text_of_one_line(monkeypatch):
+  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', 1000)
+  longest = 0
+
+  class Letters:
+    name, vocab_size, end_of_text = 'letters', 256, None
+
+    def ids(self, text):
+      nonlocal longest
+      longest = max(longest, len(text))
+      return [*text.encode()]
+
+  letters = Letters()
+  text = b'x' * 50_000
+  found = tokenizers._encode(text, letters.ids, letters)
+  assert found.tobytes() == text and longest < 1500
+
+
+def test_a_text_that_cannot_be_encoded(tmp_path):
+  library = pytest.importorskip('tokenizers')
+  model = library.Tokenizer(library.models.WordLevel({'a': 0}, unk_token='?'))
+  model.save(str(tmp_path / 'a.json'))
+  with pytest.raises(ValueError, match=r"a\.json .* fails \(.*\) at 'words'"):
+    tokenizers.load(str(tmp_path / 'a.json')).encode(b'words')
+  with pytest.raises(ValueError, match=r'without NUL bytes, .* at offset 1'):
+    tokenizers.load('bytes').encode(b'a\0b')
 
 
 @pytest.mark.parametrize('name', ['bytes', 'sentencepiece', 'huggingface'])

@@ -51,7 +51,7 @@ def test_a_run_leaves_what_it_promises(finished):
   assert (workdir / 'loss.png').stat().st_size > 10_000
 
 
-def test_bytes_are_those_of_the_plan_losses_and_checkpoints_included(finished):
+def test_bytes_are_those_of_the_plan_and_checkpoints_are_apart(finished):
   folder, workdir, summary, params = finished
   compression = runs.settings(folder).compression
   task = tasks.load(runs.settings(folder))
@@ -62,10 +62,10 @@ def test_bytes_are_those_of_the_plan_losses_and_checkpoints_included(finished):
   errors = sum(leaf.error_bytes for leaf in plan.leaves)
   assert errors > 0
   assert summary['dense_bytes'] == 8 * (plan.dense_bytes + 4)
-  beside = 8 * (4 + 12)  # Losses and diagnostics.
-  assert summary['bytes_sent'] == plan.bytes_after(8) + beside + 2 * errors
-  last = [x for x in runs.lines_of(workdir) if 'loss' in x][-1]
-  assert last['bytes_sent'] == plan.bytes_after(8) + beside + errors
+  extra = 8 * (4 + 12)  # Losses and diagnostics.
+  assert summary['bytes_sent'] == plan.bytes_after(8) + extra
+  assert summary['checkpoint_bytes'] == 2 * errors
+  runs.check_bytes(runs.settings(folder), workdir, summary)
 
 
 @pytest.mark.parametrize('steps', [5, 7])
@@ -114,12 +114,22 @@ def test_a_run_goes_on_with_another_number_of_workers(
     loop.run(of(before), tmp_path)
   monkeypatch.undo()
   last = runs.recording()
-  loop.run(of(after), tmp_path)
+  summary = loop.run(of(after), tmp_path)
   for a, b in zip(
       jax.tree.leaves(last()), jax.tree.leaves(params), strict=True
   ):
     # Adam divides by what may be close to zero, so rounding is amplified.
     assert workers.relative(a, b) < 10 * workers.FLOAT32_ROUNDING
+
+
+  # Steps 5 to 8 are those of `after` workers, and a single one sends nothing.
+  at_4 = next(x for x in runs.lines_of(tmp_path) if x['step'] == 4)
+  later = at_4['dense_bytes'] if after > 1 else 0
+  assert at_4['dense_bytes'] > at_4['bytes_sent'] > 0
+  assert summary['dense_bytes'] == at_4['dense_bytes'] + later
+  assert summary['compression'] == (
+      summary['dense_bytes'] / summary['bytes_sent']
+  )
 
 
 def test_lines_say_what_was_kept_and_how_far_a_refresh_turned(finished):
@@ -170,7 +180,7 @@ def test_other_data_are_refused(finished):
         ({'data': config.Data('digits')}, 'built in, images for a resnet'),
         (
             {'compression': config.Compression('tsr_adam', stagger=True)},
-            r'compression\.stagger does not apply to .*tsr_adam',
+            r'compression\.stagger is only for .* other than tsr_adam',
         ),
     ],
 )
@@ -194,6 +204,32 @@ def test_gradients_that_stay_non_finite_end_the_run(tmp_path, every):
     loop.run(broken, tmp_path / 'work')
   folder = tmp_path / 'work' / 'checkpoints'
   assert {x.name for x in folder.iterdir()} == {'4', '8'}
+
+
+def test_a_run_does_not_end_well_with_broken_parameters(tmp_path):
+  """Without eps, Adam divides zero by zero where no gradient ever came."""
+  broken = runs.settings(
+      tmp_path, steps=2, optimizer=config.Optimizer(eps=0.0),
+      evaluation=config.Evaluation(every=1000, sequences=8),
+  )  # fmt: skip
+  with pytest.raises(FloatingPointError, match='must be finite, got'):
+    loop.run(broken, tmp_path / 'work')
+  assert not [*(tmp_path / 'work' / 'checkpoints').glob('[0-9]*')]
+  assert not (tmp_path / 'work' / 'summary.json').exists()
+
+
+def test_a_run_does_not_end_well_without_a_score(tmp_path, monkeypatch):
+  original = llama.make_apply
+
+  def make_apply(*args):
+    apply = original(*args)
+    return lambda *given: jnp.nan * apply(*given)
+
+  monkeypatch.setattr(llama, 'make_apply', make_apply)
+  run = runs.settings(tmp_path, steps=2)
+  with pytest.raises(FloatingPointError, match=r'held-out loss .* got nan'):
+    loop.run(run, tmp_path / 'work')
+  assert runs.lines_of(tmp_path / 'work')[-1]['eval_loss'] is None
 
 
 @pytest.mark.parametrize(
@@ -229,13 +265,15 @@ def test_low_precision_and_accumulation(tmp_path, capsys):
 
 
 def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
-  """A character that occurs once makes the loss of its worker NaN."""
+  """A rare character makes the loss of its worker NaN."""
   settings = runs.settings(tmp_path, compression=config.Compression(rank=2))
   rare = ord('Q')
-  for name in 'bcd':
+  for name in 'abcd':  # Whichever of them is held out.
     text = (tmp_path / f'{name}.txt').read_text(encoding='utf-8')
-    middle = len(text) // 2
-    (tmp_path / f'{name}.txt').write_text(text[:middle] + 'Q' + text[middle:])
+    third = len(text) // 3
+    (tmp_path / f'{name}.txt').write_text(
+        text[:third] + 'Q' + text[third : 2 * third] + 'Q' + text[2 * third :]
+    )
   original = llama.make_loss
 
   def make_loss(*args):
@@ -253,7 +291,7 @@ def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
       tmp_path / 'work',
   )  # fmt: skip
   lines = [x for x in runs.lines_of(tmp_path / 'work') if 'loss' in x]
-  losses = [x['loss'] for x in lines]
+  losses = np.array([x['loss'] for x in lines], float)  # NaN for null.
   skipped = [x['skipped_steps'] for x in lines]
   assert np.isnan(losses).sum() == max(skipped) > 0
   assert np.isfinite(losses[-1])

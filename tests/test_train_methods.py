@@ -16,6 +16,8 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
   compression = config.Compression('sign', start_step=1)
   whole = runs.settings(tmp_path, compression=compression)
   summary = loop.run(whole, tmp_path / 'whole')
+  runs.check_bytes(whole, tmp_path / 'whole', summary)
+  assert summary['checkpoint_bytes'] == 0
   interrupt(6)
   with pytest.raises(runs.Interrupted):
     loop.run(whole, tmp_path / 'parts')
@@ -36,6 +38,7 @@ def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
   run = runs.settings(tmp_path, compression=compression)
   summary = loop.run(run, tmp_path / 'whole')
   assert summary['compression'] > 1.5
+  runs.check_bytes(run, tmp_path / 'whole', summary)
   interrupt(6)
   with pytest.raises(runs.Interrupted):
     loop.run(run, tmp_path / 'parts')

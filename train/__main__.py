@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
   # other: on a busy machine a refresh then takes ten times as long.
   os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
   # JAX starts only for a command that makes sense.
+  import jax
+
   from train import forecast
   from train import loop
   from train import preemption
@@ -35,6 +37,18 @@ def main(argv: list[str]) -> int:
     loop.run(settings, pathlib.Path(settings.workdir))
   except (ValueError, OSError, ImportError) as error:
     return command.fail(error)
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    reason = str(error).split('\n')[0]
+    is_memory = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in reason
+    if not is_memory:
+      raise
+    return command.fail(
+        MemoryError(
+            f'this run does not fit into memory ({reason}): use a smaller model'
+            ' or batch_size, more devices per worker (mesh.fsdp), or'
+            ' accumulate_steps.'
+        )
+    )
   except FloatingPointError as error:
     return command.fail(error, command.DIVERGED)
   except preemption.Preempted as stopped:

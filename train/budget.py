@@ -1,8 +1,9 @@
 """The setting with which a method sends so many times fewer bytes than dense.
 
-All numbers are those of `gl.plan`, from the shapes of the parameters: dense
-steps at the start and refreshes count. The losses and the errors that are
-averaged for a checkpoint do not: they weigh little unless there are many.
+The bytes are those that a run reports (see `train.traffic`), predicted by
+`gl.plan` from the shapes of the parameters: dense steps at the start,
+refreshes, losses and diagnostics count. Where XLA widens messages (16-bit ones
+on a CPU) a run sends more than predicted, and reports it.
 """
 
 import bisect
@@ -17,6 +18,7 @@ import greedylore_jax as gl
 from train import config
 from train import optimizer
 from train import tasks
+from train import traffic
 
 # What sets the bytes of a method, where it is not the rank.
 _KNOBS = {
@@ -45,7 +47,8 @@ def plan(settings: config.Config, task: tasks.Task) -> gl.Plan:
   """
   # No seed changes what is sent.
   compression = dataclasses.replace(settings.compression, seed=0)
-  return _plan(compression, task, settings.mesh.replica)
+  mesh = settings.mesh
+  return _plan(compression, task, mesh.replica, mesh.fsdp * mesh.tensor)
 
 
 @functools.cache
@@ -53,14 +56,18 @@ def _plan(
     compression: config.Compression,
     task: tasks.Task,
     workers: int,
+    devices: int,
 ) -> gl.Plan:
-  return optimizer.plan(compression, task, _shapes(task), workers)
+  return optimizer.plan(compression, task, _shapes(task), workers, devices)
 
 
 def times_fewer(settings: config.Config, task: tasks.Task) -> float:
-  """Bytes of dense steps over the bytes of the run."""
+  """Bytes of dense steps over the bytes of the run, as its summary has them."""
   planned, steps = plan(settings, task), settings.steps
-  return steps * planned.dense_bytes / planned.bytes_after(steps)
+  diagnosed = traffic.is_diagnosed(planned, settings.log.diagnostics)
+  extra = steps * traffic.extra_bytes(planned, diagnosed)
+  sent = planned.bytes_after(steps) + extra
+  return steps * traffic.dense_bytes(planned) / sent
 
 
 def largest(settings: config.Config, task: tasks.Task, budget: float) -> float:

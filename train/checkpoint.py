@@ -6,15 +6,18 @@ the same checkpoints give the same numbers, interrupted or not (one more of them
 changes the rounding), and the size on disk does not depend on the number of
 workers. Methods of which every single error matters save all of them.
 
-Saving goes on in the background, and a checkpoint gets its name when all of it
-is on disk. With it lies a fingerprint of every array: what is read is what was
-written, or it is refused.
+Saving continues in the background, and a checkpoint gets its name when all of
+it is on disk. It holds a checksum of each of its parts: of every array, of the
+progress (which contains the step) and of the run's identity. Parts that do not
+match their checksums are refused, and so is a checkpoint under another step's
+name.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import json
 import logging
 import pathlib
 import re
@@ -29,8 +32,12 @@ from train import agreement
 from train import config
 from train import differences
 from train import fingerprint
+from train import json_files
 
-# What may differ when a run goes on; everything else is part of what it is.
+# Parts of a checkpoint that are JSON, and the part with all checksums.
+_NOTES = 'progress', 'identity'
+_CHECKSUMS = 'checksums'
+# What may differ when a run is resumed; everything else is part of what it is.
 _FREE = ('workdir', 'mesh', 'distributed', 'evaluation', 'checkpoint', 'log')
 
 
@@ -86,7 +93,7 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(
             max_to_keep=settings.checkpoint.keep
         ),
-        item_names=('state', 'progress', 'identity', 'fingerprint'),
+        item_names=('state', *_NOTES, _CHECKSUMS),
     )
 
   def save(self, now: Snapshot) -> Snapshot:
@@ -98,16 +105,20 @@ class Checkpoints:
     """
     collapsed = self._collapse(now.opt_state, now.params)
     state = {'params': now.params, 'opt_state': collapsed}
-    marks = fingerprint.of(state)
-    agreement.check(state=marks)
+    notes = {
+        'progress': json_files.finite(now.progress | {'step': now.step}),
+        'identity': self._identity,
+    }
+    arrays = fingerprint.of(state)
+    agreement.check(state=arrays)
+    checksums = {'state': arrays, **_of_notes(notes)}
     with self._writing():
       self._manager.save(
           now.step,
           args=ocp.args.Composite(
               state=ocp.args.StandardSave(state),
-              progress=ocp.args.JsonSave(now.progress),
-              identity=ocp.args.JsonSave(self._identity),
-              fingerprint=ocp.args.JsonSave(marks),
+              **{k: ocp.args.JsonSave(v) for k, v in notes.items()},
+              **{_CHECKSUMS: ocp.args.JsonSave(checksums)},
           ),
       )
     expanded = self._expand(collapsed, now.params)
@@ -123,11 +134,15 @@ class Checkpoints:
     step = self._manager.latest_step()
     if step is None:
       return fresh
-    with self._reading(step):
-      saved = self._manager.restore(
-          step, args=ocp.args.Composite(identity=ocp.args.JsonRestore())
-      ).identity
-    _check_identity(saved, self._identity, self._manager.directory)
+    notes, checksums = self._notes(step)
+    _check_identity(notes['identity'], self._identity, self._manager.directory)
+    progress = dict(notes['progress'])
+    if (was := progress.pop('step')) != step:
+      raise ValueError(
+          f'{self._manager.directory / str(step)} must hold the state after'
+          f' step {step}, got that after step {was}. Give the folder its own'
+          ' name back, or delete it to resume from the checkpoint before it.'
+      )
     collapsed = jax.eval_shape(gl.collapse, fresh.opt_state)
     shardings = _shardings(
         collapsed, self._saved_axis, fresh.params, self._mesh
@@ -139,26 +154,35 @@ class Checkpoints:
         'params': jax.tree.map(lambda x: placed(x, x.sharding), fresh.params),
         'opt_state': jax.tree.map(placed, collapsed, shardings),
     }
-    with self._reading(step):
+    with self._reading(step, 'state'):
       restored = self._manager.restore(
           step,
-          args=ocp.args.Composite(
-              state=ocp.args.StandardRestore(target),
-              progress=ocp.args.JsonRestore(),
-              fingerprint=ocp.args.JsonRestore(),
-          ),
-      )
-      differing = differences.between(
-          fingerprint.of(restored.state), restored.fingerprint
-      )
-      if differing:
-        raise ValueError(f'not as it was written: {", ".join(differing)}')
+          args=ocp.args.Composite(state=ocp.args.StandardRestore(target)),
+      ).state
+      arrays = fingerprint.of(restored, checksums['state'])
+    agreement.check(restored=arrays)
+    with self._reading(step, 'state'):
+      _check_checksums(arrays, checksums['state'])
     return Snapshot(
         step,
-        restored.state['params'],
-        self._expand(restored.state['opt_state'], restored.state['params']),
-        restored.progress,
+        restored['params'],
+        self._expand(restored['opt_state'], restored['params']),
+        progress,
     )
+
+  def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint says of itself, and its checksums."""
+    saved: dict[str, Any] = {}
+    for part in (*_NOTES, _CHECKSUMS):
+      with self._reading(step, part):
+        read = ocp.args.Composite(**{part: ocp.args.JsonRestore()})
+        saved[part] = self._manager.restore(step, args=read)[part]
+    checksums = saved.pop(_CHECKSUMS)
+    with self._reading(step, _CHECKSUMS):
+      _check_checksums(
+          _of_notes(saved), {part: checksums[part] for part in _NOTES}
+      )
+    return saved, checksums
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -181,14 +205,14 @@ class Checkpoints:
       ) from error
 
   @contextlib.contextmanager
-  def _reading(self, step: int) -> Iterator[None]:
+  def _reading(self, step: int, part: str) -> Iterator[None]:
     try:
       yield
     except Exception as error:
       folder = self._manager.directory / str(step)
       raise ValueError(
-          f'{folder} is damaged ({_reason(error)}). Delete it to go on from'
-          ' the one before, or put back a copy of it.'
+          f'{folder} is damaged ({part}: {_reason(error)}). Delete it to'
+          ' resume from the checkpoint before it, or put back a copy of it.'
       ) from error
 
 
@@ -221,6 +245,21 @@ def _shardings(
   specs = gl.state_partition_specs(state, axis_name, params)
   place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
   return jax.tree.map(place, specs)
+
+
+def _of_notes(notes: dict[str, Any]) -> dict[str, int]:
+  """Their checksums, the same before they are written and after."""
+  return {
+      part: fingerprint.of_text(json.dumps(value, sort_keys=True))
+      for part, value in notes.items()
+  }
+
+
+def _check_checksums(now: Any, saved: Any) -> None:
+  """Raises a ValueError if checksums are not those that were saved."""
+  if differing := differences.between(now, saved):
+    names = (name.removesuffix('.whole') for name in differing)
+    raise ValueError(f'not as it was written: {", ".join(names)}')
 
 
 def identity(settings: config.Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import argparse
 import ast
 from collections.abc import Callable
+from collections.abc import Collection
 import dataclasses
 import difflib
 import os
@@ -36,8 +37,28 @@ class UsageError(Exception):
   """A command that cannot be carried out, explained in one line."""
 
 
+class Once(argparse.Action):
+  """Stores the value of an option that may be given once."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    """Called by argparse for each time the option is given."""
+    given = vars(namespace).setdefault('_given', set())
+    if self.dest in given:
+      parser.error(f'{option_string} must be given once, got it twice')
+    given.add(self.dest)
+    setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
-  """Says in one line what is wrong, as a UsageError."""
+  """Says in one line what is wrong, as a UsageError.
+
+  An option may be given once.
+  """
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    super().__init__(*args, **kwargs)
+    self.register('action', None, Once)
+    self.register('action', 'store', Once)
 
   def error(self, message: str) -> typing.NoReturn:
     """Called with what argparse found."""
@@ -107,11 +128,21 @@ def load(path: str) -> config.Config:
     UsageError: if it is missing, is more than that, or holds a wrong value.
   """
   try:
-    tree = ast.parse(pathlib.Path(path).read_text(encoding='utf-8'), path)
+    text = pathlib.Path(path).read_text(encoding='utf-8')
+    return _config(ast.parse(text, path), path)
   except OSError as error:
     raise UsageError(f'{path}: {error.strerror}') from None
+  except (RecursionError, MemoryError):
+    raise UsageError(
+        f'{path}: not a configuration: expected literals, got an expression'
+        ' that is nested too deeply'
+    ) from None
   except (SyntaxError, ValueError) as error:
     raise UsageError(f'{path}: not a configuration: {error}') from None
+
+
+def _config(tree: ast.Module, path: str) -> config.Config:
+  """The configuration that a parsed file assigns."""
   expected = (
       f'{path}: a configuration is a docstring, imports and one assignment'
       ' config = Config(...)'
@@ -178,7 +209,10 @@ def _override(start: config.Config, options: list[str]) -> config.Config:
     if key not in types:
       raise UsageError(f'unknown option --{key}{nearest(key, [*types])}')
     section, _, name = key.rpartition('.')
-    changes.setdefault(section, {})[name] = _typed(key, words, types[key])
+    inner = changes.setdefault(section, {})
+    if name in inner:
+      raise UsageError(f'--{key} must be given once, got it twice')
+    inner[name] = _typed(key, words, types[key])
   try:
     values = changes.pop('', {})
     for section, inner in changes.items():
@@ -209,12 +243,30 @@ def _typed(key: str, words: list[str], hint: Any) -> Any:
   if len(words) != 1:
     given = ' '.join(words) or 'none'
     raise UsageError(f'--{key} takes one value, got {given}')
+  if hint is str:
+    return words[0]
   try:
     value = ast.literal_eval(words[0])
-  except (ValueError, TypeError, SyntaxError):
+  except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
     return words[0]
   of_type = not isinstance(value, str) and is_of(value, hint)
   return value if of_type else words[0]
+
+
+def without(options: list[str], keys: Collection[str]) -> list[str]:
+  """A command line's options less those of some keys.
+
+  Example:
+    >>> without(['--steps', '3', '--seed=1'], {'steps'})
+    ['--seed=1']
+  """
+  kept, keep = [], True
+  for word in options:
+    if word.startswith('--'):
+      keep = word.removeprefix('--').split('=', 1)[0] not in keys
+    if keep:
+      kept.append(word)
+  return kept
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from train import command
+from train import config
 from train import grid
 
 # What a run may take to end after Ctrl-C, which reaches it too.
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     options, overrides = _parser().parse_known_args(argv)
     choices = _choices(options, overrides)
     for method in choices.entries:  # Spelling costs no start of JAX.
-      choices.config(*method.options)
+      _check_entry(method, choices.config(*method.options).compression)
     from train import study
     from train import workdir
 
@@ -134,6 +135,7 @@ def _list(kind: type, least: float = -math.inf) -> Callable[[str], Any]:
 
 
 def _choices(options: argparse.Namespace, overrides: list[str]) -> grid.Choices:
+  _check_overrides(options, overrides)
   if not 0 < options.bandwidth < math.inf:
     raise command.UsageError(
         '--bandwidth takes Mbit/s, a number above 0, got'
@@ -147,6 +149,32 @@ def _choices(options: argparse.Namespace, overrides: list[str]) -> grid.Choices:
       options.learning_rates,
       options.seeds,
   )
+
+
+def _check_entry(method: grid.Entry, compression: config.Compression) -> None:
+  """Raises a UsageError for a setting of a method that it does not read."""
+  for key in {*compression.unread()} & {*dict(method.settings)}:
+    raise command.UsageError(
+        f'--compressors {method.text}: {method.method} does not read {key},'
+        f' which is for {", ".join(config.METHODS_OF[key])}; leave it out'
+    )
+
+
+def _check_overrides(
+    options: argparse.Namespace, overrides: list[str]
+) -> None:
+  """Raises a UsageError for a key that another option of the study sets."""
+  for option, given, keys in (
+      ('--compressors', True, ('compression.method',)),
+      ('--learning_rates', options.learning_rates, grid.RATE_KEYS),
+      ('--seeds', options.seeds, grid.SEED_KEYS),
+  ):
+    for key in keys if given else ():
+      if command.without(overrides, {key}) != overrides:
+        raise command.UsageError(
+            f'{option} sets {key} in every run of a study, got --{key} as well:'
+            ' leave one of them out'
+        )
 
 
 def _plan(choices: grid.Choices) -> dict[str, list[grid.Run]]:

@@ -65,7 +65,9 @@ class Row:
     ]
     points = []
     for step in sorted(set.intersection(*map(set, runs))):
-      mean = lambda key, step=step: statistics.fmean(x[step][key] for x in runs)
+      mean = lambda key, step=step: statistics.fmean(
+          _number(x[step][key]) for x in runs
+      )
       wire = wire_seconds(self.lines[0], mean('bytes_sent'), bandwidth)
       points.append({
           'step': step,
@@ -198,7 +200,7 @@ def _losses(lines: list[Line]) -> list[float]:
 
 
 def _number(value: float | None) -> float:
-  """That of a run that diverged is none."""
+  """NaN for null, which stands for a number that is not finite."""
   return math.nan if value is None else value
 
 

@@ -6,11 +6,13 @@ imports nothing heavy: a typing error in a command costs no JAX start-up.
 """
 
 import dataclasses
+from typing import Any
 from typing import Literal
 
 from train.machines import Distributed
 from train.machines import Mesh
 from train.section import Section
+from train.subject import BUILT_IN
 from train.subject import Data
 from train.subject import DType
 from train.subject import Model
@@ -21,6 +23,27 @@ MatrixMethod = Literal[
     'sign',
 ]  # fmt: skip
 Method = MatrixMethod | Literal['tsr_adam']
+
+_LOW_RANK = (
+    'greedylore', 'powersgd', 'range_finder', 'two_sided', 'tsr', 'tsr_adam',
+    'fixed_subspace', 'random_subspace',
+)  # fmt: skip
+# The keys of `Compression` that only some methods read.
+METHODS_OF: dict[str, tuple[str, ...]] = {
+    'rank': _LOW_RANK,
+    'update_interval': tuple(
+        x for x in _LOW_RANK if x not in ('powersgd', 'range_finder')
+    ),
+    'density': ('top_k', 'random_k'),
+    'bits': ('quantize',),
+    'indices': ('top_k',),
+    'warm': ('range_finder',),
+    'basis_size': ('greedylore',),
+    'average': ('tsr', 'tsr_adam'),
+    'rotate_moments': ('tsr_adam',),
+    'scale': ('tsr_adam',),
+    'probes': ('greedylore', 'two_sided', 'top_k'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +79,7 @@ class Optimizer(Section):
   def _check(self):
     self._at_least(0, 'learning_rate', 'clip_norm', 'weight_decay', 'eps')
     self._fraction('warmup_fraction', 'final_fraction', 'momentum', 'b1', 'b2')
+    self._below(1, 'b1', 'b2')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +151,22 @@ class Compression(Section):
     self._at_least(1, 'rank', 'update_interval', 'basis_size')
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
+    self._at_least(0, 'seed')
     self._fraction('density', 'warm')
+
+  def unread(self) -> list[str]:
+    """Keys that were changed from their default and that no method here reads.
+
+    They are allowed, because a study passes one section to several methods.
+    """
+    methods = {self.method, self.embedding_method}
+    defaults = Compression.__dataclass_fields__
+    return [
+        key
+        for key, readers in METHODS_OF.items()
+        if not methods & {*readers}
+        and getattr(self, key) != defaults[key].default
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,3 +244,50 @@ class Config(Section):
   def _check(self):
     self._at_least(1, 'steps', 'batch_size', 'accumulate_steps')
     self._at_least(0, 'seed')
+    for section, is_read, reader, keys in self._readers():
+      if not is_read:
+        section.only_for(reader, *keys)
+
+  def _readers(self) -> list[tuple[Section, Any, str, tuple[str, ...]]]:
+    """Keys that only some runs read.
+
+    A key that a run does not read must stay at its default. Keys of
+    compression methods are an exception, see `Compression.unread`.
+
+    Returns:
+      The section, whether this run reads its keys, what reads them, the keys.
+    """
+    data, model, sent = self.data, self.model, self.compression
+    is_llama, is_bert = model.name == 'llama', model.name == 'bert'
+    is_image = not is_llama and not is_bert
+    by_name = data.source not in BUILT_IN
+    is_tsr_adam = sent.method == 'tsr_adam'
+    not_tsr_adam = 'a compression.method other than tsr_adam'
+    return [
+        (data, is_llama, "model.name 'llama'", ('held_out', 'stream')),
+        (data, not is_image, "model.name 'llama' or 'bert'",
+         ('tokenizer', 'sequence_length')),
+        (data, is_llama and (data.files or data.held_out),
+         'data.files or data.held_out', ('text_field',)),
+        (data, is_image, 'images', ('crop', 'flip')),
+        (data, is_llama and (by_name or data.held_out),
+         'data sets of texts by name', ('max_bytes',)),
+        (data, by_name or data.held_out, 'data sets by name', ('data_dir',)),
+        (data, not data.stream, 'data without a held-out part of its own',
+         ('eval_fraction',)),
+        (model, is_bert, "model.name 'bert'", ('dropout', 'pretrained')),
+        (model, is_llama, "model.name 'llama'", ('scan', 'remat')),
+        (model, not is_image, "model.name 'llama' or 'bert'",
+         ('layers', 'heads', 'feed_forward')),
+        (model, not model.pretrained, 'a model without model.pretrained',
+         ('width', 'layers', 'heads', 'feed_forward')),
+        (sent, sent.embeddings, 'compression.embeddings True',
+         ('embedding_method', 'embedding_rank', 'embedding_update_interval')),
+        (sent, not is_tsr_adam, not_tsr_adam,
+         ('embedding_method', 'error_dtype', 'factor_dtype', 'stagger',
+          'share_decompositions')),
+        (sent, not is_tsr_adam or sent.error_feedback is False, not_tsr_adam,
+         ('error_feedback',)),
+        (self.optimizer, not is_tsr_adam, not_tsr_adam,
+         ('momentum', 'nesterov')),
+    ]  # fmt: skip

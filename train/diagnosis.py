@@ -1,10 +1,12 @@
 """What compression kept and left, gathered between two lines of metrics."""
 
+from collections.abc import Callable
 import math
 import statistics
 from typing import Any
 
 import greedylore_jax as gl
+from train import json_files
 
 
 class Diagnosis:
@@ -14,15 +16,22 @@ class Diagnosis:
   """
 
   def __init__(self, saved: list[Any]) -> None:
-    self._steps = [(phase, gl.Diagnostics(*seen)) for phase, seen in saved]
+    numbers: Callable[[Any], Any] = lambda seen: [
+        math.nan if x is None else x for x in seen
+    ]
+    self._steps = [
+        (phase, gl.Diagnostics(*numbers(seen))) for phase, seen in saved
+    ]
 
   def add(self, phase: str, seen: gl.Diagnostics) -> None:
     """Remembers those of a step in this phase of the plan."""
     self._steps.append((phase, seen))
 
   def state(self) -> list[Any]:
-    """What to begin with in order to go on from here; fit for JSON."""
-    return [[phase, [*map(float, seen)]] for phase, seen in self._steps]
+    """What `Diagnosis` takes to resume from here, fit for JSON."""
+    return json_files.finite(
+        [[phase, [*map(float, seen)]] for phase, seen in self._steps]
+    )
 
   def line(self) -> dict[str, Any]:
     """What a line of metrics says of these steps; then it begins anew.

@@ -10,6 +10,9 @@ from train import command
 from train import config
 
 PROG = 'python -m train.compare'
+# The keys that --learning_rates and --seeds set.
+RATE_KEYS = ('optimizer.learning_rate',)
+SEED_KEYS = ('seed', 'data.seed', 'compression.seed')
 _KEYS = [x.name for x in dataclasses.fields(config.Compression)]
 
 
@@ -80,13 +83,17 @@ class Choices:
   seeds: tuple[int, ...] = ()
 
   def config(self, *options: str) -> config.Config:
-    """The configuration with options on top.
+    """The configuration with options in place of the overrides of their keys.
 
     Raises:
       UsageError: if an option is wrong.
     """
-    argv = [self.path, *self.overrides, *options]
-    return command.parse(argv, PROG)[0]
+    return command.parse([self.path, *self.options(*options)], PROG)[0]
+
+  def options(self, *options: str) -> tuple[str, ...]:
+    """The overrides with options in place of those of the same key."""
+    keys = {x.removeprefix('--') for x in options if x.startswith('--')}
+    return (*command.without([*self.overrides], keys), *options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,16 +162,17 @@ def _run(choices, variant, rate, seed) -> Run:
     name += f'-{knob.name}{knob.value:g}'
     title[0] += f' {knob.name} {knob.value:g}'
   if rate is not None:
-    options += ['--optimizer.learning_rate', f'{rate}']
+    for key in RATE_KEYS:
+      options += [f'--{key}', f'{rate}']
     name += f'-lr{rate}'
     title.append(f'lr {rate}')
   if seed is not None:
-    for key in ('seed', 'data.seed', 'compression.seed'):
+    for key in SEED_KEYS:
       options += [f'--{key}', f'{seed}']
     name += f'-seed{seed}'
     title.append(f'seed {seed}')
   return Run(
       method.text, budget, knob, re.sub(r'[^\w.=+-]', '-', name),
-      ', '.join(title), (choices.path, *choices.overrides, *options),
+      ', '.join(title), (choices.path, *choices.options(*options)),
       choices.config(*options),
   )  # fmt: skip

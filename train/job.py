@@ -46,18 +46,14 @@ def prepare(
   shardings = cluster.shardings(shapes, task.partition_specs(shapes), mesh)
   params = task.start(jax.jit(init, out_shardings=shardings)())
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
-  rules = optimizer.compressors(settings.compression, task)
   planned = optimizer.plan(
       settings.compression, task, params, workers, mesh.size // workers
   )
-  # Only what is kept in errors can be diagnosed.
-  diagnosed = settings.log.diagnostics and any(
-      leaf.error_bytes for leaf in planned.leaves
-  )
+  diagnosed = traffic.is_diagnosed(planned, settings.log.diagnostics)
   step = gl.make_train_step(
       task.loss, tx, mesh, axis_name=_AXIS,
       accumulate_steps=settings.accumulate_steps,
-      diagnose=rules if diagnosed else None,
+      diagnose=diagnosed,
   )  # fmt: skip
   batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
@@ -68,8 +64,8 @@ def prepare(
   )  # fmt: skip
   compiled = step.lower(params, opt_state, batch).compile()
   start: dict[str, Any] = {
-      'data': None, 'bytes_sent': 0, 'seconds': 0.0, 'skipped': 0,
-      'diagnostics': [],
+      'data': None, 'bytes_sent': 0, 'dense_bytes': 0, 'checkpoint_bytes': 0,
+      'seconds': 0.0, 'skipped': 0, 'diagnostics': [],
   }  # fmt: skip
   return Job(
       task=task,

@@ -1,11 +1,12 @@
 """One run, from configuration to summary."""
 
 import dataclasses
-import json
+import math
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from train import agreement
@@ -15,6 +16,7 @@ from train import config
 from train import diagnosis
 from train import fingerprint
 from train import job as job_lib
+from train import json_files
 from train import metrics
 from train import optimizer
 from train import preemption
@@ -119,14 +121,17 @@ def _loop(settings, job, now, batches, checkpoints, journal, bar, stop, watch):
       with clock.stopped_after(loss):
         journal.write(now.step, **_evaluate(job, now, watch))
       bar.show(journal.lines[-1])
+      if now.step == settings.steps:
+        _check_score(journal.last('eval_loss'))
     asked_to_stop = stop.due(now.step)
     if asked_to_stop or due(settings.checkpoint.every, now.step):
       with clock.stopped_after(loss):
-        _stop_if_broken(now)  # So that what is kept can be gone on with.
+        _stop_if_broken(now)  # A run can resume from every checkpoint.
+        _check_finite(now)
         now.progress['skipped'] = _skipped(now)
         now.progress['seconds'] = clock.seconds
         now.progress['diagnostics'] = seen.state()
-        now.progress['bytes_sent'] += job.traffic.save_bytes
+        now.progress['checkpoint_bytes'] += job.traffic.save_bytes
         now = checkpoints.save(now)
         watch.saw(f'the checkpoint after step {now.step}')
     if asked_to_stop and now.step < settings.steps:
@@ -144,9 +149,13 @@ def _advance(job, now, batches, seen):
   if job.diagnosed:
     loss, diagnostics = loss
     seen.add(job.plan.phase_at(counted), diagnostics)
-  sent = now.progress['bytes_sent'] + job.traffic.step_bytes(counted)
-  told = now.progress | {'data': batches.get_state(), 'bytes_sent': sent}
-  return checkpoint.Snapshot(now.step + 1, params, opt_state, told), loss
+  was = now.progress
+  done = was | {
+      'data': batches.get_state(),
+      'bytes_sent': was['bytes_sent'] + job.traffic.step_bytes(counted),
+      'dense_bytes': was['dense_bytes'] + job.traffic.dense_bytes,
+  }
+  return checkpoint.Snapshot(now.step + 1, params, opt_state, done), loss
 
 
 def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
@@ -159,8 +168,7 @@ def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
       'learning_rate': float(job.schedule(now.step - 1 - skipped)),
       'seconds': clock.seconds,
       f'{job.task.unit}_per_second': rate * units,
-      'bytes_sent': now.progress['bytes_sent'],
-      'dense_bytes': now.step * job.traffic.dense_bytes,
+      **_bytes(now),
       'skipped_steps': skipped,
   }
 
@@ -171,9 +179,13 @@ def _evaluate(job, now, watch) -> dict[str, Any]:
   score = job.evaluate(now.params, each)
   return {
       **{f'eval_{name}': value for name, value in score.items()},
-      'bytes_sent': now.progress['bytes_sent'],
-      'dense_bytes': now.step * job.traffic.dense_bytes,
+      **_bytes(now),
   }
+
+
+def _bytes(now) -> dict[str, int]:
+  """What was sent so far, and what dense steps would have sent."""
+  return {key: now.progress[key] for key in ('bytes_sent', 'dense_bytes')}
 
 
 def _skipped(now) -> int:
@@ -190,9 +202,34 @@ def _stop_if_broken(now) -> None:
     )
 
 
+@jax.jit
+def _all_finite(tree) -> jax.Array:
+  finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+  return jnp.all(jnp.stack(finite))
+
+
+def _check_finite(now) -> None:
+  """Raises for parameters that an update of finite gradients has broken."""
+  if not _all_finite(now.params):
+    raise FloatingPointError(
+        f'The parameters after step {now.step} must be finite, got NaN or'
+        ' infinity: lower optimizer.learning_rate, or use other settings of the'
+        ' optimizer.'
+    )
+
+
+def _check_score(loss: float) -> None:
+  """Raises for a run that ends without a held-out loss."""
+  if not math.isfinite(loss):
+    raise FloatingPointError(
+        f'The held-out loss after the last step must be finite, got {loss}:'
+        ' lower optimizer.learning_rate, or look at the data.'
+    )
+
+
 def _summary(settings, job, now, journal) -> dict[str, Any]:
-  steps, sent = now.step, now.progress['bytes_sent']
-  dense = steps * job.traffic.dense_bytes
+  steps = now.step
+  sent, dense = _bytes(now).values()
   return {
       'steps': steps,
       'final_loss': journal.last('loss'),
@@ -201,6 +238,7 @@ def _summary(settings, job, now, journal) -> dict[str, Any]:
       'num_workers': job.workers,
       'bytes_sent': sent,
       'dense_bytes': dense,
+      'checkpoint_bytes': now.progress['checkpoint_bytes'],
       'bytes_per_step': sent / steps,
       'dense_bytes_per_step': dense / steps,
       'compression': dense / sent if sent else 1.0,
@@ -220,6 +258,10 @@ def _introduction(settings, job, now) -> str:
       '',
       job.traffic.describe(),
   ]
+  compression = settings.compression
+  if unread := compression.unread():
+    values = (f'{key}={getattr(compression, key)!r}' for key in unread)
+    lines.append(f'Not used by {compression.method}: {", ".join(values)}.')
   if now.step:
     lines.append(f'Continuing after step {now.step}.')
   return '\n'.join(lines)
@@ -227,7 +269,7 @@ def _introduction(settings, job, now) -> str:
 
 def _write_config(settings: config.Config, workdir: pathlib.Path) -> None:
   if processes.is_main():
-    text = json.dumps(dataclasses.asdict(settings), indent=2) + '\n'
     path = workdir / 'config.json'
+    text = json_files.dumps(dataclasses.asdict(settings), indent=2)
     with workdir_lib.writing(path):
-      path.write_text(text, encoding='utf-8')
+      json_files.write(path, f'{text}\n')

@@ -1,8 +1,7 @@
 """What a run writes down while it goes on: metrics.jsonl and TensorBoard."""
 
 import contextlib
-import json
-import os
+import math
 import pathlib
 import time
 from typing import Any
@@ -11,7 +10,11 @@ from tensorboardX import event_file_writer
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 
+from train import json_files
 from train import workdir as workdir_lib
+
+# Every line has these, as numbers.
+_ALWAYS = ('step', 'bytes_sent', 'dense_bytes')
 
 
 class Metrics:
@@ -30,10 +33,8 @@ class Metrics:
     self._file = self._board = None
     if not writes:
       return
-    partial = path.with_suffix('.partial')
     with workdir_lib.writing(path):
-      partial.write_text(''.join(map(_line, self.lines)), encoding='utf-8')
-      os.replace(partial, path)
+      json_files.write(path, ''.join(map(_line, self.lines)))
       self._file = path.open('a', encoding='utf-8')
     if tensorboard:
       self._board = _Board(workdir / 'tensorboard', step)
@@ -106,24 +107,24 @@ class _Board:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl; one that was cut off is left out.
+  """The lines of a metrics.jsonl, with NaN for null.
+
+  A last line that was cut off is left out.
 
   Raises:
-    ValueError: if one is damaged.
+    ValueError: if a line is damaged; the message names the file and the line.
   """
-  if not path.exists():
-    return []
-  found = []
-  lines = path.read_text(encoding='utf-8').split('\n')[:-1]
-  for i, line in enumerate(lines, start=1):
-    try:
-      found.append(json.loads(line))
-    except ValueError as error:
-      raise ValueError(
-          f'{path}, line {i}, must hold JSON, got {line[:40]!r} ({error}).'
-          ' Delete the line.'
-      ) from None
-  return found
+  lines = json_files.read_lines(path)
+  for number, line in enumerate(lines, start=1):
+    for key in _ALWAYS:
+      if type(line.get(key)) not in (int, float):
+        raise json_files.damaged_line(
+            path, number, f'a number {key!r}, got {line.get(key)!r}'
+        )
+  return [
+      {key: math.nan if x is None else x for key, x in line.items()}
+      for line in lines
+  ]
 
 
 def beside(values: dict[str, Any]) -> str:
@@ -136,4 +137,4 @@ def beside(values: dict[str, Any]) -> str:
 
 
 def _line(values: dict[str, Any]) -> str:
-  return json.dumps(values) + '\n'
+  return json_files.dumps(values) + '\n'

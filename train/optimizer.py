@@ -17,10 +17,6 @@ from train import tasks
 # them is ever taken.
 MAX_SKIPPED_IN_A_ROW = 10
 _SKIPPED = 2**31 - 1
-_NOT_OF_TSR_ADAM = (
-    'embedding_method', 'error_dtype', 'factor_dtype', 'stagger',
-    'share_decompositions',
-)  # fmt: skip
 
 
 def build(
@@ -70,21 +66,10 @@ def build(
 
 
 def _check_tsr_adam(settings: config.Config) -> None:
-  """Raises a ValueError for settings that TSR-Adam does not have."""
+  """Raises a ValueError for an optimizer that cannot be TSR-Adam."""
   sent, step = settings.compression, settings.optimizer
   if sent.method != 'tsr_adam':
     return
-  for section, given, default, keys in (
-      ('compression', sent, config.Compression(), _NOT_OF_TSR_ADAM),
-      ('optimizer', step, config.Optimizer(), ('momentum', 'nesterov')),
-  ):
-    for key in keys:
-      if getattr(given, key) != getattr(default, key):
-        raise ValueError(
-            f'{section}.{key} does not apply to compression.method tsr_adam:'
-            f' leave it at {getattr(default, key)!r}, got'
-            f' {getattr(given, key)!r}.'
-        )
   if step.name not in ('adam', 'adamw') or sent.start_step:
     raise ValueError(
         'compression.method tsr_adam is an Adam of its own, from the first step'

@@ -1,6 +1,5 @@
 """What is left when a run is over: summary.json, loss.png and a paragraph."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -9,13 +8,14 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+from train import json_files
 from train import metrics
 
 
 def write_summary(workdir: pathlib.Path, summary: dict[str, Any]) -> None:
   """Writes summary.json."""
-  text = json.dumps(summary, indent=2) + '\n'
-  (workdir / 'summary.json').write_text(text, encoding='utf-8')
+  text = json_files.dumps(summary, indent=2)
+  json_files.write(workdir / 'summary.json', f'{text}\n')
 
 
 def paragraph(
@@ -30,12 +30,17 @@ def paragraph(
       f' {summary["final_loss"]:.3f} in {summary["seconds"]:.0f} s. Held'
       f' out it is {summary["final_eval_loss"]:.3f}{metrics.beside(summary)}.'
   )
-  if summary['num_workers'] > 1:
+  if summary['bytes_sent']:
     text += (
-        f' Each of {summary["num_workers"]} workers sent'
-        f' {summary["bytes_sent"] / 1e6:,.1f} MB by {summary["compressor"]};'
-        f' dense averaging would have sent {summary["dense_bytes"] / 1e6:,.1f}'
-        f' MB, {summary["compression"]:.2f}x as much.'
+        f' Each worker sent {summary["bytes_sent"] / 1e6:,.1f} MB by'
+        f' {summary["compressor"]}; dense averaging would have sent'
+        f' {summary["dense_bytes"] / 1e6:,.1f} MB,'
+        f' {summary["compression"]:.2f}x as much.'
+    )
+  if summary['checkpoint_bytes']:
+    text += (
+        f' Averaging the errors for checkpoints took another'
+        f' {summary["checkpoint_bytes"] / 1e6:,.1f} MB.'
     )
   return f'{text} Checkpoints, metrics and loss.png lie in {workdir}.'
 

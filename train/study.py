@@ -22,6 +22,7 @@ from train import checkpoint
 from train import cluster
 from train import config
 from train import grid
+from train import json_files
 from train import metrics
 from train import optimizer
 from train import tasks
@@ -80,23 +81,35 @@ def _difference(tree: Any, usual: Any) -> Any:
   }
 
 
+# What every line of a results.jsonl holds, among other things.
+_NUMBER = (int, float)
+_TYPES: dict[str, Any] = {
+    'identity': str, 'seconds_per_step': _NUMBER, 'wall_seconds': _NUMBER,
+    'summary': {
+        'final_eval_loss': (*_NUMBER, type(None)), 'num_workers': int,
+        'bytes_per_step': _NUMBER, 'compression': _NUMBER,
+    },
+    'curve': {'evaluations': list},
+}  # fmt: skip
+
+
 class Results:
   """The lines of a results.jsonl, by identity."""
 
   def __init__(self, path: pathlib.Path):
-    """Reads the file, if there is one.
+    """Reads the file, if it exists.
 
     Raises:
-      ValueError: if it is damaged.
+      ValueError: if it is damaged; the message names the file and the line.
     """
     self._path = path
-    try:
-      self.lines = {line['identity']: line for line in metrics.read(path)}
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-          f'{path} must hold a result of train.compare in each line, got'
-          f' {error}. Mend it, or use another --workdir.'
-      ) from None
+    self.lines: dict[str, Line] = {}
+    for number, line in enumerate(json_files.read_lines(path), start=1):
+      if wrong := _wrong_key(line, _TYPES):
+        raise json_files.damaged_line(
+            path, number, f'a result of train.compare, got a wrong {wrong!r}'
+        )
+      self.lines[line['identity']] = line
 
   def add(self, line: Line) -> None:
     """Appends a line, in the place of one that was cut off."""
@@ -104,10 +117,21 @@ class Results:
     with self._path.open('ab+') as file:
       file.seek(0)
       file.truncate(file.read().rfind(b'\n') + 1)
-      file.write(json.dumps(line).encode() + b'\n')
+      file.write(json_files.dumps(line).encode() + b'\n')
       file.flush()
       os.fsync(file.fileno())
     self.lines[line['identity']] = line
+
+
+def _wrong_key(values: Any, types: dict[str, Any]) -> str | None:
+  """The first key whose value is missing or of another type."""
+  for key, kind in types.items():
+    value = values.get(key, ...)
+    if not isinstance(value, dict if isinstance(kind, dict) else kind):
+      return key
+    if isinstance(kind, dict) and (wrong := _wrong_key(value, kind)):
+      return f'{key}.{wrong}'
+  return None
 
 
 def describe(
@@ -127,8 +151,7 @@ def describe(
   if diverged:
     summary = _summary_of_diverged(run, lines)
   else:
-    text = (folder / 'summary.json').read_text(encoding='utf-8')
-    summary = json.loads(text)
+    summary = json_files.read(folder / 'summary.json')
   return {
       'name': run.name,
       'entry': run.entry,

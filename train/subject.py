@@ -5,6 +5,8 @@ from typing import Literal
 
 from train.section import Section
 
+# What data.source can be besides the name of a data set.
+BUILT_IN = ('python-stdlib', 'files', 'digits')
 DType = Literal['float32', 'bfloat16', 'float16']
 
 
@@ -19,8 +21,11 @@ class Data(Section):
   data_dir: str = '~/tensorflow_datasets'
   """Folder of the data sets of tensorflow-datasets."""
   files: tuple[str, ...] = ()
-  """Paths or glob patterns of UTF-8 text files (.xz is read too), for source
-  'files'."""
+  """Paths or glob patterns, for source 'files': UTF-8 texts, JSON lines and
+  parquet, also compressed (.gz, .xz, .bz2, .zst)."""
+  text_field: str = 'text'
+  """Field of JSON and parquet records in data.files and data.held_out that
+  holds the text; '' reads JSON as plain text."""
   tokenizer: str = 'bytes'
   """'bytes', or the path of a SentencePiece .model or a Hugging Face
   tokenizer.json."""
@@ -41,8 +46,8 @@ class Data(Section):
   flip: bool = False
   """Images: mirror half of them while training."""
   eval_fraction: float = 0.05
-  """Share of the files (by size, whole files) or images that is held out; data
-  sets with a part for it keep to that."""
+  """Share of the texts (by size, whole texts), images or sentences that is held
+  out; data sets with a part for it keep to that."""
   seed: int = 0
   """Order of the training examples, not of the held-out ones."""
 
@@ -50,10 +55,11 @@ class Data(Section):
     self._at_least(1, 'sequence_length')
     self._at_least(0, 'max_bytes', 'crop', 'seed')
     self._fraction('eval_fraction')
-    if self.stream and self.source in ('python-stdlib', 'files', 'digits'):
+    if self.stream and self.source in BUILT_IN:
       raise ValueError(
-          'data.stream reads data sets by name (`python -m train.prepare` makes'
-          f' one of text files), got source={self.source!r}.'
+          'data.stream reads data sets by name (`python -m train.prepare NAME'
+          ' --texts PATTERN --eval_fraction 0.05` makes one of text files), got'
+          f' source={self.source!r}.'
       )
     if bool(self.files) != (self.source == 'files'):
       raise ValueError(
@@ -99,13 +105,7 @@ class Model(Section):
   def _check(self):
     self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
     self._fraction('dropout')
-    if self.dropout == 1:
-      raise ValueError('model.dropout must be below 1, got 1.')
-    if self.pretrained and self.name != 'bert':
-      raise ValueError(
-          "model.pretrained is for model.name 'bert', got"
-          f' {self.name!r} with {self.pretrained!r}.'
-      )
+    self._below(1, 'dropout')
     if self.name == 'bert' and self.width % self.heads:
       raise ValueError(
           'model.width must be a multiple of model.heads, got'

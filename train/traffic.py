@@ -1,4 +1,10 @@
-"""How many bytes a run sends, read from its compiled step."""
+"""How many bytes a run sends: one account for runs, budgets and summaries.
+
+Counted are the payloads that a worker puts into the all-reduces of training
+steps: messages, the mean of the loss and, where they are on, the diagnostics.
+For a checkpoint the errors of a linear method are averaged. Those bytes depend
+on how often a run is saved and not on its method, so they are counted apart.
+"""
 
 import collections
 
@@ -10,12 +16,28 @@ import greedylore_jax as gl
 _LOSS, _DIAGNOSTICS = 1, 3
 
 
-class Traffic:
-  """Bytes that a worker puts into all-reduces, as in the compiled program.
+def is_diagnosed(plan: gl.Plan, wanted: bool) -> bool:
+  """Whether diagnostics are sent: only a method with errors has any."""
+  return wanted and any(leaf.error_bytes for leaf in plan.leaves)
 
-  Payload, as in `gl.Plan`, the mean of the loss included, of all devices of the
-  worker together. What these send each other does not count. A single worker
-  sends nothing, whatever the plan says of its messages.
+
+def extra_bytes(plan: gl.Plan, diagnosed: bool) -> int:
+  """Bytes of every step that the plan does not have: loss and diagnostics."""
+  # A mean that does not divide over the devices is padded to a number for each.
+  devices = plan.devices_per_worker
+  up = lambda count: 4 * devices * -(-count // devices)
+  return up(_LOSS) + (up(_DIAGNOSTICS) if diagnosed else 0)
+
+
+def dense_bytes(plan: gl.Plan) -> int:
+  """Bytes of a step without compression."""
+  return plan.dense_bytes + 4 * _LOSS
+
+
+class Traffic:
+  """The bytes of a run, as in its compiled program.
+
+  A single worker sends nothing, whatever the plan says of its messages.
 
   Attributes:
     dense_bytes: of a step without compression.
@@ -40,16 +62,14 @@ class Traffic:
     """
     devices = plan.devices_per_worker
     self._plan = plan
-    # What does not divide is filled up to a number for each device.
-    up = lambda count: 4 * devices * -(-count // devices)
-    self._beside = up(_LOSS) + (up(_DIAGNOSTICS) if diagnosed else 0)
+    self._extra = extra_bytes(plan, diagnosed)
     self._by_phase: collections.Counter[str | None] = collections.Counter()
     for collective in gl.collectives(compiled):
       if axis_name in (collective.axes or ()):
         self._by_phase[collective.phase] += devices * collective.payload
     alone = plan.num_workers == 1
     errors = sum(leaf.error_bytes for leaf in plan.leaves)
-    self.dense_bytes = 0 if alone else plan.dense_bytes + 4 * _LOSS
+    self.dense_bytes = 0 if alone else dense_bytes(plan)
     self.save_bytes = 0 if alone or not plan.is_linear else errors
 
   def step_bytes(self, step: int) -> int:
@@ -59,13 +79,13 @@ class Traffic:
   def describe(self) -> str:
     """Whether the compiled program sends what was planned, in a sentence."""
     read = sum(self._by_phase.values())
-    planned = sum(map(self._plan.bytes_in, self._plan.rounds)) + self._beside
+    planned = sum(map(self._plan.bytes_in, self._plan.rounds)) + self._extra
     if not self.dense_bytes:
       return 'A single worker: nothing is sent.'
     if read == planned:
       return (
           'Read from the compiled step: its all-reduces send exactly this, and'
-          f' {self._beside} bytes for the loss and what is observed.'
+          f' {self._extra} bytes for the loss and what is observed.'
       )
     return (
         f'Read from the compiled step: its all-reduces send {read:,} bytes over'

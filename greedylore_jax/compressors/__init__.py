@@ -2,6 +2,7 @@
 
 from greedylore_jax.compressors.base import Compressor
 from greedylore_jax.compressors.dense import Dense
+from greedylore_jax.compressors.frozen import Frozen
 from greedylore_jax.compressors.greedylore import GreedyLore
 from greedylore_jax.compressors.powersgd import PowerSGD
 from greedylore_jax.compressors.quantized import Quantize
@@ -19,6 +20,7 @@ __all__ = [
     'Compressor',
     'Dense',
     'FixedSubspace',
+    'Frozen',
     'GreedyLore',
     'PowerSGD',
     'Quantize',

@@ -43,6 +43,11 @@ class Compressor(Protocol):
   that needs whole ones, so that the devices hand them to each other, may say in
   which kinds of steps: `needs_whole`, of 'refresh' and 'compress'.
 
+  A method may accept leaves of equal shape together, `takes_several = True`:
+  then `h` and the memory are those of n leaves one after the other, [n k, ...],
+  and `key` is [n], a key per leaf, of which only that leaf's numbers may be
+  drawn. It compiles faster, as a model has many leaves but few shapes.
+
   A method with a basis may have `leading(memory)`, its r leading directions,
   [k, a, r], orthonormal: their drift is among the `Diagnostics`.
 
@@ -66,9 +71,6 @@ class Compressor(Protocol):
     >>> plan.bytes_in('compress')  # 8 numbers in float32
     32
   """
-
-  def __hash__(self) -> int:
-    """Of its settings."""
 
   @property
   def update_interval(self) -> int | None:
@@ -117,9 +119,25 @@ def top_columns(basis: jax.Array, scores: jax.Array, count: int) -> Rounds:
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Rounds:
-  """Gaussian numbers; drawn for all leaves in one loop, like any `Each`."""
-  draws = yield Each(_linalg.normal(shape, dtype), key[None])
-  return draws[0]
+  """Gaussian numbers, [k, ...], drawn as `_draw` says."""
+  return _draw(jax.random.normal, key, shape, dtype)
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> Rounds:
+  """Numbers in [0, 1), [k, ...], drawn as `_draw` says."""
+  return _draw(jax.random.uniform, key, shape, float)
+
+
+def _draw(sample: Any, key: jax.Array, shape: Any, dtype: Any) -> Rounds:
+  """Random numbers of one key, or of n keys, each for k / n matrices in a row.
+
+  They are drawn for all leaves in one loop, like any `Each`.
+  """
+  k, *of_matrix = shape
+  keys = key.reshape(-1)
+  of_leaf = k // len(keys), *of_matrix
+  draws = yield Each(_linalg.random_numbers(sample, of_leaf, dtype), keys)
+  return draws.reshape(shape)
 
 
 def range_of(
@@ -144,10 +162,11 @@ def share_of(count: int, share: float) -> int:
   return max(1, round(share * count))
 
 
-class Memoryless:
+class Memoryless(Compressor):
   """Shared by the methods that start every step afresh."""
 
   update_interval = None
+  takes_several = True
 
   def init(self, k: int, a: int, b: int, dtype: Any) -> tuple[()]:
     """Nothing to remember."""
@@ -155,7 +174,7 @@ class Memoryless:
     return ()
 
 
-class LazyBasis:
+class LazyBasis(Compressor):
   """Shared by the methods that choose directions from a basis of old gradients.
 
   The memory is U, [k, a, a]: all left singular vectors of the mean matrix at
@@ -165,6 +184,7 @@ class LazyBasis:
   rank: int
   decomposition: _linalg.Decomposition
   linear = True
+  takes_several = True
 
   @property
   def needs_whole(self) -> tuple[str, ...]:
@@ -190,6 +210,11 @@ class LazyBasis:
 
 def check_compressor(compressor: Any) -> None:
   """Raises unless this is an instance of a method."""
+  if hasattr(compressor, 'update') and hasattr(compressor, 'init'):
+    raise TypeError(
+        'compressor must be a method such as gl.GreedyLore(rank=32), got an'
+        ' optax transformation: pass the method that is inside it.'
+    )
   for name in ('init', 'compress'):
     if isinstance(compressor, type) or not callable(
         getattr(compressor, name, None)

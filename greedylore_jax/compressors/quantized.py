@@ -124,6 +124,12 @@ def _shifts(bits: int) -> jax.Array:
 
 def _own_lots(key: jax.Array, h: jax.Array) -> jax.Array:
   """Uniform in [0, 1), other ones for other h: workers round independently."""
-  total = jnp.sum(h).astype(jnp.float32)
-  own = jax.lax.bitcast_convert_type(total, jnp.uint32)
-  return jax.random.uniform(jax.random.fold_in(key, own), h.shape, h.dtype)
+
+  def of_leaf(key, h):
+    total = jnp.sum(h).astype(jnp.float32)
+    own = jax.lax.bitcast_convert_type(total, jnp.uint32)
+    return jax.random.uniform(jax.random.fold_in(key, own), h.shape, h.dtype)
+
+  keys = key.reshape(-1)
+  lots = jax.vmap(of_leaf)(keys, h.reshape(len(keys), -1, *h.shape[1:]))
+  return lots.reshape(h.shape)

@@ -12,7 +12,7 @@ from greedylore_jax.compressors import base
 
 
 @dataclasses.dataclass(frozen=True)
-class RangeFinder:
+class RangeFinder(base.Compressor):
   """Projection on the range of a sketch of the mean gradient plus error.
 
   With H_i = G_i + E_i and V, [b, r], equal on all workers,
@@ -51,6 +51,7 @@ class RangeFinder:
 
   update_interval = None
   linear = True
+  takes_several = True
 
   def __post_init__(self):
     _checks.check_integer('rank', self.rank)

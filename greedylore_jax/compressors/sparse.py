@@ -74,7 +74,7 @@ class TopK(base.Memoryless):
 
   def _columns(self, h: jax.Array, key: jax.Array) -> Rounds:
     k, a, b = h.shape
-    v = jax.random.normal(key, (k, a, self.probes), h.dtype)
+    v = yield from base.normal(key, (k, a, self.probes), h.dtype)
     scores, _ = yield h.mT @ v
     count = base.share_of(b, self.density)
     _, columns = jax.lax.top_k(jnp.sum(scores**2, axis=-1), count)
@@ -126,7 +126,7 @@ class RandomK(base.Memoryless):
   def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
     """One round: the chosen entries."""
     k, a, b = h.shape
-    lots = jax.random.uniform(key, (k, a * b))
+    lots = yield from base.uniform(key, (k, a * b))
     _, places = jax.lax.top_k(lots, base.share_of(a * b, self.density))
     flat = h.reshape(k, a * b)
     chosen = jnp.take_along_axis(flat, places, axis=1)

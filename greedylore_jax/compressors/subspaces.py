@@ -76,7 +76,7 @@ class RandomSubspace(base.LazyBasis):
 
   def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """One round: the factor of directions drawn by lot."""
-    lots = jax.random.uniform(key, h.shape[:2])
+    lots = yield from base.uniform(key, h.shape[:2])
     p = yield from base.top_columns(basis, lots, min(self.rank, h.shape[1]))
     output, sent, _ = yield from base.project(h, p)
     return output, sent, basis

@@ -30,7 +30,7 @@ class TSRMemory(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TSR:
+class TSR(base.Compressor):
   """Two-sided randomized low-rank cores.
 
   Between refreshes C_i = U^T H_i V is sent, r * r numbers, and the output is
@@ -73,6 +73,8 @@ class TSR:
   oversampling: int = 5
   power_iterations: int = 1
   average: Literal['gradients', 'bases'] = 'gradients'
+
+  takes_several = True
 
   def __post_init__(self):
     _checks.check_integer('rank', self.rank)

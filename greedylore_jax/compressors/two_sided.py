@@ -14,7 +14,7 @@ from greedylore_jax.compressors import base
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoSided:
+class TwoSided(base.Compressor):
   """Greedy choice on both sides of a lazy SVD: an r x r core is sent.
 
   At a refresh everything is sent, and all left and right singular vectors U and
@@ -55,6 +55,7 @@ class TwoSided:
   decomposition: _linalg.Decomposition = 'gram'
 
   linear = True
+  takes_several = True
 
   needs_whole = ('refresh',)  # To complete V to a basis.
 

@@ -7,11 +7,13 @@ import dataclasses
 import functools
 import glob
 import hashlib
-import lzma
+import io
 import os
 import pathlib
 import platform
 import sysconfig
+
+from train.data import files as files_lib
 
 # Installed packages are no part of the standard library, and not every Python
 # ships its tests.
@@ -22,6 +24,10 @@ _LEFT_OUT = frozenset((
 # These the build writes: they hold compiler flags and paths, so they differ
 # between machines with the same Python.
 _GENERATED = ('_sysconfigdata', 'config-')
+
+
+# Lines are compared in pieces of this many bytes; some texts are one line.
+_PIECE_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Corpus:
 
   name: str
   documents: tuple[Document, ...]
+  left_out: tuple[str, ...] = ()
+  """Texts that were read and dropped: '2 empty texts'."""
 
   @functools.cached_property
   def num_bytes(self) -> int:
@@ -54,26 +62,29 @@ class Corpus:
     return digest.hexdigest()[:16]
 
 
-def read(source: str, files: Sequence[str] = ()) -> Corpus:
+def read(
+    source: str, files: Sequence[str] = (), field: str = 'text'
+) -> Corpus:
   """Reads a corpus.
 
   The standard library differs between Python versions, so two runs compare
-  only where `Corpus.sha256` is the same. Empty files and second copies of a
+  only where `Corpus.sha256` is the same. Empty texts and second copies of a
   text are dropped: a copy could land on both sides of `split`.
 
   Args:
     source: 'python-stdlib', the .py sources of the running Python without
       tests, installed packages and what its build generated; or 'files'.
     files: for 'files', paths or glob patterns (** goes into subfolders) of
-      UTF-8 texts; those whose name ends in .xz are decompressed. A document's
-      name is its path below the folder that all of them share.
+      what `files.texts` reads. The name of such a document is a hash of its
+      text, so that neither order nor `split` depends on the names of files.
+    field: for 'files', the field of JSON lines and parquet that holds a text.
 
   Returns:
     The corpus, with at least one document.
 
   Raises:
     ValueError: the source is unknown, a pattern matches no file, a file cannot
-      be read or is not UTF-8, or no text is left.
+      be read or is no text, or no text is left.
 
   Example:
     >>> corpus = read('python-stdlib')
@@ -82,50 +93,143 @@ def read(source: str, files: Sequence[str] = ()) -> Corpus:
   """
   if source == 'python-stdlib':
     name = f'python-stdlib {platform.python_version()}'
-    named_paths = _stdlib_paths()
+    texts: Iterable[Document] = (
+        Document(name, text)
+        for name, path in sorted(_stdlib_paths().items())
+        for text in files_lib.texts(path, '')
+    )
   elif source == 'files':
-    name, named_paths = 'files', _matching_paths(files)
+    name = 'files'
+    texts = (
+        Document(hashlib.sha256(text).hexdigest(), text)
+        for path in matching_paths(files, 'data.files')
+        for text in files_lib.texts(path, field)
+    )
   else:
     raise ValueError(
         f"data.source must be 'python-stdlib' or 'files', got {source!r}."
     )
-  documents, seen = [], {b''}
-  for document_name, path in sorted(named_paths.items()):
-    text = _read_text(path)
-    if text not in seen:
-      seen.add(text)
-      documents.append(Document(document_name, text))
+  documents, left_out = _distinct(texts)
   if not documents:
     raise ValueError(
-        f'data.source {source!r} must hold text, got {len(named_paths)} files'
-        " and no text in them: use data.source 'files' and name text files in"
-        ' data.files.'
+        f'data.source {source!r} must hold text, got'
+        f' {", ".join(left_out) or "no files"}: name files that hold text in'
+        " data.files, with data.source 'files'."
     )
-  return Corpus(name, tuple(documents))
+  in_order = sorted(documents, key=lambda document: document.name)
+  return Corpus(name, tuple(in_order), left_out)
 
 
 def of_texts(name: str, texts: Iterable[bytes], max_bytes: int = 0) -> Corpus:
-  """Texts in their order as a corpus, up to so many bytes (0 is all).
+  """A corpus of texts in their order.
 
-  Second copies of a text are dropped. A document's name is its number.
+  Empty texts and second copies of a text are dropped. A document's name is its
+  number.
+
+  Args:
+    name: of the corpus.
+    texts: in UTF-8.
+    max_bytes: maximum bytes, rounded down to whole texts; 0 is no limit.
 
   Raises:
     ValueError: there is no text.
   """
-  documents, seen, size = [], {b''}, 0
-  for i, text in enumerate(texts):
-    size += len(text)
-    if max_bytes and size > max_bytes:
-      break
-    if text not in seen:
-      seen.add(text)
-      documents.append(Document(f'{i:09}', text))
+  documents, left_out = _distinct(
+      Document(f'{i:09}', text)
+      for i, text in enumerate(_up_to(max_bytes, texts))
+  )
   if not documents:
     raise ValueError(
         f'{name} must hold a text of at most data.max_bytes={max_bytes} bytes,'
         ' got none.'
     )
-  return Corpus(name, tuple(documents))
+  return Corpus(name, tuple(documents), left_out)
+
+
+def repeated(
+    held_out: Iterable[Document], training: Iterable[Document]
+) -> tuple[int, float]:
+  """How much of the held-out text is also training text.
+
+  The texts are compared by lines; a line of more than 1,024 bytes is cut into
+  pieces of that size.
+
+  Returns:
+    The number of held-out documents that are training text by at least half of
+    their bytes, and the share of these documents in the held-out bytes.
+  """
+  held_out = tuple(held_out)
+  asked = {piece for document in held_out for piece in _pieces(document)}
+  found: set[bytes] = set()
+  for document in training:
+    found |= asked.intersection(_pieces(document))
+  count = size = 0
+  for document in held_out:
+    pieces = [*_pieces(document)]
+    known = sum(len(piece) for piece in pieces if piece in found)
+    if known and 2 * known >= sum(map(len, pieces)):
+      count, size = count + 1, size + len(document.text)
+  return count, size / max(1, sum(len(x.text) for x in held_out))
+
+
+def _pieces(document: Document) -> Iterator[bytes]:
+  lines = functools.partial(io.BytesIO(document.text).readline, _PIECE_BYTES)
+  return map(bytes.strip, iter(lines, b''))
+
+
+def matching_paths(patterns: Sequence[str], option: str) -> list[str]:
+  """The files that patterns match, in order of their paths.
+
+  Raises:
+    ValueError: a pattern matches none; `option` is where it stood.
+  """
+  paths = set()
+  for pattern in map(os.path.expanduser, patterns):
+    # A file whose name happens to hold [ or * is taken as it stands.
+    matches = (
+        [pattern] if os.path.isfile(pattern)
+        else filter(os.path.isfile, glob.glob(pattern, recursive=True))
+    )
+    found = {os.path.abspath(match) for match in matches}
+    if not found:
+      raise ValueError(
+          f'{option} must name files, but {pattern!r} matches none in'
+          f' {os.getcwd()!r}: check the spelling; a folder needs a pattern,'
+          " such as 'folder/**/*.txt'."
+      )
+    paths |= found
+  return sorted(paths)
+
+
+def _distinct(
+    documents: Iterable[Document],
+) -> tuple[list[Document], tuple[str, ...]]:
+  """Documents without empty and repeated ones, and how many these are."""
+  kept, seen, empty, copies = [], set(), 0, 0
+  for document in documents:
+    digest = hashlib.sha256(document.text).digest()
+    if not document.text:
+      empty += 1
+    elif digest in seen:
+      copies += 1
+    else:
+      seen.add(digest)
+      kept.append(document)
+  return kept, tuple(
+      f'{count:,} {kind} text{"s" * (count > 1)}'
+      for count, kind in ((empty, 'empty'), (copies, 'repeated'))
+      if count
+  )
+
+
+def _up_to(max_bytes: int, texts: Iterable[bytes]) -> Iterator[bytes]:
+  """The first texts, up to so many bytes; 0 is all."""
+  size = 0
+  for text in texts:
+    size += len(text)
+    if max_bytes and size > max_bytes:
+      return
+    yield text
 
 
 def split(
@@ -203,47 +307,3 @@ def _python_sources(root: str) -> Iterator[str]:
     for name in names:
       if name.endswith('.py') and not name.startswith(_GENERATED):
         yield os.path.join(folder, name)
-
-
-def _matching_paths(patterns: Sequence[str]) -> dict[str, str]:
-  """Path of each file that a pattern matches, by its name."""
-  paths = set()
-  for pattern in map(os.path.expanduser, patterns):
-    # A file whose name happens to hold [ or * is taken as it stands.
-    matches = (
-        [pattern] if os.path.isfile(pattern)
-        else filter(os.path.isfile, glob.glob(pattern, recursive=True))
-    )
-    found = {os.path.abspath(match) for match in matches}
-    if not found:
-      raise ValueError(
-          f'data.files must name text files, but {pattern!r} matches none in'
-          f' {os.getcwd()!r}: check the spelling; a folder needs a pattern,'
-          " such as 'folder/**/*.txt'."
-      )
-    paths |= found
-  folders = {os.path.dirname(path) for path in paths}
-  root = os.path.commonpath(folders) if folders else ''
-  return {
-      pathlib.Path(path).relative_to(root).as_posix(): path for path in paths
-  }
-
-
-def _read_text(path: str) -> bytes:
-  """The bytes of a UTF-8 file, decompressed if it is .xz."""
-  try:
-    with (lzma.open if path.endswith('.xz') else open)(path, 'rb') as file:
-      text = file.read()
-  except (OSError, EOFError, lzma.LZMAError) as error:
-    raise ValueError(
-        f'Cannot read {path!r} ({error}): mend it, or leave it out.'
-    ) from error
-  try:
-    text.decode('utf-8')
-  except UnicodeDecodeError as error:
-    raise ValueError(
-        f'{path!r} must be UTF-8 text, got byte 0x{text[error.start]:02x} at'
-        f' offset {error.start}: convert it (iconv -f ENCODING -t UTF-8) or'
-        ' leave it out.'
-    ) from error
-  return text

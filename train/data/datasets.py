@@ -3,15 +3,23 @@
 from collections.abc import Iterable
 from collections.abc import Iterator
 import dataclasses
-import io
 import json
 import os
 import pathlib
 import re
 from typing import Any
 
-import numpy as np
+from train.data import files
 
+# What the sentences of a data set are called; the first that it has all of.
+SENTENCES = (
+    ('sentence1', 'sentence2'),
+    ('question1', 'question2'),
+    ('premise', 'hypothesis'),
+    ('question', 'sentence'),
+    ('sentence',),
+    ('text',),
+)
 # Where the official sets of that name keep what is held out; in this order.
 _HELD_OUT = ('validation', 'validation_matched', 'test')
 _TRAIN = 'train'
@@ -30,9 +38,11 @@ Example = dict[str, Any]
 class Split:
   """The examples of one part: dicts of what `DataSet.features` says.
 
-  Texts are bytes, images encoded bytes (see `pixels`), labels numbers.
+  Texts are bytes, images encoded bytes (see `pixels.decode`), labels numbers.
   """
 
+  name: str
+  """For messages: that of the data set and of the part."""
   source: Any
   """As tensorflow-datasets opened it."""
 
@@ -40,8 +50,15 @@ class Split:
     return len(self.source)
 
   def take(self, indices: Iterable[int]) -> list[Example]:
-    """Those examples, read together, which is several times faster."""
-    return self.source.__getitems__([int(i) for i in indices])
+    """Those examples, read together, which is several times faster.
+
+    Raises:
+      ValueError: their files are damaged.
+    """
+    try:
+      return self.source.__getitems__([int(i) for i in indices])
+    except Exception as error:  # The libraries raise many kinds.
+      raise _damaged(self.name, error) from error
 
   def __iter__(self) -> Iterator[Example]:
     for start in range(0, len(self), _TOGETHER):
@@ -78,32 +95,52 @@ def read(name: str, data_dir: str) -> DataSet:
     ImportError: tensorflow-datasets is not installed.
   """
   folder = _folder(name, pathlib.Path(data_dir).expanduser())
-  info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
-  if info.get('fileFormat') != FORMAT:
+  try:
+    info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
+    file_format = info.get('fileFormat')
+  except (OSError, ValueError, RecursionError, AttributeError) as error:
+    raise _damaged(str(folder / 'dataset_info.json'), error) from error
+  if file_format != FORMAT:
     raise ValueError(
         f'{folder} must hold a data set in {FORMAT} format, got'
-        f' {info.get("fileFormat")!r}: {_command(name, data_dir)}'
+        f' {file_format!r}: {_command(name, data_dir)}'
     )
   tfds = library()
-  builder = tfds.builder_from_directory(folder)
-  features = dict(builder.info.features)
-  raw = {
-      key: tfds.decode.SkipDecoding()
-      for key, feature in features.items()
-      if isinstance(feature, tfds.features.Image)
-  }
-  split = lambda part: Split(builder.as_data_source(part, decoders=raw))
-  held_out = next((x for x in _HELD_OUT if x in builder.info.splits), None)
-  if _TRAIN not in builder.info.splits:
+  try:
+    builder = tfds.builder_from_directory(folder)
+    features = dict(builder.info.features)
+    raw = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    parts = {
+        part: Split(
+            f'{name} ({part})', builder.as_data_source(part, decoders=raw)
+        )
+        for part in builder.info.splits
+        if part in (_TRAIN, *_HELD_OUT)
+    }
+  except Exception as error:  # The libraries raise many kinds.
+    raise _damaged(str(folder), error) from error
+  if _TRAIN not in parts:
     raise ValueError(
         f'{folder} must have a part {_TRAIN!r}, got'
         f' {", ".join(builder.info.splits)}.'
     )
   root = pathlib.Path(data_dir).expanduser()
   return DataSet(
-      folder.relative_to(root).as_posix(), split(_TRAIN),
-      split(held_out) if held_out else None, features,
+      folder.relative_to(root).as_posix(), parts[_TRAIN],
+      next((parts[x] for x in _HELD_OUT if x in parts), None), features,
   )  # fmt: skip
+
+
+def _damaged(what: str, error: Exception) -> ValueError:
+  reason = (str(error).splitlines() or [''])[0]
+  return ValueError(
+      f'{what} cannot be read ({type(error).__name__}: {reason}): the data set'
+      ' is damaged or incomplete; prepare it again.'
+  )
 
 
 def check_name(name: str) -> None:
@@ -118,15 +155,6 @@ def check_name(name: str) -> None:
         'the name of a data set must be one such as cifar10 or glue/mrpc, got'
         f' {name!r}.'
     )
-
-
-def pixels(encoded: bytes) -> np.ndarray:
-  """A PNG or JPEG as uint8 [height, width, channels]."""
-  from PIL import Image
-
-  with Image.open(io.BytesIO(encoded)) as image:
-    array = np.asarray(image)
-  return array if array.ndim == 3 else array[:, :, None]
 
 
 def library() -> Any:
@@ -147,6 +175,14 @@ def library() -> Any:
   return tensorflow_datasets
 
 
+def official_names() -> list[str]:
+  """Of the data sets that tensorflow-datasets can prepare, if it is there."""
+  try:
+    return library().list_builders(with_community_datasets=False)
+  except ImportError:
+    return []
+
+
 def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
   """The folder of the newest version: the one with dataset_info.json."""
   check_name(name)
@@ -162,9 +198,18 @@ def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
           f'data.source must be one of {", ".join(names)}, got {name!r}.'
       )
   if not versions:
+    there = [
+        x.parent.parent.relative_to(root).as_posix()
+        for depth in ('*/*', '*/*/*')
+        for x in root.glob(f'{depth}/dataset_info.json')
+    ]
+    official = official_names()
+    hint = '' if name.split('/')[0] in official else files.nearest(
+        name, [*_BUILT_IN, *there, *official]
+    )
     raise ValueError(
-        f'There is no data set {name!r} below data.data_dir={str(root)!r}:'
-        f' {_command(name, str(root))}'
+        f'There is no data set {name!r} below data.data_dir={str(root)!r}'
+        f'{hint}: {_command(name, str(root))}'
     )
   numbers = lambda folder: [int(n) for n in re.findall(r'\d+', folder.name)]
   return max(versions, key=numbers)
@@ -174,5 +219,5 @@ def _command(name: str, data_dir: str) -> str:
   """How to get it."""
   return (
       f'prepare it with `python -m train.prepare {name} --data_dir {data_dir}`,'
-      ' or name another folder.'
+      ' or name another one.'
   )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import hashlib
+import io
 from typing import Any
 
 import grain
@@ -11,6 +12,7 @@ import numpy as np
 from train import config
 from train.data import batches
 from train.data import datasets
+from train.data import pixels
 
 Batch = dict[str, np.ndarray]
 # Images that are hashed to tell data sets apart.
@@ -182,6 +184,7 @@ def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
         f' {", ".join(found.features)}: choose another model.name.'
     )
   if found.held_out is not None:
+    data.only_for('data without a held-out part of its own', 'eval_fraction')
     return found.name, (_part(found.train), _part(found.held_out)), classes
   order = np.random.default_rng(0).permutation(len(found.train))
   cut = round(data.eval_fraction * len(order))
@@ -189,13 +192,23 @@ def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
   return found.name, both, classes
 
 
+def _array(encoded: bytes, where: str) -> np.ndarray:
+  """An image as uint8 [height, width, channels]."""
+  array = np.asarray(pixels.decode(io.BytesIO(encoded), where)[0])
+  return array if array.ndim == 3 else array[:, :, None]
+
+
 def _part(split: datasets.Split, chosen: np.ndarray | None = None) -> Part:
   """Some examples of a split, by default all."""
   index = np.arange(len(split)) if chosen is None else chosen
 
   def read(indices: Any) -> Batch:
-    examples = split.take(index[indices])
-    images = [datasets.pixels(example['image']) for example in examples]
+    chosen = index[indices]
+    examples = split.take(chosen)
+    images = [
+        _array(example['image'], f'image {i} of {split.name}')
+        for i, example in zip(chosen, examples, strict=True)
+    ]
     if len({image.shape for image in images}) > 1:
       raise ValueError(
           'All images must be of one size, got'

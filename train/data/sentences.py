@@ -12,16 +12,6 @@ from train.data import datasets
 from train.data import tokenizers
 
 Batch = dict[str, np.ndarray]
-# What the texts of a data set are called; the first that it has all of.
-_TEXTS = (
-    ('sentence1', 'sentence2'),
-    ('question1', 'question2'),
-    ('premise', 'hypothesis'),
-    ('question', 'sentence'),
-    ('sentence',),
-    ('text',),
-)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SentenceData:
@@ -81,16 +71,18 @@ def load(data: config.Data) -> SentenceData:
   """The sentences that a configuration asks for, in memory.
 
   Raises:
-    ValueError: there is no such data set, it holds no labelled sentences, has
-      no held-out part, or data.tokenizer does not encode pairs.
+    ValueError: there is no such data set, it holds no labelled sentences, or
+      data.tokenizer does not encode pairs.
     ImportError: the library that reads it is not installed.
   """
   found = datasets.read(data.source, data.data_dir)
-  columns = next((x for x in _TEXTS if {*x} <= {*found.features}), None)
-  if columns is None or 'label' not in found.features or not found.held_out:
+  columns = next(
+      (x for x in datasets.SENTENCES if {*x} <= {*found.features}), None
+  )
+  if columns is None or 'label' not in found.features:
     raise ValueError(
-        f'{found.name} must hold sentences with labels and a part to evaluate'
-        f' on, got {", ".join(found.features)}: choose another model.name.'
+        f'{found.name} must hold sentences with labels, got'
+        f' {", ".join(found.features)}: choose another model.name.'
     )
   tokenizer = tokenizers.load(data.tokenizer)
   if not isinstance(tokenizer, tokenizers.HuggingFace):
@@ -102,7 +94,18 @@ def load(data: config.Data) -> SentenceData:
   encode = lambda split: _examples(
       split, columns, tokenizer, data.sequence_length, is_score=not classes
   )
-  training, held_out = encode(found.train), encode(found.held_out)
+  training = encode(found.train)
+  if found.held_out is not None:
+    data.only_for('data without a held-out part of its own', 'eval_fraction')
+    held_out = encode(found.held_out)
+  else:
+    training, held_out = _divided(training, data.eval_fraction)
+  if not len(training['label']) or not len(held_out['label']):
+    raise ValueError(
+        f'{found.name} must have sentences to train and to evaluate on, got'
+        f' {len(training["label"])} and {len(held_out["label"])}: use another'
+        ' data.eval_fraction.'
+    )
   digest = hashlib.sha256()
   for array in training.values():
     digest.update(array.tobytes())
@@ -124,6 +127,15 @@ def load(data: config.Data) -> SentenceData:
   )
 
 
+def _divided(examples: Batch, eval_fraction: float) -> tuple[Batch, Batch]:
+  """Training and held-out examples, always the same."""
+  count = len(examples['label'])
+  order = np.random.default_rng(0).permutation(count)
+  cut = round(eval_fraction * count)
+  take = lambda chosen: {key: x[chosen] for key, x in examples.items()}
+  return take(order[cut:]), take(order[:cut])
+
+
 def _examples(
     split: datasets.Split,
     columns: tuple[str, ...],
@@ -133,8 +145,15 @@ def _examples(
 ) -> Batch:
   """All examples of a part, cut to `length` tokens."""
   texts, labels = [], []
-  for example in split:
-    texts.append(tuple(example[column].decode('utf-8') for column in columns))
+  for i, example in enumerate(split):
+    try:
+      text = tuple(example[column].decode('utf-8') for column in columns)
+    except UnicodeDecodeError as error:
+      raise ValueError(
+          f'Example {i} of {split.name} must be UTF-8 text, but is not'
+          f' ({error}): prepare the data set again from UTF-8.'
+      ) from error
+    texts.append(text)
     labels.append(example['label'])
   label = np.array(labels, np.float32 if is_score else np.int32)
   return encoded(texts, tokenizer, length) | {'label': label}

@@ -14,13 +14,24 @@ from train import config
 from train.data import batches
 from train.data import corpus as corpus_lib
 from train.data import datasets
+from train.data import files as files_lib
 from train.data import streams
 from train.data import tokenizers
 from train.data import windows as windows_lib
 
 _Documents = tuple[corpus_lib.Document, ...]
-# Training and held-out ones.
-_Parts = tuple[_Documents, _Documents]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Own:
+  """Training and held-out text of `data.source`."""
+
+  description: dict[str, Any]
+  training_windows: np.ndarray | streams.Windows
+  training: _Documents
+  """Empty for data.stream."""
+  held_out: _Documents
+  remarks: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +54,8 @@ class TextData:
   """[windows, length + 1], in the smallest sufficient unsigned type."""
   held_out: tuple[windows_lib.HeldOut, ...]
   """First that of the same corpus."""
+  remarks: tuple[str, ...]
+  """Lines for people: what was left out, what is held out and trained on."""
   seed: int
   """Of the order of the training windows."""
 
@@ -99,57 +112,82 @@ def load(data: config.Data) -> TextData:
   """
   tokenizer = tokenizers.load(data.tokenizer)
   size = data.sequence_length + 1
-  of_corpus = _streamed if data.stream else _in_memory
-  told, train_windows, documents = of_corpus(data, tokenizer, size)
-  windows_lib.require(train_windows, 1, 'training', 'a run')
-  own = windows_lib.held_out('', documents, tokenizer, size)
-  others = [_other(name, data, tokenizer, size) for name in data.held_out]
-  if len({x.name for x in others}) < len(others):
+  read = _streamed if data.stream else _in_memory
+  own = read(data, tokenizer, size)
+  windows_lib.require(own.training_windows, 1, 'training', 'a run')
+  held_out = [windows_lib.held_out('', own.held_out, tokenizer, size)]
+  remarks = [*own.remarks]
+  for name, corpus in (_other(source, data) for source in data.held_out):
+    remarks += [*_left_out(corpus), *_repeated(name, corpus, own.training)]
+    documents = corpus.documents
+    held_out.append(windows_lib.held_out(name, documents, tokenizer, size))
+  names = [x.name for x in held_out[1:]]
+  if len({*names}) < len(names):
     raise ValueError(
         'data.held_out must name texts whose names differ, got'
-        f' {", ".join(x.name for x in others)}.'
+        f' {", ".join(names)}.'
     )
-  told |= {
+  told = own.description | {
       'tokenizer': tokenizer.name,
       'vocab_size': tokenizer.vocab_size,
       'sequence_length': data.sequence_length,
-      'held_out_tokens': own.tokens,
+      'held_out_tokens': held_out[0].tokens,
   }
-  if others:
-    told['held_out'] = {x.name: x.sha256 for x in others}
+  if names:
+    told['held_out'] = {x.name: x.sha256 for x in held_out[1:]}
   return TextData(
       description=told,
       vocab_size=tokenizer.vocab_size,
-      training_windows=train_windows,
-      held_out=(own, *others),
+      training_windows=own.training_windows,
+      held_out=tuple(held_out),
+      remarks=tuple(remarks),
       seed=data.seed,
   )
 
 
 def _in_memory(
     data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
-) -> tuple[dict[str, Any], np.ndarray, _Documents]:
-  """What the corpus is, windows of its training part, and what is held out."""
-  corpus, (train, held_out) = _documents(data)
-  tokens = windows_lib.tokens_of(train, tokenizer)
+) -> _Own:
+  """All of a corpus."""
+  if data.source in ('python-stdlib', 'files'):
+    corpus = corpus_lib.read(data.source, data.files, data.text_field)
+    (training, held_out), remarks = _divided(data, corpus), _left_out(corpus)
+  else:
+    found = _data_set(data.source, data.data_dir)
+    corpus = _corpus(found.name, found.train, data.max_bytes)
+    remarks = _left_out(corpus)
+    if found.held_out is None:
+      training, held_out = _divided(data, corpus)
+    else:
+      data.only_for('data without a held-out part of its own', 'eval_fraction')
+      other = _corpus(found.name, found.held_out, data.max_bytes)
+      training, held_out = corpus.documents, other.documents
+      corpus = corpus_lib.Corpus(found.name, training + held_out)
+      remarks += _left_out(other)
+      remarks += _also_training(
+          found.name, held_out, *corpus_lib.repeated(held_out, training)
+      )
+  tokens = windows_lib.tokens_of(training, tokenizer)
   told = {
       'corpus': corpus.name,
       'bytes': corpus.num_bytes,
       'sha256': corpus.sha256,
       'train_tokens': tokens.size,
   }
-  return told, windows_lib.cut(tokens, size), held_out
+  windows = windows_lib.cut(tokens, size)
+  return _Own(told, windows, training, held_out, remarks)
 
 
 def _streamed(
     data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
-) -> tuple[dict[str, Any], streams.Windows, _Documents]:
-  """The same of a data set of which only the held-out part is read."""
+) -> _Own:
+  """A data set of which only the held-out part is read."""
   found = _data_set(data.source, data.data_dir)
   if found.held_out is None:
     raise ValueError(
         f'{found.name} must have a part to evaluate on for data.stream, got'
-        ' none: leave data.stream out, and set data.max_bytes.'
+        ' none: leave data.stream out, or prepare it under another name with'
+        ' --eval_fraction 0.05 or --held_out FILES.'
     )
   windows = streams.Windows(found.train, tokenizer, size)
   held_out = _corpus(found.name, found.held_out, data.max_bytes)
@@ -159,21 +197,49 @@ def _streamed(
       'held_out_sha256': held_out.sha256,
       'train_documents': len(windows),
   }
-  return told, windows, held_out.documents
+  return _Own(told, windows, (), held_out.documents, _left_out(held_out))
 
 
-def _documents(data: config.Data) -> tuple[corpus_lib.Corpus, _Parts]:
-  """The corpus, and what of it is for training and what is held out."""
-  if data.source in ('python-stdlib', 'files'):
-    corpus = corpus_lib.read(data.source, data.files)
-    return corpus, corpus_lib.split(corpus, data.eval_fraction)
-  found = _data_set(data.source, data.data_dir)
-  corpus = _corpus(found.name, found.train, data.max_bytes)
-  if found.held_out is None:
-    return corpus, corpus_lib.split(corpus, data.eval_fraction)
-  held_out = _corpus(found.name, found.held_out, data.max_bytes)
-  whole = corpus_lib.Corpus(found.name, corpus.documents + held_out.documents)
-  return whole, (corpus.documents, held_out.documents)
+def _divided(
+    data: config.Data, corpus: corpus_lib.Corpus
+) -> tuple[_Documents, _Documents]:
+  """Training and held-out documents."""
+  return corpus_lib.split(corpus, data.eval_fraction)
+
+
+def _left_out(corpus: corpus_lib.Corpus) -> tuple[str, ...]:
+  if not corpus.left_out:
+    return ()
+  return (f'Left out of {corpus.name}: {", ".join(corpus.left_out)}.',)
+
+
+def _repeated(
+    name: str, corpus: corpus_lib.Corpus, training: _Documents
+) -> tuple[str, ...]:
+  """A warning if some of a held-out text is training text.
+
+  Raises:
+    ValueError: at least half of it is.
+  """
+  count, share = corpus_lib.repeated(corpus.documents, training)
+  if share >= 0.5:
+    raise ValueError(
+        f'data.held_out must name text that is not trained on, but {share:.0%}'
+        f' of {name} is also in the training text: remove it from one of the'
+        ' two.'
+    )
+  return _also_training(name, corpus.documents, count, share)
+
+
+def _also_training(
+    name: str, held_out: _Documents, count: int, share: float
+) -> tuple[str, ...]:
+  if not count:
+    return ()
+  return (
+      f'Warning: {count:,} of {len(held_out):,} held-out texts of {name}'
+      f' ({100 * share:.2g} % of their bytes) are also training text.',
+  )
 
 
 def _data_set(name: str, data_dir: str) -> datasets.DataSet:
@@ -194,13 +260,13 @@ def _corpus(
   return corpus_lib.of_texts(name, texts, max_bytes)
 
 
-def _other(
-    source: str, data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
-) -> windows_lib.HeldOut:
+def _other(source: str, data: config.Data) -> tuple[str, corpus_lib.Corpus]:
   """Further text to score on: files, or the held-out part of a data set."""
   if glob.glob(os.path.expanduser(source), recursive=True):
-    corpus = corpus_lib.read('files', [source])
-    name = pathlib.PurePath(source).stem
+    corpus = corpus_lib.read('files', [source], data.text_field)
+    path = pathlib.PurePath(files_lib.plain_name(source))
+    names = path.stem, path.parent.name, 'files'  # The first may be '*'.
+    name = next(x for x in names if _as_key(x))
   else:
     try:
       found = _data_set(source, data.data_dir)
@@ -211,5 +277,9 @@ def _other(
       ) from error
     split = found.held_out or found.train
     corpus, name = _corpus(found.name, split, data.max_bytes), source
-  name = re.sub(r'\W+', '_', name).strip('_')
-  return windows_lib.held_out(name, corpus.documents, tokenizer, size)
+  return _as_key(name), corpus
+
+
+def _as_key(name: str) -> str:
+  """A name as a part of the names of metrics."""
+  return re.sub(r'\W+', '_', name).strip('_')

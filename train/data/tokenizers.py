@@ -1,7 +1,7 @@
 """From text to token ids: bytes, SentencePiece or Hugging Face tokenizers."""
 
+from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 import hashlib
 import os
 from typing import Protocol
@@ -10,6 +10,10 @@ import numpy as np
 
 # Below this the libraries' memory, some 100 bytes per byte of text, is small.
 _CHUNK_BYTES = 1 << 18
+# What is encoded on both sides of a cut to see whether tokens cross it, and how
+# far behind _CHUNK_BYTES a cut is sought.
+_CONTEXT_BYTES = 256
+_SEARCHED_BYTES = 2048
 
 # What tokenizer.json files call the end of a text; they do not mark which of
 # their tokens it is.
@@ -72,7 +76,16 @@ class Bytes:
   end_of_text: int | None = 0
 
   def encode(self, text: bytes) -> np.ndarray:
-    """Ids of a text, [tokens]."""
+    """Ids of a text, [tokens].
+
+    Raises:
+      ValueError: the text holds byte 0.
+    """
+    if (offset := text.find(b'\0')) >= 0:
+      raise ValueError(
+          "data.tokenizer 'bytes' takes texts without NUL bytes, got one at"
+          f' offset {offset} of a text: remove it, or use another tokenizer.'
+      )
     return np.frombuffer(text, np.uint8)
 
 
@@ -99,8 +112,7 @@ class SentencePiece:
 
   def encode(self, text: bytes) -> np.ndarray:
     """Ids of a text, [tokens]."""
-    chunks = (self._model.encode(chunk) for chunk in _chunks(text))
-    return _concatenate(chunks, self.vocab_size)
+    return _encode(text, self._model.encode, self)
 
 
 class HuggingFace:
@@ -123,17 +135,16 @@ class HuggingFace:
     self._model.no_padding()
     self.name = _fingerprint(path)
     ids = self._model.get_vocab()
+    if not ids:
+      raise _damaged('Hugging Face tokenizer', path, 'it has no tokens')
     # Ids may have holes, so the number of tokens is not enough.
     self.vocab_size = 1 + max(ids.values())
     self.end_of_text = next((ids[t] for t in _END_OF_TEXT if t in ids), None)
 
   def encode(self, text: bytes) -> np.ndarray:
     """Ids of a text, [tokens]."""
-    chunks = (
-        self._model.encode(chunk, add_special_tokens=False).ids
-        for chunk in _chunks(text)
-    )
-    return _concatenate(chunks, self.vocab_size)
+    encode = lambda x: self._model.encode(x, add_special_tokens=False).ids
+    return _encode(text, encode, self)
 
   def encode_with_marks(
       self, first: str, second: str | None = None, *, length: int
@@ -147,10 +158,25 @@ class HuggingFace:
 
     Returns:
       Ids, and for each 0, or 1 where it belongs to the second sentence.
+
+    Raises:
+      ValueError: the marks leave no room, or the text cannot be encoded.
     """
+    sentences = 1 if second is None else 2
+    least = sentences + self._model.num_special_tokens_to_add(sentences == 2)
+    if length < least:
+      raise ValueError(
+          f'data.sequence_length must be at least {least} for the special'
+          f' tokens of {self.name} and one token of each sentence, got'
+          f' {length}.'
+      )
     self._model.enable_truncation(length)
-    found = self._model.encode(first, second)
-    self._model.no_truncation()
+    try:
+      found = self._model.encode(first, second)
+    except Exception as error:  # The library raises plain Exception.
+      raise _not_encoded(self, first, error) from error
+    finally:
+      self._model.no_truncation()
     return found.ids, found.type_ids
 
 
@@ -204,22 +230,68 @@ def id_type(vocab_size: int) -> np.dtype:
   return np.min_scalar_type(vocab_size - 1)
 
 
-def _chunks(text: bytes) -> Iterator[str]:
-  """Cuts a text at line breaks into strings of about _CHUNK_BYTES bytes."""
-  start = 0
-  while start < len(text):
-    line_end = text.find(b'\n', start + _CHUNK_BYTES) + 1
-    stop = line_end or len(text)
-    yield text[start:stop].decode('utf-8')
-    start = stop
+def _encode(
+    text: bytes, encode: Callable[[str], list[int]], tokenizer: Tokenizer
+) -> np.ndarray:
+  """Ids of a text, encoded in chunks, as if it were encoded at once.
 
-
-def _concatenate(chunks: Iterator[list[int]], vocab_size: int) -> np.ndarray:
-  dtype = id_type(vocab_size)
+  Each chunk is encoded behind the end of the one before, whose ids are then
+  dropped, so that it does not begin as a text begins (many tokenizers put a
+  space there).
+  """
+  dtype = id_type(tokenizer.vocab_size)
   # The empty array is there for a text without any chunk.
   parts = [np.array([], dtype)]
-  parts.extend(np.array(chunk, dtype) for chunk in chunks)
+  start = 0
+  try:
+    while start < len(text):
+      stop = _cut(text, start + _CHUNK_BYTES, encode)
+      before = _decoded(text, start - _CONTEXT_BYTES, start)
+      chunk = _decoded(text, start, stop)
+      known, ids = encode(before) if before else [], encode(before + chunk)
+      if ids[: len(known)] != known:
+        known, ids = [], encode(chunk)
+      parts.append(np.array(ids[len(known) :], dtype))
+      start = stop
+  except Exception as error:  # The libraries raise plain Exception.
+    shown = text[start : start + 40].decode('utf-8', 'replace')
+    raise _not_encoded(tokenizer, shown, error) from error
   return np.concatenate(parts)
+
+
+def _cut(text: bytes, least: int, encode: Callable[[str], list[int]]) -> int:
+  """The first place from `least` on that no token crosses.
+
+  It is one before a space, if there is one near, as a token for unknown words
+  hides whether a cut is within a word. If tokens cross all places near, it is a
+  place between two characters.
+  """
+  if least >= len(text):
+    return len(text)
+  near = range(least, min(len(text), least + _SEARCHED_BYTES))
+  places = [place for place in near if _begins_character(text, place)]
+  spaces = [place for place in places if text[place : place + 1].isspace()]
+  for place in (*spaces, *places):
+    before = _decoded(text, place - _CONTEXT_BYTES, place)
+    behind = _decoded(text, place, place + _CONTEXT_BYTES)
+    known = encode(before)
+    if encode(before + behind)[: len(known)] == known:
+      return place
+  return places[0]
+
+
+def _decoded(text: bytes, start: int, stop: int) -> str:
+  """About those bytes, cut between characters."""
+  start, stop = max(0, start), min(stop, len(text))
+  while 0 < start < len(text) and not _begins_character(text, start):
+    start -= 1
+  while stop < len(text) and not _begins_character(text, stop):
+    stop += 1
+  return text[start:stop].decode('utf-8')
+
+
+def _begins_character(text: bytes, place: int) -> bool:
+  return text[place] & 0xC0 != 0x80  # 0b10xxxxxx continues one in UTF-8.
 
 
 def _fingerprint(path: str) -> str:
@@ -236,7 +308,16 @@ def _missing(library: str, path: str) -> ImportError:
   )
 
 
-def _damaged(kind: str, path: str, error: Exception) -> ValueError:
+def _not_encoded(
+    tokenizer: Tokenizer, text: str, error: Exception
+) -> ValueError:
+  return ValueError(
+      f'data.tokenizer must encode every text, but {tokenizer.name} fails'
+      f' ({error}) at {text[:40]!r}: use another one, or leave this text out.'
+  )
+
+
+def _damaged(kind: str, path: str, error: Exception | str) -> ValueError:
   return ValueError(
       f'data.tokenizer must be a {kind}, but {path!r} is not read as one'
       f' ({error}): check the file.'

@@ -116,6 +116,25 @@ class Attention(nnx.Module):
     return x.swapaxes(1, 2)
 
 
+@jax.custom_jvp
+def _gelu(x: jax.Array) -> jax.Array:
+  """The exact GELU, x Phi(x).
+
+  It states its derivative: inside `shard_map`, jax 0.12 cannot differentiate
+  `jax.lax.erfc`, on which `jax.nn.gelu` is built.
+  """
+  return jax.nn.gelu(x, approximate=False)
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+  """d(x Phi(x)) / dx = Phi(x) + x phi(x)."""
+  ((x,), (dx,)) = primals, tangents
+  cumulative = jax.lax.erfc(-x * math.sqrt(0.5)) / 2
+  density = jnp.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+  return _gelu(x), (cumulative + x * density) * dx
+
+
 class FeedForward(nnx.Module):
   """down(gelu(up(x)))."""
 
@@ -125,7 +144,7 @@ class FeedForward(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[rows, time, width] -> [rows, time, width]."""
-    inner = jax.nn.gelu(_project(x, self.up), approximate=False)
+    inner = _gelu(_project(x, self.up))
     return _project(inner, self.down)
 
 

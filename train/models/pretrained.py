@@ -1,9 +1,12 @@
 """Pre-trained encoders: config.json and model.safetensors of Hugging Face.
 
-Arrays are read with the safetensors package; no PyTorch, no pickle, and
-nothing is downloaded.
+Arrays are read with the safetensors package, from one file or from those that
+model.safetensors.index.json names; no PyTorch, no pickle, and nothing is
+downloaded.
 """
 
+from collections.abc import Iterator
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -16,6 +19,8 @@ import numpy as np
 from train.models import bert
 
 _FILE = 'model.safetensors'
+_INDEX = 'model.safetensors.index.json'
+_DTYPES = ('F64', 'F32', 'F16', 'BF16')
 # From the paths of parameters to names there; what follows is in _LEAVES.
 _NAMES = (
     (r'embedding/token', r'embeddings.word_embeddings.weight'),
@@ -38,7 +43,15 @@ _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', '': ''}
 _OLD = (r'LayerNorm\.(gamma|beta)$', {'gamma': 'weight', 'beta': 'bias'})
 # What may be new here, and what may be left out of a file: layers on top.
 _NEW = re.compile(r'(pooler|head)/')
-_IGNORED = re.compile(r'(cls|lm_head|classifier|qa_outputs)\..*|.*position_ids')
+_IGNORED = re.compile(
+    r'(.*\.)?((cls|lm_head|classifier|qa_outputs)\..*|position_ids)'
+)
+# What PyTorch puts into the names of a wrapped module's arrays.
+_WRAPPERS = re.compile(
+    r'\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
+# The first array of an encoder; what precedes its name precedes all names.
+_FIRST = 'embeddings.word_embeddings.weight'
 
 
 class Pretrained:
@@ -48,7 +61,8 @@ class Pretrained:
     """Reads the sizes and finds the arrays.
 
     Args:
-      folder: with config.json and model.safetensors.
+      folder: with config.json and model.safetensors, or the files that
+        model.safetensors.index.json names in its place.
       dtype: of the activations.
 
     Raises:
@@ -57,19 +71,53 @@ class Pretrained:
     """
     root = pathlib.Path(folder).expanduser()
     self._path = root / _FILE
-    for path in (root / 'config.json', self._path):
+    paths = [self._path]
+    if not self._path.is_file() and (root / _INDEX).is_file():
+      self._path = root / _INDEX
+      paths = _shards(self._path)
+    for path in (root / 'config.json', *paths):
       if not path.is_file():
         raise ValueError(
             'model.pretrained must name a folder with config.json and'
-            f' {_FILE}, but there is no {str(path)!r}.'
+            f' {_FILE} (or {_INDEX} and its files), but there is no'
+            f' {str(path)!r}.'
         )
+    self._files = {str(path): path for path in paths}
+    with self._open() as files:
+      stored = {
+          name: path
+          for path, file in files.items()
+          for name in [*file.keys()]
+      }
+    self._names = _plain_names(stored, self._path)
     self.sizes = _sizes(root / 'config.json', dtype)
-    with self._open() as file:
-      names = file.keys()
-    self._names = {_plain(name): name for name in names}
-    with self._path.open('rb') as stream:
-      digest = hashlib.file_digest(stream, 'sha256').hexdigest()
-    self.name = f'{root.resolve().name} {digest[:16]}'
+    self._check_sizes()
+    self.name = f'{root.resolve().name} {_fingerprint(paths)}'
+
+  def _check_sizes(self) -> None:
+    """Raises a ValueError for sizes that the arrays do not have.
+
+    This is before anything is made of these sizes, which may be huge.
+    """
+    sizes = self.sizes
+    known = (re.match(r'encoder\.layer\.(\d+)\.', name) for name in self._names)
+    layers = len({found[1] for found in known if found})
+    if sizes.layers > layers:
+      raise ValueError(
+          f'{self._path} must hold {sizes.layers} layers as config.json says,'
+          f' but encoder.layer.{layers}.* is missing: it is another model, or'
+          ' damaged.'
+      )
+    rows = {
+        'embeddings.word_embeddings.weight': sizes.vocab_size,
+        'embeddings.position_embeddings.weight': sizes.positions,
+        'embeddings.token_type_embeddings.weight': sizes.segments,
+        'encoder.layer.0.intermediate.dense.weight': sizes.feed_forward,
+    }
+    with self._open() as files:
+      for name, count in rows.items():
+        if name in self._names:
+          self._check_array(files, name, (count, sizes.width))
 
   def check(self, shapes: Any) -> None:
     """Raises a ValueError unless all arrays are there and have a place.
@@ -77,24 +125,18 @@ class Pretrained:
     Args:
       shapes: of the parameters that they are meant for.
     """
-    with self._open() as file:
-      places = {
-          _name(path): (path, tuple(x.shape)) for path, x in _leaves(shapes)
-      }
-      for name, (path, shape) in places.items():
-        if name not in self._names:
-          if _NEW.match(path):
-            continue
+    places = {}
+    with self._open() as files:
+      for path, x in _leaves(shapes):
+        name = _name(path)
+        places[name] = path
+        if name in self._names:
+          shape = x.shape[::-1] if path.endswith('/kernel') else x.shape
+          self._check_array(files, name, tuple(shape))
+        elif not _NEW.match(path):
           raise ValueError(
               f'{self._path} must hold an array {name} for {path}, which is'
               ' missing: it is another kind of model, or damaged.'
-          )
-        found = tuple(file.get_slice(self._names[name]).get_shape())
-        expected = shape[::-1] if path.endswith('/kernel') else shape
-        if found != expected:
-          raise ValueError(
-              f'{name} in {self._path} must have the shape {expected} as'
-              f' config.json says, got {found}.'
           )
     more = {x for x in self._names if not _IGNORED.fullmatch(x)} - {*places}
     if more:
@@ -108,13 +150,19 @@ class Pretrained:
 
     What the file does not have, the head and maybe the pooler, stays.
     """
-    with self._open() as file:
+    with self._open() as files:
 
       def place(path, x):
         name = _name(_words(path))
         if name not in self._names:
           return x
-        array = np.asarray(file.get_tensor(self._names[name]), x.dtype)
+        stored, file = self._names[name]
+        array = np.asarray(files[file].get_tensor(stored), x.dtype)
+        if not np.isfinite(array).all():
+          raise ValueError(
+              f'{stored} in {file} must be finite, got NaN or infinity: the'
+              ' weights are damaged or diverged; use others.'
+          )
         if _words(path).endswith('/kernel'):
           array = array.T
         return jax.make_array_from_callback(
@@ -123,7 +171,27 @@ class Pretrained:
 
       return jax.tree_util.tree_map_with_path(place, params)
 
-  def _open(self) -> Any:
+  def _check_array(
+      self, files: dict[str, Any], name: str, shape: tuple[int, ...]
+  ) -> None:
+    """Raises a ValueError for an array of another shape, or of integers."""
+    stored, file = self._names[name]
+    found = files[file].get_slice(stored)
+    if tuple(found.get_shape()) != shape:
+      raise ValueError(
+          f'{stored} in {file} must have the shape {shape} as config.json'
+          f' says, got {tuple(found.get_shape())}.'
+      )
+    if found.get_dtype() not in _DTYPES:
+      raise ValueError(
+          f'{stored} in {file} must be of type {", ".join(_DTYPES)}, got'
+          f' {found.get_dtype()}: these weights are quantized; use those that'
+          ' are not.'
+      )
+
+  @contextlib.contextmanager
+  def _open(self) -> Iterator[dict[str, Any]]:
+    """All files, by their paths."""
     try:
       import safetensors
     except ImportError as error:
@@ -131,57 +199,170 @@ class Pretrained:
           f'model.pretrained {str(self._path.parent)!r} needs the package'
           " safetensors: pip install 'greedylore-jax[train]'."
       ) from error
-    try:
-      return safetensors.safe_open(self._path, framework='numpy')
-    except Exception as error:  # The library raises its own and OSError.
-      raise ValueError(
-          f'{self._path} is not read as safetensors ({error}): check the file.'
-      ) from error
+    with contextlib.ExitStack() as stack:
+      files = {}
+      for name, path in self._files.items():
+        try:
+          opened = safetensors.safe_open(path, framework='numpy')
+        except Exception as error:  # The library raises its own and OSError.
+          raise ValueError(
+              f'{path} is not read as safetensors ({error}): it is damaged;'
+              ' get it again.'
+          ) from error
+        files[name] = stack.enter_context(opened)
+      yield files
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  """The object of a JSON file."""
+  try:
+    found = json.loads(path.read_text('utf-8'))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+        f'{path} is not JSON ({error}): it is damaged; get it again.'
+    ) from error
+  if not isinstance(found, dict):
+    raise ValueError(
+        f'{path} must be a JSON object, got {repr(found)[:40]}: it is damaged;'
+        ' get it again.'
+    )
+  return found
+
+
+def _shards(index: pathlib.Path) -> list[pathlib.Path]:
+  """The files of a model that is divided."""
+  names = _json(index).get('weight_map')
+  if not isinstance(names, dict) or not names or not all(
+      isinstance(x, str) and x == pathlib.Path(x).name for x in names.values()
+  ):
+    raise ValueError(
+        f'{index} must give weight_map, the file in its folder of every array,'
+        f' got {repr(names)[:40]}: it is damaged; get it again.'
+    )
+  return [index.parent / name for name in sorted({*names.values()})]
+
+
+def _fingerprint(paths: list[pathlib.Path]) -> str:
+  """16 digits of the hash of a file, or of the hashes of several."""
+  digests = []
+  for path in paths:
+    with path.open('rb') as file:
+      digests.append(hashlib.file_digest(file, 'sha256').hexdigest())
+  if len(digests) > 1:
+    digests = [hashlib.sha256(''.join(digests).encode()).hexdigest()]
+  return digests[0][:16]
 
 
 def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
-  """What config.json says."""
-  try:
-    told = json.loads(path.read_text('utf-8'))
-    kind = told['model_type']
-    known = kind in ('bert', 'roberta')
-    expected = {
-        'model_type': kind if known else 'bert or roberta',
-        'hidden_act': 'gelu',
-        'position_embedding_type': 'absolute',
-        'is_decoder': False,
-    }
-    for key, value in expected.items():
-      if told.get(key, value) != value:
-        raise ValueError(
-            f'{path} must be of an encoder with {key} {value}, got'
-            f' {told[key]!r}.'
-        )
-    return bert.Sizes(
-        vocab_size=told['vocab_size'],
-        width=told['hidden_size'],
-        layers=told['num_hidden_layers'],
-        heads=told['num_attention_heads'],
-        feed_forward=told['intermediate_size'],
-        positions=told['max_position_embeddings'],
-        segments=told['type_vocab_size'],
-        first_position=told['pad_token_id'] + 1 if kind == 'roberta' else 0,
-        norm_eps=told['layer_norm_eps'],
-        dtype=dtype,
-    )
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is not JSON ({error}).') from error
-  except KeyError as error:
+  """What config.json says.
+
+  Raises:
+    ValueError: it is of another kind of model, or a value is not as it must be.
+  """
+  told = _json(path)
+
+  def value(key: str) -> Any:
+    if key not in told:
+      raise ValueError(
+          f'{path} must be of a BERT or RoBERTa, but says nothing of {key!r}.'
+      )
+    return told[key]
+
+  def number(key: str, least: int = 1) -> int:
+    found = value(key)
+    if type(found) is not int or not least <= found < 2**31:
+      raise ValueError(
+          f'{path} must give {key} as an integer from {least} to 2147483647,'
+          f' got {repr(found)[:40]}.'
+      )
+    return found
+
+  def fraction(key: str) -> float:
+    found = value(key)
+    if type(found) not in (int, float) or not 0 < found < 1:
+      raise ValueError(
+          f'{path} must give {key} as a number between 0 and 1, got'
+          f' {repr(found)[:40]}.'
+      )
+    return found
+
+  kind = value('model_type')
+  known = kind in ('bert', 'roberta')
+  expected = {
+      'model_type': kind if known else 'bert or roberta',
+      'hidden_act': 'gelu',
+      'position_embedding_type': 'absolute',
+      'is_decoder': False,
+  }
+  for key, only in expected.items():
+    if told.get(key, only) != only:
+      raise ValueError(
+          f'{path} must be of an encoder with {key} {only}, got'
+          f' {repr(told[key])[:40]}.'
+      )
+  sizes = bert.Sizes(
+      vocab_size=number('vocab_size'),
+      width=number('hidden_size'),
+      layers=number('num_hidden_layers'),
+      heads=number('num_attention_heads'),
+      feed_forward=number('intermediate_size'),
+      positions=number('max_position_embeddings'),
+      segments=number('type_vocab_size'),
+      first_position=number('pad_token_id', 0) + 1 if kind == 'roberta' else 0,
+      norm_eps=fraction('layer_norm_eps'),
+      dtype=dtype,
+  )
+  if sizes.width % sizes.heads:
     raise ValueError(
-        f'{path} must be of a BERT or RoBERTa, but says nothing of {error}.'
-    ) from error
+        f'{path} must give a hidden_size that num_attention_heads divides, got'
+        f' {sizes.width} and {sizes.heads}.'
+    )
+  if sizes.first_position >= sizes.positions:
+    raise ValueError(
+        f'{path} must give a pad_token_id below max_position_embeddings - 1,'
+        f' got {sizes.first_position - 1} and {sizes.positions}.'
+    )
+  return sizes
 
 
-def _plain(name: str) -> str:
-  """Without what differs between files of the same model."""
-  name = re.sub(r'^(bert|roberta)\.', '', name)
+def _plain_names(
+    stored: dict[str, str], path: pathlib.Path
+) -> dict[str, tuple[str, str]]:
+  """From names without what differs between files of the same model.
+
+  Args:
+    stored: the file of every array, by its name there.
+    path: for messages.
+
+  Returns:
+    The name there and the file.
+
+  Raises:
+    ValueError: several arrays have one name without what differs.
+  """
+  unwrapped = {name: _WRAPPERS.sub('', name) for name in stored}
+  prefixes = {
+      name.removesuffix(_FIRST)
+      for name in unwrapped.values()
+      if re.fullmatch(rf'(.*\.)?{re.escape(_FIRST)}', name)
+  }
+  if len(prefixes) > 1:
+    raise ValueError(
+        f'{path} must hold one encoder, got several:'
+        f' {", ".join(sorted(prefixes))}.'
+    )
+  prefix = ''.join(prefixes)
   old, new = _OLD
-  return re.sub(old, lambda found: f'LayerNorm.{new[found[1]]}', name)
+  found: dict[str, tuple[str, str]] = {}
+  for name, plain in unwrapped.items():
+    plain = plain.removeprefix(prefix)
+    plain = re.sub(old, lambda match: f'LayerNorm.{new[match[1]]}', plain)
+    if plain in found:
+      raise ValueError(
+          f'{path} must hold {plain} once, got {found[plain][0]} and {name}.'
+      )
+    found[plain] = name, stored[name]
+  return found
 
 
 def _name(path: str) -> str:

@@ -35,7 +35,7 @@ class Task(Protocol):
   """What the data are, fit for JSON. Results compare only between runs where
   all of it is equal."""
   introduction: str
-  """The same for people, in one line."""
+  """The same for people, in one line; a line for each remark follows."""
   unit: str
   """What speed is counted in: 'tokens' or 'examples'."""
   units_per_example: int

@@ -32,6 +32,7 @@ class LanguageModeling:
         f'{of["corpus"]}: {of[learnt]:,} {learnt.removeprefix("train_")} to'
         f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
     )
+    self.introduction = '\n'.join((self.introduction, *text.remarks))
     self.units_per_example = settings.data.sequence_length
     self.init = functools.partial(llama.init, settings.model, text.vocab_size)
     self.matrices = llama_rules.matrix_dimension_numbers
