@@ -141,7 +141,7 @@ def test_a_parameter_without_a_rule_is_named():
     [
         ((2, 3, 1), {'batch_size': 6}, 'does not divide as'),
         ((2, 4, 1), {'batch_size': 12}, '2 workers x 4 mesh.fsdp x 1'),
-        ((4, 4, 1), {'batch_size': 16}, 'need as many devices'),
+        ((4, 4, 1), {'batch_size': 16}, 'number of devices, but'),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(tmp_path, mesh, changes, message):

@@ -172,7 +172,7 @@ def test_other_data_are_refused(finished):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'mesh': config.Mesh(replica=64)}, 'as many devices, but JAX sees 8'),
+        ({'mesh': config.Mesh(replica=64)}, 'devices, but JAX sees 8'),
         ({'mesh': config.Mesh(replica=3)}, 'batch_size must be a multiple of'),
         ({'optimizer': config.Optimizer(name='adamx')}, "nearest is 'adam"),
         ({'optimizer': config.Optimizer(momentum=0.9)}, 'does not apply to'),
