@@ -74,3 +74,8 @@ def check_dtype(name: str, value: Any, known: Sequence[str]) -> None:
         f'{name} must be None or one of the dtypes {", ".join(known)}, got'
         f' {name}={value!r}.'
     )
+
+
+def path_name(path: Any) -> str:
+  """A leaf's path as it is written and matched: 'blocks/0/query'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _checks
-from greedylore_jax import _matrices
 from greedylore_jax._state import CompressState
 from greedylore_jax._state import NonlinearCompressState
 
@@ -150,7 +149,7 @@ def map_states(
     if _lost_its_type(x):
       raise TypeError(
           'The state must hold a CompressState, got a dict with its entries at'
-          f' {_matrices.path_name(path)!r}, as from a checkpoint that was'
+          f' {_checks.path_name(path)!r}, as from a checkpoint that was'
           ' restored without a template: restore it into gl.state_template(...)'
           ' or pass it through gl.place_state(..., tx=tx, params=params).'
       )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax import _axes
-from greedylore_jax import _matrices
+from greedylore_jax import _checks
 
 
 def value_and_local_grad(
@@ -75,7 +75,7 @@ def _check_loss(
       raise ValueError(
           f'The loss differs over the mesh axes {others}, which'
           f' axis_name={axis_name!r} does not name, so the gradient of'
-          f' {_matrices.path_name(path)!r} would be summed over them: use'
+          f' {_checks.path_name(path)!r} would be summed over them: use'
           f' gl.value_and_local_grad(loss_fn, {every}).'
       )
 

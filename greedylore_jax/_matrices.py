@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax import _checks
+
 DimensionNumbers: Any = optax.contrib.MuonDimensionNumbers
-
-
-def path_name(path: Any) -> str:
-  """A leaf's path as it is written and matched: 'blocks/0/query'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +191,7 @@ def dimension_numbers(
   """The dimension numbers of every leaf of `params`, in flattening order."""
   if given is None:
     return [
-        default_dimension_numbers(path_name(path), jnp.shape(x))
+        default_dimension_numbers(_checks.path_name(path), jnp.shape(x))
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
   tree = given(params) if callable(given) else given

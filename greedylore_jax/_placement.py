@@ -11,7 +11,6 @@ import optax
 from greedylore_jax import _axes
 from greedylore_jax import _checks
 from greedylore_jax import _elastic
-from greedylore_jax import _matrices
 from greedylore_jax import _restore
 from greedylore_jax._axes import AxisName
 
@@ -67,7 +66,7 @@ def check_spec(path: Any, spec: Any, axis_name: AxisName) -> None:
   axes = {axis for entry in spec for axis in _axes.names(entry)}
   if axes.intersection(_axes.names(axis_name)):
     raise ValueError(
-        f'{_matrices.path_name(path)!r} lies spread as {spec} over the axis of'
+        f'{_checks.path_name(path)!r} lies spread as {spec} over the axis of'
         f' the workers, axis_name={axis_name!r}, but must be equal on all of'
         ' them: spread it over another axis of the mesh.'
     )

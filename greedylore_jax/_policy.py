@@ -119,7 +119,7 @@ class Policy:
     """What is decided about every leaf, in flattening order."""
     numbers = _matrices.dimension_numbers(self.weight_dimension_numbers, params)
     paths = [
-        (_matrices.path_name(path), x)
+        (_checks.path_name(path), x)
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
     for pattern, _ in self.rules:

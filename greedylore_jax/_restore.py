@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax import _matrices
+from greedylore_jax import _checks
 from greedylore_jax import _state
 from greedylore_jax._state import CompressState
 from greedylore_jax._state import NonlinearCompressState
@@ -140,4 +140,4 @@ def _entry(node: Any, name: Any) -> Any:
 
 
 def _name(place: Any) -> str:
-  return repr(_matrices.path_name(place))
+  return repr(_checks.path_name(place))

@@ -14,7 +14,6 @@ from greedylore_jax import _checks
 from greedylore_jax import _diagnostics
 from greedylore_jax import _elastic
 from greedylore_jax import _gradients
-from greedylore_jax import _matrices
 from greedylore_jax import _placement
 from greedylore_jax import _spread
 from greedylore_jax import _transport
@@ -233,7 +232,7 @@ def _update(update: Any, grads: Any, axis_name: _axes.AxisName) -> Any:
   leaves = jax.tree.leaves(grads)
   treedef: Any = jax.tree.structure(grads)
   paths = [
-      _matrices.path_name(path)
+      _checks.path_name(path)
       for path, _ in jax.tree_util.tree_leaves_with_path(updates)
   ]
   for path, is_varying, does in zip(paths, varying, depends, strict=True):
@@ -306,7 +305,7 @@ def _check_equal(new: Any, old: Any, axis_name: _axes.AxisName) -> None:
   for (path, x), before in pairs:
     if _varies(x, axis_name) and not _varies(before, axis_name):
       raise ValueError(
-          f'The optimizer state at {_matrices.path_name(path)!r} would differ'
+          f'The optimizer state at {_checks.path_name(path)!r} would differ'
           ' between workers, because it is made of gradients that are not yet'
           ' averaged: put gl.compress_gradients or gl.average_gradients first'
           ' in the chain.'
@@ -350,7 +349,7 @@ def _check_shared(specs: list[Any], mesh: jax.sharding.Mesh) -> None:
 def _check_batch(batch: Any, workers: int, accumulate_steps: int) -> None:
   """Raises unless every leaf divides over workers and micro-batches."""
   for path, x in jax.tree_util.tree_leaves_with_path(batch):
-    name = _matrices.path_name(path) or 'batch'
+    name = _checks.path_name(path) or 'batch'
     if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
       raise ValueError(
           f'The batch must hold arrays of examples, got a PRNG key in {name!r}:'
