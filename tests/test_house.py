@@ -12,7 +12,7 @@ SOURCES = sorted(
     path.relative_to(ROOT)
     for folder in (
         'greedylore_jax', 'train', 'tests', 'configs', 'benchmarks',
-        'experiments',
+        'experiments', 'tools',
     )
     for path in (ROOT / folder).rglob('*.py')
 )
