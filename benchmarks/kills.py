@@ -55,7 +55,7 @@ class Run:
 
   def fingerprint(self) -> dict[str, int]:
     """That of the last checkpoint: parameters, moments, errors, bases."""
-    folders = (self.workdir / 'checkpoints').glob('*/fingerprint/metadata')
+    folders = (self.workdir / 'checkpoints').glob('*/checksums/metadata')
     last = max(folders, key=lambda path: int(path.parts[-3]))
     return json.loads(last.read_text(encoding='utf-8'))
 

@@ -98,8 +98,8 @@ class Small:
 
   def __init__(self, folder):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), (REPLICA,))
-    params = {'w': jnp.arange(32.0).reshape(8, 4)}
-    tx = optax.chain(gl.greedylore(2, REPLICA), optax.sgd(0.1))
+    params = {'w': jnp.arange(64.0).reshape(8, 8)}
+    tx = optax.chain(gl.greedylore(2, REPLICA, probes=1), optax.sgd(0.1))
     state = gl.init_state(tx, params, mesh, axis_name=REPLICA)
     self.open = lambda: checkpoint.Checkpoints(
         folder, config.Config(), {}, mesh, REPLICA, is_linear=True

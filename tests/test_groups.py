@@ -130,7 +130,7 @@ def test_all_public_methods_are_tested_here():
       x for x in vars(gl).values()
       if dataclasses.is_dataclass(x) and callable(getattr(x, 'compress', None))
   }  # fmt: skip
-  assert public == {gl.Dense, *map(type, METHODS.values())}
+  assert public == {gl.Dense, gl.Frozen, *map(type, METHODS.values())}
 
 
 def test_a_method_of_your_own_gets_one_leaf_and_one_key_at_a_time():

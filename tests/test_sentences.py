@@ -156,9 +156,11 @@ def prepared(tmp_path, tokenizer, capsys, *options, **changes):
   )
   said = capsys.readouterr()
   assert code == 0, said.err
+  divided = {'--held_out', '--eval_fraction'}.intersection(options)
   return said.out, sentences.load(config.Data(**{
       'source': name, 'data_dir': str(tmp_path / 'sets'), 'sequence_length': 8,
-      'tokenizer': tokenizer, 'eval_fraction': 0.2, **changes,
+      'tokenizer': tokenizer, **({} if divided else {'eval_fraction': 0.2}),
+      **changes,
   }))  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_evaluation_covers_all_and_nothing_twice(tmp_path):
   params = task.init(0)
   held_out = task.held_out(0)
   assert len(held_out['label']) == 36
-  score = evaluation.build(settings, mesh, task)(params)
+  score = evaluation.build(settings, mesh, task)(params, lambda: None)
   # Statistics follow the worker's batch, so these are those of four workers.
   found = [
       task.statistics(params, jax.tree.map(lambda x, i=i: x[i : i + 4], batch))
