@@ -69,10 +69,12 @@ def compress_gradients(
     weight_dimension_numbers: a tree of `optax.contrib.MuonDimensionNumbers` (a
       matrix; axes not named are a stack of matrices) and None (stays dense)
       that covers the parameters, a prefix of such a tree, or a function from
-      parameters to it. None decides by shape and name: 2-D leaves are matrices;
-      further axes in front are a stack [layers, rows, columns], if it has fewer
-      matrices than a matrix has rows; convolution kernels are matrices, HWIO or
-      OIHW; biases and gains of norms are none. If that leaves several readings,
+      parameters to it; or a list of (pattern of paths, numbers or None), where
+      a leaf that no pattern matches is decided by default. None decides all by
+      shape and name: 2-D leaves are matrices; further axes in front are a stack
+      [layers, rows, columns], if it has fewer matrices than a matrix has rows;
+      convolution kernels are matrices, HWIO or OIHW; biases and gains of norms
+      are none. If that leaves several readings,
       as for a projection to heads [512, 8, 64], the leaf stays dense and `init`
       warns, with the numbers that would compress it. `print(plan(...))` shows
       what each leaf is.
@@ -159,7 +161,7 @@ def _average(policy, axis_name, seed, updates, state):
   errors = treedef.flatten_up_to(state.error)
   memories = treedef.flatten_up_to(state.memory)
   _check_local(leaves, grads, state.count, axis_name)
-  _check_errors(leaves, errors, axis_name)
+  _check_errors(leaves, errors, grads, axis_name)
   exchange = _exchange.Exchange(policy, leaves, axis_name, workers)
   key = jax.random.fold_in(jax.random.key(seed), state.count)
   with jax.default_matmul_precision('highest'):
@@ -202,7 +204,9 @@ def _check_local(leaves, grads, count, axis_name) -> None:
           f' use gl.value_and_local_grad(loss_fn, {axis_name!r}), or pass'
           f" jax.lax.pcast(params, {axis_name!r}, to='varying') to jax.grad. If"
           ' optax.MultiSteps is around this transformation, accumulate with'
-          ' gl.make_train_step(..., accumulate_steps=...) instead.'
+          ' gl.make_train_step(..., accumulate_steps=...) instead; if another'
+          ' compressor or mean over this axis comes before it in the chain,'
+          ' remove one of them.'
       )
 
 
@@ -211,15 +215,20 @@ def _only(names):
   return names[0] if len(names) == 1 else tuple(names)
 
 
-def _check_errors(leaves, errors, axis_name) -> None:
+def _check_errors(leaves, errors, grads, axis_name) -> None:
   """Raises unless every error is one worker's own."""
-  for leaf, error in zip(leaves, errors, strict=True):
+  for leaf, error, g in zip(leaves, errors, grads, strict=True):
     if not jax.tree.leaves(error):
       continue
     if error.shape != (1, *leaf.shape):
       problem = f'have shape {(1, *leaf.shape)}, got {error.shape}'
     elif axes := _axes.missing_axes(error, axis_name):
       problem = f'be sharded over {axes}, got one that is equal on all workers'
+    elif others := sorted(_axes.varying_axes(error) - _axes.varying_axes(g)):
+      problem = (
+          f'be sharded over axis_name={axis_name!r} only, got one for each'
+          f' index of {others}, too'
+      )
     else:
       continue
     raise ValueError(

@@ -84,6 +84,13 @@ def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
 
   def own(error):
     if error.shape[0] != num_workers:
+      if error.shape[0] == 1:
+        raise ValueError(
+            'This state holds one error, the mean of all workers or that of a'
+            f' single one, but the method needs that of each of {num_workers}:'
+            ' pass exact=False to gl.place_state (or to gl.expand) to give'
+            ' every worker this one.'
+        )
       raise ValueError(
           f'This state holds the errors of {error.shape[0]} workers. The method'
           f' is not linear in them, so {num_workers} workers cannot continue'
@@ -105,9 +112,10 @@ def check_num_workers(opt_state: Any, num_workers: int) -> None:
   def check(error):
     if error.shape[0] != num_workers:
       raise ValueError(
-          f'The state holds the errors of {error.shape[0]} workers, the mesh'
-          f' has {num_workers}: create it with gl.init_state, or pass a saved'
-          ' one through gl.collapse and gl.expand.'
+          'The state must hold an error for each worker of the mesh,'
+          f' {num_workers} in all, got {error.shape[0]}: create it with'
+          ' gl.init_state and the same mesh and axis_name, or place a saved one'
+          ' with gl.place_state.'
       )
 
   _map_errors(lambda _: check, opt_state)

@@ -107,7 +107,7 @@ def accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
 
     (value, grads), _ = jax.lax.scan(add, wide(first), part(slice(1, None)))
     value = jax.tree.map(lambda x: x / steps, value)
-    as_first = lambda x, one: (x / steps).astype(one.dtype)
+    as_first = lambda x, one: (x / steps).astype(jnp.result_type(one))
     return value, jax.tree.map(as_first, grads, first[1])
 
   return accumulated
@@ -115,5 +115,7 @@ def accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
 
 def wide(tree: Any) -> Any:
   """In at least float32, in which sums are exact enough."""
-  widen = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  widen = lambda x: jnp.asarray(
+      x, jnp.promote_types(jnp.result_type(x), jnp.float32)
+  )
   return jax.tree.map(widen, tree)

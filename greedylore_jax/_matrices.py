@@ -156,6 +156,40 @@ def is_gain_or_offset(path: str) -> bool:
   return bool(_GAIN_OR_OFFSET.search(path.lower()))
 
 
+def _by_patterns(
+    rules: Sequence[Any], params: Any
+) -> list[DimensionNumbers | None]:
+  """The numbers of the first pattern in a path; the default where none is."""
+  for rule in rules:
+    if not (
+        isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)
+        and isinstance(rule[1], DimensionNumbers | None)
+    ):  # fmt: skip
+      raise TypeError(
+          'A list in weight_dimension_numbers must hold pairs of a pattern of'
+          ' paths and optax.contrib.MuonDimensionNumbers or None, got'
+          f' {rule!r}.'
+      )
+  leaves = [
+      (_checks.path_name(path), jnp.shape(x))
+      for path, x in jax.tree_util.tree_leaves_with_path(params)
+  ]
+  for pattern, _ in rules:
+    if leaves and not any(re.search(pattern, path) for path, _ in leaves):
+      raise ValueError(
+          f'The pattern {pattern!r} in weight_dimension_numbers matches no leaf'
+          f' of the parameters; they are {", ".join(x for x, _ in leaves)}.'
+      )
+
+  def numbers(path, shape):
+    for pattern, found in rules:
+      if re.search(pattern, path):
+        return found
+    return default_dimension_numbers(path, shape)
+
+  return [numbers(*leaf) for leaf in leaves]
+
+
 AMBIGUOUS = 'ambiguous shape'
 
 
@@ -194,6 +228,10 @@ def dimension_numbers(
         default_dimension_numbers(_checks.path_name(path), jnp.shape(x))
         for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
+  if isinstance(given, list | tuple) and not isinstance(
+      given, DimensionNumbers
+  ):
+    return _by_patterns(given, params)
   tree = given(params) if callable(given) else given
   is_leaf = lambda x: x is None or isinstance(x, DimensionNumbers)
   try:

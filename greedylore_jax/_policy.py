@@ -188,18 +188,18 @@ class Policy:
           ' the rank, or use gl.average_gradients for a dense run.'
       )
     hints = [
-        f'{x.path!r} of shape {x.shape} with'
-        f' {_matrices.spelled(_matrices.suggested_dimension_numbers(x.shape))}'
+        f'({f"^{re.escape(x.path)}$"!r},'
+        f' {_matrices.spelled(_matrices.suggested_dimension_numbers(x.shape))})'
         for x in leaves
         if x.reason.startswith(_matrices.AMBIGUOUS)
     ]
     if hints:
       warnings.warn(
           'These leaves stay dense because their shapes do not say which axes'
-          ' are rows and columns. To compress them, pass'
-          ' weight_dimension_numbers, for example'
-          f' {", ".join(hints)} (from optax.contrib). None keeps a leaf dense'
-          ' without this warning.',
+          ' are rows and columns. To compress them, pass for example'
+          f' weight_dimension_numbers=[{", ".join(hints)}], with'
+          ' MuonDimensionNumbers from optax.contrib; None in the place of'
+          ' numbers keeps a leaf dense without this warning.',
           stacklevel=2,
       )
 

@@ -12,6 +12,11 @@ from greedylore_jax import _state
 from greedylore_jax._state import CompressState
 from greedylore_jax._state import NonlinearCompressState
 
+_REMEDY = (
+    'Use the configuration of the run that saved it, or pass exact=False to'
+    ' keep whatever fits.'
+)
+
 
 def adapt(
     saved: Any,
@@ -53,7 +58,7 @@ def adapt(
   if exact and given != kept:
     raise ValueError(
         f'The saved state must have {kept} arrays, as tx.init(params) has, got'
-        f' {given}. {_state.REMEDY}'
+        f' {given}. {_REMEDY}'
     )
   return adapted
 
@@ -75,7 +80,7 @@ def _adapt_state(
       if unsent and exact:
         raise ValueError(
             f'The saved state holds an unsent error at {_name(place)}, which tx'
-            f' would never send. {_state.SEND_FIRST} {_state.REMEDY}'
+            f' would never send. {_state.SEND_FIRST} {_REMEDY}'
         )
       return fresh
     if not unsent or found.shape[1:] != fresh.shape[1:]:
@@ -113,7 +118,7 @@ def _take(place: Any, wanted: Any, saved: Any, exact: bool) -> Any:
   if exact:
     raise ValueError(
         f'The saved state must hold {_state.described(wanted)} at'
-        f' {_name(place)}, got {_state.described(found)}. {_state.REMEDY}'
+        f' {_name(place)}, got {_state.described(found)}. {_REMEDY}'
     )
   return wanted
 

@@ -96,6 +96,7 @@ def check(
       raise ValueError(f'{problem} {REMEDY}')
 
 
+# What to do about a state that does not fit.
 REMEDY = (
     'Use the configuration of the run that saved it, or pass the state through'
     ' gl.place_state(..., tx=tx, params=params), which adapts what can be'

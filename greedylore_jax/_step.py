@@ -315,20 +315,18 @@ def _check_equal(new: Any, old: Any, axis_name: _axes.AxisName) -> None:
 def _check_wrappers(opt_state: Any) -> None:
   """Raises if the compressor is inside of what calls it conditionally."""
   remedies = {
-      optax.MultiStepsState: 'accumulate with make_train_step('
-      'accumulate_steps=...) instead of optax.MultiSteps, which would'
-      ' communicate in every micro-step',
-      optax.ApplyIfFiniteState: 'put optax.apply_if_finite around what follows'
-      ' the compressor in the chain; the compressor itself has to run on every'
-      ' worker and leaves its state alone if anything is not finite',
+      optax.MultiStepsState: 'optax.MultiSteps, which would communicate in'
+      ' every micro-step: use make_train_step(accumulate_steps=...) instead',
+      optax.ApplyIfFiniteState: 'optax.apply_if_finite: put that around what'
+      ' follows the compressor in the chain. The compressor has to run on every'
+      ' worker, and leaves its state alone if anything is not finite',
   }
 
   def one(x):
     for kind, remedy in remedies.items():
       if isinstance(x, kind) and _elastic.holds_state(x):
         raise ValueError(
-            f'compress_gradients must not be inside of what keeps an'
-            f' {kind.__name__}: {remedy}.'
+            f'compress_gradients must not be inside of {remedy}.'
         )
 
   kinds = tuple(remedies)

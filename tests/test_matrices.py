@@ -1,5 +1,6 @@
 """Which leaves are taken for matrices when nobody says?"""
 
+import re
 import warnings
 
 import jax
@@ -58,21 +59,33 @@ def test_ambiguous_leaves_are_named_once_with_what_would_compress_them():
     tx.init(params)
   (warning,) = caught
   text = str(warning.message)
-  assert "'query'" in text
-  assert "'out'" in text
-  assert "'mlp'" not in text
-  # Following the hint compresses the leaf, and silences the warning.
-  assert 'MuonDimensionNumbers(0, (1, 2))' in text
-  numbers = {
-      'query': MuonDimensionNumbers(0, (1, 2)), 'out': None,
-      'mlp': MuonDimensionNumbers(0, 1),
-  }  # fmt: skip
+  # Followed to the letter, it compresses these leaves and is not repeated.
+  advice = re.search(r'weight_dimension_numbers=(\[.*\]), with', text)[1]
+  numbers = eval(advice, {'MuonDimensionNumbers': MuonDimensionNumbers})
+  assert [pattern for pattern, _ in numbers] == ['^out$', '^query$']
+  numbers[0] = ('^out$', None)
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     state = gl.compress_gradients(
         gl.PowerSGD(4), None, weight_dimension_numbers=numbers
     ).init(params)
   assert state.error['query'].shape == (1, 64, 4, 16)
+  assert state.error['mlp'].shape == (1, 64, 128)
+  assert not jax.tree.leaves(state.error['out'])
+
+
+@pytest.mark.parametrize(
+    ('numbers', 'kind', 'message'),
+    [
+        ([("^other$", None)], ValueError, r"other.*matches no leaf.*w"),
+        ([('w', 'matrix')], TypeError, r"pairs of a pattern.*got \('w', 'matr"),
+    ],
+)
+def test_patterns_that_do_not_fit(numbers, kind, message):
+  params = {'w': jnp.ones((8, 16))}
+  tx = gl.greedylore(2, None, weight_dimension_numbers=numbers)
+  with pytest.raises(kind, match=message):
+    tx.init(params)
 
 
 def test_the_table_groups_layers_and_no_names_with_a_digit_inside():
