@@ -9,7 +9,7 @@ PY := .venv/bin/python
 # asks the system for its buffers anew in every step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-versions lint peers experiments cifar10 english glue \
+.PHONY: quickstart test test-slow test-versions lint peers experiments cifar10 english glue \
   llama-60m theory bench bench-hosts soak clean
 
 # ARGS='--steps 20' overrides keys of the configuration.
@@ -18,7 +18,11 @@ quickstart: .venv/train
 
 # Two at a time; a file's tests share what they compiled.
 test: lint
-	$(PY) -m pytest --numprocesses 2 --dist loadfile
+	$(PY) -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+
+# What `make test` leaves out: minutes of starting and killing processes.
+test-slow: .venv/test
+	$(PY) -m pytest --numprocesses 2 --dist loadfile -m slow
 
 # The lowest and the newest versions on every Python: docs/versions.md. For one of
 # them, ARGS='--versions newest --core' and PYTHONS=python3.12.

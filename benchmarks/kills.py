@@ -57,7 +57,7 @@ class Run:
     """That of the last checkpoint: parameters, moments, errors, bases."""
     folders = (self.workdir / 'checkpoints').glob('*/checksums/metadata')
     last = max(folders, key=lambda path: int(path.parts[-3]))
-    return json.loads(last.read_text(encoding='utf-8'))
+    return json.loads(last.read_text(encoding='utf-8'))['state']
 
   def finish(self) -> None:
     """Goes on to the end."""

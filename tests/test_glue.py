@@ -52,6 +52,7 @@ def settings(folder, tmp_path, source='glue/mrpc', **changes):
   return dataclasses.replace(start, **changes)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path, interrupt):
   whole = loop.run(settings(folder, tmp_path), tmp_path / 'whole')
   lines = runs.lines_of(tmp_path / 'whole')

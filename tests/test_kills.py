@@ -1,9 +1,12 @@
 """Does a run that is killed at random moments end like one that is not?"""
 
+import pytest
+
 from benchmarks import kills
 import runs
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(tmp_path):
   """120 steps with a checkpoint every 3, so that some are cut off."""
   words = [

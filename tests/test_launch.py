@@ -144,6 +144,7 @@ def is_alive(pid):
   return stat.rpartition(')')[2].split()[0] != 'Z'
 
 
+@pytest.mark.slow
 def test_closing_the_output_makes_all_processes_save_and_stop(tmp_path):
   """As with `| head`."""
   long = '--steps', '100000', '--log.every', '5', '--checkpoint.every', '0'

@@ -69,6 +69,7 @@ def test_losses_do_not_depend_on_the_mesh(replicated, tmp_path, mesh):
     runs.check_bytes(run, tmp_path, summary)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_mesh(
     replicated, interrupt, monkeypatch, tmp_path, capsys
 ):

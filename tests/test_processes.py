@@ -99,7 +99,12 @@ def listening(port):
 
 
 @pytest.mark.parametrize(
-    ('gone', 'sign'), [(1, 'KILL'), (1, 'STOP'), (0, 'KILL')]
+    ('gone', 'sign'),
+    [
+        (1, 'KILL'),
+        pytest.param(1, 'STOP', marks=pytest.mark.slow),
+        (0, 'KILL'),
+    ],
 )
 def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
   """In 5 s of missing heartbeats and some seconds for all else."""
@@ -142,6 +147,7 @@ def test_sigterm_saves_at_once_and_any_number_goes_on(
   assert f'Continuing after step {stopped}.' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_learn_images_as_one_with_two_devices(tmp_path):
   """configs/digits.py for seconds, with its shifted images."""
   pytest.importorskip('sklearn')
@@ -261,6 +267,7 @@ def alone(folder, address, process_id):
   ])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_shards_that_no_process_holds_alone_have_checksums(tmp_path):
   """Every worker's own error is saved by its process and checked by it."""
   options = (

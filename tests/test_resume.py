@@ -46,7 +46,7 @@ def nonlinear(program):
 
 
 PROGRAMS = {
-    'orbax': ORBAX, 'npz': NUMPY, 'safetensors': SAFETENSORS,
+    'orbax': ORBAX, 'safetensors': SAFETENSORS,
     'orbax nonlinear': nonlinear(ORBAX), 'npz nonlinear': nonlinear(NUMPY),
 }  # fmt: skip
 # Runs all of them in one process, which is started once per number of workers.

@@ -103,7 +103,15 @@ def parameters(finished):
   return {4: params, 2: with_parameters()}
 
 
-@pytest.mark.parametrize(('before', 'after'), [(4, 1), (4, 2), (4, 8), (2, 4)])
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        (4, 1),
+        (4, 2),
+        (2, 4),
+        pytest.param(4, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_with_another_number_of_workers(
     finished, parameters, interrupt, monkeypatch, tmp_path, before, after
 ):

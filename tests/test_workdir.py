@@ -173,6 +173,7 @@ def test_a_run_reports_its_progress_to_the_watchdog(tmp_path, monkeypatch):
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_whose_study_was_killed_keeps_its_folder(tmp_path):
   """Started again, the study does not train next to it."""
   words = [
