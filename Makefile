@@ -16,9 +16,10 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py $(ARGS)
 
-# Two at a time; a file's tests share what they compiled.
+# Three at a time for two cores, as some tests wait for processes that they start;
+# a file's tests share what they compiled.
 test: lint
-	$(PY) -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
+	$(PY) -m pytest --numprocesses 3 --dist loadfile -m 'not slow'
 
 # What `make test` leaves out: minutes of starting and killing processes.
 test-slow: .venv/test

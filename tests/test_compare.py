@@ -326,6 +326,7 @@ def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
   assert not (tmp_path / 'none').exists(), 'no results, no table, no lock'
 
 
+@pytest.mark.slow
 def test_two_methods_are_really_trained(path, tmp_path, capfd):
   """The only test here in which something is trained."""
   argv = [

@@ -124,7 +124,7 @@ def test_integers_on_the_wire_are_not_linear_either():
   assert linear(factor_dtype=jnp.bfloat16)
   assert not linear(factor_dtype=jnp.int8)
   tx = gl.compress_gradients(gl.PowerSGD(2), None, factor_dtype='int8')
-  with pytest.raises(ValueError, match='so 3 workers cannot'):
+  with pytest.raises(ValueError, match='needs that of each of 3'):
     gl.expand(tx.init(params), 3)
 
 

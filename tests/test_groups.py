@@ -87,8 +87,8 @@ def test_leaves_of_equal_shape_get_the_results_that_each_gets_alone():
     [
         {'stagger': True, 'start_step': 1},
         {'factor_dtype': 'int8', 'share_decompositions': True},
-        {'error_feedback': 'ef21'},
-        {'error_feedback': False},
+        pytest.param({'error_feedback': 'ef21'}, marks=pytest.mark.slow),
+        pytest.param({'error_feedback': False}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -94,7 +94,9 @@ def test_help_says_what_it_does(capsys):
   assert 'python -m train.launch --num-processes N' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('tasks', [1, 2])
+@pytest.mark.parametrize(
+    'tasks', [1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_slurm_is_found_without_a_word(tmp_path, tasks):
   """As srun sets the environment; with virtual devices for four workers."""
   path = runs.write(tmp_path)

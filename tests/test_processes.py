@@ -103,7 +103,7 @@ def listening(port):
     [
         (1, 'KILL'),
         pytest.param(1, 'STOP', marks=pytest.mark.slow),
-        (0, 'KILL'),
+        pytest.param(0, 'KILL', marks=pytest.mark.slow),
     ],
 )
 def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):

@@ -88,6 +88,7 @@ def test_the_program_is_short():
   assert len(ORBAX.splitlines()) <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_training_continues_on_any_number_of_workers(name, losses):
   first, *resumed = (losses[n][name] for n in ('start', '4', '2', '8'))

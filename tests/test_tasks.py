@@ -32,6 +32,7 @@ def digits(folder, **changes):
   return dataclasses.replace(start, **changes)
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_by_the_trainer_and_go_on(tmp_path, interrupt):
   whole = loop.run(digits(tmp_path), tmp_path / 'whole')
   lines = runs.lines_of(tmp_path / 'whole')

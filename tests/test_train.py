@@ -108,7 +108,7 @@ def parameters(finished):
     [
         (4, 1),
         (4, 2),
-        (2, 4),
+        pytest.param(2, 4, marks=pytest.mark.slow),
         pytest.param(4, 8, marks=pytest.mark.slow),
     ],
 )
@@ -258,6 +258,7 @@ def test_other_optimizers(tmp_path, options):
   assert math.isfinite(summary['final_loss'])
 
 
+@pytest.mark.slow
 def test_low_precision_and_accumulation(tmp_path, capsys):
   """What the compiled program sends is counted, not what was planned."""
   low = config.Compression(
