@@ -141,9 +141,12 @@ def compress_gradients(
 
   def update_fn(updates, state, params=None, *, observe=None, **extra):
     del params, extra
-    new_updates, new_state = _average(policy, axis_name, seed, updates, state)
+    leaves = policy.leaves(updates)
+    new_updates, new_state = _average(
+        policy, leaves, axis_name, seed, updates, state
+    )
     if observe is not None:
-      observe(policy.leaves(updates), updates, state, new_state)
+      observe(leaves, updates, state, new_state)
     return new_updates, new_state
 
   return optax.GradientTransformationExtraArgs(
@@ -151,10 +154,9 @@ def compress_gradients(
   )
 
 
-def _average(policy, axis_name, seed, updates, state):
+def _average(policy, leaves, axis_name, seed, updates, state):
   """One step: local gradients and state in, what all workers get and state."""
   workers = _axes.num_workers(axis_name)
-  leaves = policy.leaves(updates)
   _state.check(policy, leaves, state, updates)
   treedef: Any = jax.tree.structure(updates)
   grads = list(map(jnp.asarray, treedef.flatten_up_to(updates)))

@@ -39,6 +39,10 @@ class Observer:
   """
 
   def __init__(self) -> None:
+    self.forget()
+
+  def forget(self) -> None:
+    """Begins anew, for another call of `tx.update` in the same step."""
     self._seen: list[Any] = []
 
   def __call__(

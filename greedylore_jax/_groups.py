@@ -17,6 +17,7 @@ from greedylore_jax import _leaves
 from greedylore_jax import _matrices
 from greedylore_jax import _spread
 
+# Up to so many leaves compile in seconds, which is not worth copies.
 _FEW = 16
 
 

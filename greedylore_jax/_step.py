@@ -178,9 +178,12 @@ def make_train_step(
     value, grads = grad_fn(params, batch, args, key)
     grads = _hold(grads, specs[: len(jax.tree.leaves(grads))])
     observer = _diagnostics.Observer()
-    update = lambda grads: tx.update(
-        grads, opt_state, params, **({'observe': observer} if diagnose else {})
-    )
+    extra = {'observe': observer} if diagnose else {}
+
+    def update(grads):
+      observer.forget()  # It may be called again, see `_update`.
+      return tx.update(grads, opt_state, params, **extra)
+
     updates, new_state = _update(update, grads, axis_name)
     _check_equal(new_state, opt_state, axis_name)
     new_params = optax.apply_updates(params, updates)

@@ -176,6 +176,14 @@ def test_diagnostics_find_the_compressor_by_themselves():
     make(tx, diagnose=gl.PowerSGD(2))
 
 
+@pytest.mark.parametrize('name', ['partition', 'rule'])
+def test_diagnostics_beside_frozen_leaves(name):
+  tx = FROZEN[name]
+  params, state = begin(tx)
+  _, _, (_, seen) = make(tx, diagnose=True)(params, state, BATCH)
+  assert 0 < float(seen.captured_energy) < 1
+
+
 def grid():
   devices = np.array(jax.devices()[:4]).reshape(2, 2)
   return jax.sharding.Mesh(devices, ('dcn', 'ici'))
