@@ -62,13 +62,13 @@ def state_partition_specs(
 
 
 def check_spec(path: Any, spec: Any, axis_name: AxisName) -> None:
-  """Raises if a parameter lies spread over the workers, who all need it."""
+  """Raises if a parameter is sharded over the workers, who all need it."""
   axes = {axis for entry in spec for axis in _axes.names(entry)}
   if axes.intersection(_axes.names(axis_name)):
     raise ValueError(
-        f'{_checks.path_name(path)!r} lies spread as {spec} over the axis of'
-        f' the workers, axis_name={axis_name!r}, but must be equal on all of'
-        ' them: spread it over another axis of the mesh.'
+        f'{_checks.path_name(path)!r} is sharded as {spec} over the axis of the'
+        f' workers, axis_name={axis_name!r}, but must be equal on all of them:'
+        ' shard it over another axis of the mesh.'
     )
 
 

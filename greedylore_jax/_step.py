@@ -274,7 +274,7 @@ def _without(specs: Any, axis_name: _axes.AxisName) -> list[Any]:
 
 
 def _manual(mesh: jax.sharding.Mesh, axis_name: Any) -> frozenset[str]:
-  """The workers' axes; all of the mesh if nothing lies spread over the others.
+  """The workers' axes; all of the mesh if the others have one device.
 
   XLA on CPUs cannot compile a mean of 16-bit numbers beside axes that are left
   to its partitioner.

@@ -238,7 +238,7 @@ def test_parameters_spread_over_the_workers_are_refused():
   step, _, state = started(mesh, {'wide': P('fsdp')})
   params = spread_params(mesh, {'wide': P(AXIS)})
   batch = workers.random_grads({'wide': SHAPES['wide']}, 2, 0)
-  match = "'wide' lies spread as .* must be equal on all of them"
+  match = "'wide' is sharded as .* must be equal on all of them"
   with pytest.raises(ValueError, match=match):
     step.lower(params, state, batch)
   with pytest.raises(ValueError, match=match):

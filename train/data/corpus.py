@@ -223,7 +223,7 @@ def _distinct(
 
 
 def _up_to(max_bytes: int, texts: Iterable[bytes]) -> Iterator[bytes]:
-  """The first texts, up to so many bytes; 0 is all."""
+  """The first texts that fit into `max_bytes`; 0 means all of them."""
   size = 0
   for text in texts:
     size += len(text)
