@@ -290,7 +290,7 @@ def _shardings(
   workers = workers_on(mesh, axis_name)
 
   def one(x, spec):
-    of_workers = spec and spec[0] == axis_name
+    of_workers = spec and _axes.names(spec[0]) == _axes.names(axis_name)
     if of_workers and jnp.shape(x)[0] % workers:
       spec = _P(None, *spec[1:])  # One mean error for all.
     return jax.sharding.NamedSharding(mesh, spec)

@@ -177,6 +177,17 @@ def test_arrays_move_from_one_mesh_to_another(tx):
   assert workers.relative(placed[0].error['w'][3], mean) < 1e-6
 
 
+def test_the_axis_may_be_a_tuple_of_one():
+  axis = (workers.AXIS,)
+  tx = gl.compress_gradients(gl.PowerSGD(4), axis)
+  mesh = workers.mesh_of(4)
+  saved = gl.collapse(gl.init_state(tx, PARAMS, mesh, axis_name=axis))
+  placed = gl.place_state(saved, workers.mesh_of(2), axis_name=axis)
+  assert placed.error['w'].shape == (2, 8, 16)
+  template = gl.state_template(tx, PARAMS, mesh, axis_name=axis)
+  assert template.error['w'].sharding.is_fully_replicated
+
+
 def test_the_state_need_not_be_collapsed_before_it_is_placed():
   state = stored(FLOAT)
   direct, saved = place(state, 2), place(gl.collapse(state), 2)
