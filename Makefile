@@ -37,7 +37,7 @@ lint: .venv/test
 
 # Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.
 peers: .venv/peers
-	$(PY) -m pytest -rP tests/test_torch.py
+	$(PY) -m pytest -rP tests/algorithm/test_torch.py
 
 # Studies go on where they were: what experiments/*/results.jsonl holds is done.
 COMPARE := JAX_PLATFORMS=cpu $(PY) -m train.compare

@@ -27,13 +27,11 @@ import optax
 import greedylore_jax as gl
 
 METHODS = {
-    'dense': (gl.Dense(), {}),
-    'powersgd': (gl.PowerSGD(8), {'start_step': 1}),
-    'greedylore': (gl.GreedyLore(8), {'start_step': 1}),
-    'powersgd int8': (
-        gl.PowerSGD(8), {'start_step': 1, 'factor_dtype': 'int8'}
-    ),
-}  # fmt: skip
+  'dense': (gl.Dense(), {}),
+  'powersgd': (gl.PowerSGD(8), {'start_step': 1}),
+  'greedylore': (gl.GreedyLore(8), {'start_step': 1}),
+  'powersgd int8': (gl.PowerSGD(8), {'start_step': 1, 'factor_dtype': 'int8'}),
+}
 _AXIS, _WORKERS = 'data', 4
 
 
@@ -51,10 +49,19 @@ def main() -> None:
   if options.row:
     print(json.dumps(measure(options)))
     return
-  print(_row(
-      'leaves', 'method', 'compiled in, s', 'CPU, s', 'times the first',
-      'step, ms', 'CPU, ms', 'times the first', 'memory, MB',
-  ))  # fmt: skip
+  print(
+    _row(
+      'leaves',
+      'method',
+      'compiled in, s',
+      'CPU, s',
+      'times the first',
+      'step, ms',
+      'CPU, ms',
+      'times the first',
+      'memory, MB',
+    )
+  )
   print(_row(*['---'] * 9))
   for layers in options.layers:
     for only in [options.only] if options.only else ['separate', 'stacked']:
@@ -62,7 +69,8 @@ def main() -> None:
       for method in options.methods:
         row = _in_own_process(options, layers, method, only)
         first = first or row
-        print(_row(
+        print(
+          _row(
             f'{row["leaves"]}' + f' of {layers} layers' * (only == 'stacked'),
             method,
             f'{row["compile"]:.1f}',
@@ -72,7 +80,9 @@ def main() -> None:
             f'{1e3 * row["step_cpu"]:.1f}',
             f'{row["step_cpu"] / first["step_cpu"]:.2f}',
             f'{row["memory"] / 1e6:.1f}',
-        ), flush=True)  # fmt: skip
+          ),
+          flush=True,
+        )
 
 
 def _row(*cells: str) -> str:
@@ -82,11 +92,23 @@ def _row(*cells: str) -> str:
 def _in_own_process(options, layers, method, only):
   """One row, so that no method finds what another one left in caches."""
   command = [
-      sys.executable, '-m', 'benchmarks.compile_time', '--row',
-      '--layers', str(layers), '--methods', method, '--only', only,
-      '--width', str(options.width), '--tokens', str(options.tokens),
-      '--steps', str(options.steps),
-  ]  # fmt: skip
+    sys.executable,
+    '-m',
+    'benchmarks.compile_time',
+    '--row',
+    '--layers',
+    str(layers),
+    '--methods',
+    method,
+    '--only',
+    only,
+    '--width',
+    str(options.width),
+    '--tokens',
+    str(options.tokens),
+    '--steps',
+    str(options.steps),
+  ]
   done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
   return json.loads(done.stdout.splitlines()[-1])
 
@@ -96,44 +118,42 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', _WORKERS)
   loss_fn, params = _model(
-      options.layers[0], options.width, options.only == 'stacked'
+    options.layers[0], options.width, options.only == 'stacked'
   )
   compressor, settings = METHODS[options.methods[0]]
   mesh = jax.make_mesh(
-      (_WORKERS,), (_AXIS,), axis_types=(jax.sharding.AxisType.Auto,)
+    (_WORKERS,), (_AXIS,), axis_types=(jax.sharding.AxisType.Auto,)
   )
   tx = optax.chain(
-      gl.compress_gradients(compressor, _AXIS, **settings), optax.adamw(1e-3)
+    gl.compress_gradients(compressor, _AXIS, **settings), optax.adamw(1e-3)
   )
   state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   step = gl.make_train_step(loss_fn, tx, mesh, axis_name=_AXIS)
   data = jax.random.normal(
-      jax.random.key(1), (_WORKERS * options.tokens, options.width)
+    jax.random.key(1), (_WORKERS * options.tokens, options.width)
   )
   place = lambda x, *spec: jax.device_put(
-      x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
   )
   params, data = place(params), place(data, _AXIS)
   begin, begin_cpu = time.perf_counter(), _cpu_seconds()
   compiled = step.lower(params, state, data).compile()
   result = {
-      'leaves': len(jax.tree.leaves(params)),
-      'compile': time.perf_counter() - begin,
-      'compile_cpu': _cpu_seconds() - begin_cpu,
-      'memory': compiled.memory_analysis().temp_size_in_bytes,
+    'leaves': len(jax.tree.leaves(params)),
+    'compile': time.perf_counter() - begin,
+    'compile_cpu': _cpu_seconds() - begin_cpu,
+    'memory': compiled.memory_analysis().temp_size_in_bytes,
   }
   seconds, cpu_seconds = [], []
   for i in range(options.steps + 3):  # Warm-up, refresh, one more.
     begin, begin_cpu = time.perf_counter(), _cpu_seconds()
-    params, state, _ = jax.block_until_ready(
-        compiled(params, state, data)
-    )
+    params, state, _ = jax.block_until_ready(compiled(params, state, data))
     if i >= 3:
       seconds.append(time.perf_counter() - begin)
       cpu_seconds.append(_cpu_seconds() - begin_cpu)
   return result | {
-      'step': statistics.median(seconds),
-      'step_cpu': statistics.mean(cpu_seconds),
+    'step': statistics.median(seconds),
+    'step_cpu': statistics.mean(cpu_seconds),
   }
 
 
@@ -145,11 +165,15 @@ def _model(layers, width, stacked):
   """A loss and its parameters."""
   wide = width * 11 // 4
   shapes = {
-      'query': (width, width), 'key': (width, width),
-      'value': (width, width), 'output': (width, width),
-      'up': (width, wide), 'down': (wide, width),
-      'first_gain': (width,), 'second_gain': (width,),
-  }  # fmt: skip
+    'query': (width, width),
+    'key': (width, width),
+    'value': (width, width),
+    'output': (width, width),
+    'up': (width, wide),
+    'down': (wide, width),
+    'first_gain': (width,),
+    'second_gain': (width,),
+  }
 
   def layer(x, w):
     y = x * w['first_gain']
@@ -161,8 +185,8 @@ def _model(layers, width, stacked):
   draw = lambda key, shape: 0.02 * jax.random.normal(key, shape)
   keys = jax.random.split(jax.random.key(0), (layers, len(shapes)))
   of_layers = [
-      {name: draw(k, shapes[name]) for k, name in zip(row, shapes, strict=True)}
-      for row in keys
+    {name: draw(k, shapes[name]) for k, name in zip(row, shapes, strict=True)}
+    for row in keys
   ]
 
   def loss_fn(params, x):

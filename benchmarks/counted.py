@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import hosts
 from train import __main__ as trainer
-from train import metrics
+from train.run import metrics
 
 _STILL = 0.03  # Seconds without a byte.
 _PATIENCE = 2.0

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from greedylore_jax import _linalg
+from greedylore_jax._src.wire import linalg as _linalg
 
 _SHAPES = ((128, 344), (256, 688), (512, 512), (512, 1376), (1024, 2736))
 _METHODS = ('gram', 'svd')

@@ -27,9 +27,13 @@ from typing import Any
 from typing import NamedTuple
 
 _PACKAGES = {
-    'ip': 'iproute2', 'tc': 'iproute2', 'unshare': 'util-linux',
-    'nsenter': 'util-linux', 'setpriv': 'util-linux', 'mount': 'mount',
-}  # fmt: skip
+  'ip': 'iproute2',
+  'tc': 'iproute2',
+  'unshare': 'util-linux',
+  'nsenter': 'util-linux',
+  'setpriv': 'util-linux',
+  'mount': 'mount',
+}
 _KILLED_WITH_US = ('setpriv', '--pdeathsig', 'KILL')
 _NAMESPACES = ('--net', '--mount', '--uts')
 # $1 is the hostname, $2 the content of /etc/hosts. gloo binds to the address
@@ -61,14 +65,14 @@ def require() -> None:
   missing = {p for tool, p in _PACKAGES.items() if not shutil.which(tool)}
   if missing:
     raise Unavailable(
-        'hosts on one machine need packages that are missing: apt-get install '
-        + ' '.join(sorted(missing))
+      'hosts on one machine need packages that are missing: apt-get install '
+      + ' '.join(sorted(missing))
     )
   tried = ['unshare', *_NAMESPACES, 'true']
   done = subprocess.run(tried, capture_output=True, text=True, check=False)
   if done.returncode:
     raise Unavailable(
-        f'this machine allows no namespaces (a container?): {_words(done)}'
+      f'this machine allows no namespaces (a container?): {_words(done)}'
     )
 
 
@@ -144,9 +148,10 @@ class Hosts:
     # Whoever enters a mount namespace stands at its root.
     folder = ['env', f'--chdir={options.pop("cwd", None) or os.getcwd()}']
     process = subprocess.Popen(
-        [*_KILLED_WITH_US, *self._enter(i), *folder, *command],
-        start_new_session=True, **options,
-    )  # fmt: skip
+      [*_KILLED_WITH_US, *self._enter(i), *folder, *command],
+      start_new_session=True,
+      **options,
+    )
     self._started.append(process)
     return process
 
@@ -157,7 +162,7 @@ class Hosts:
       subprocess.CalledProcessError: if it fails; `output` is what it printed.
     """
     process = self.popen(
-        i, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+      i, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     output, _ = process.communicate()
     if process.returncode:
@@ -203,9 +208,13 @@ class Hosts:
     """Starts the process whose namespaces are a host."""
     shell = ['sh', '-ec', _HOLD, 'sh', name, hosts_file]
     holder = subprocess.Popen(
-        ['unshare', *_NAMESPACES, *shell], start_new_session=True, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+      ['unshare', *_NAMESPACES, *shell],
+      start_new_session=True,
+      text=True,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+    )
     self._holders.append(holder)
     assert holder.stdout is not None
     assert holder.stderr is not None
@@ -220,7 +229,7 @@ class Hosts:
   def _inside(self, i: int, *command: str) -> None:
     """Runs what has to succeed for there to be hosts."""
     done = subprocess.run(
-        [*self._enter(i), *command], capture_output=True, text=True, check=False
+      [*self._enter(i), *command], capture_output=True, text=True, check=False
     )
     if done.returncode:
       raise Unavailable(f'{" ".join(command)} failed: {_words(done)}')

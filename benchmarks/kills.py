@@ -22,7 +22,7 @@ from typing import Any
 from rich import progress
 
 from benchmarks import machine
-from train import metrics
+from train.run import metrics
 
 CONFIG = 'configs/soak.py'
 
@@ -31,13 +31,18 @@ class Run:
   """A run of the trainer that can be killed."""
 
   def __init__(
-      self, workdir: pathlib.Path, words: list[str], env: dict[str, str]
+    self, workdir: pathlib.Path, words: list[str], env: dict[str, str]
   ):
     """A run of `words`, configuration and options, in that folder."""
     self.workdir = workdir
     self._command = [
-        sys.executable, '-m', 'train', *words, '--workdir', str(workdir),
-    ]  # fmt: skip
+      sys.executable,
+      '-m',
+      'train',
+      *words,
+      '--workdir',
+      str(workdir),
+    ]
     self._env = env
 
   def step(self) -> int:
@@ -49,8 +54,8 @@ class Run:
   def numbers(self) -> list[dict[str, Any]]:
     """Everything that it measured, except for times."""
     return [
-        {key: x for key, x in line.items() if 'second' not in key}
-        for line in metrics.read(self.workdir / 'metrics.jsonl')
+      {key: x for key, x in line.items() if 'second' not in key}
+      for line in metrics.read(self.workdir / 'metrics.jsonl')
     ]
 
   def fingerprint(self) -> dict[str, int]:
@@ -62,7 +67,7 @@ class Run:
   def finish(self) -> None:
     """Goes on to the end."""
     subprocess.run(
-        self._command, env=self._env, check=True, stdout=subprocess.DEVNULL
+      self._command, env=self._env, check=True, stdout=subprocess.DEVNULL
     )
 
   def killed(self, kills: int, within: float, seed: int = 0) -> Iterator[int]:
@@ -78,9 +83,11 @@ class Run:
     for _ in range(kills):
       before = self.step()
       with subprocess.Popen(
-          self._command, env=self._env, stdout=subprocess.DEVNULL,
-          stderr=subprocess.PIPE,
-      ) as process:  # fmt: skip
+        self._command,
+        env=self._env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+      ) as process:
         while self.step() <= before and process.poll() is None:
           time.sleep(0.01)
         time.sleep(moments.uniform(0, within))
@@ -104,8 +111,14 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--kills', type=int, default=50)
   kills = parser.parse_args(argv).kills
   words = [
-      CONFIG, '--steps', '2000', '--checkpoint.every', '5', '--log.every', '1',
-  ]  # fmt: skip
+    CONFIG,
+    '--steps',
+    '2000',
+    '--checkpoint.every',
+    '5',
+    '--log.every',
+    '1',
+  ]
   env = os.environ | {'JAX_PLATFORMS': 'cpu'}
   with tempfile.TemporaryDirectory() as folder:
     run = Run(pathlib.Path(folder) / 'killed', words, env)
@@ -119,10 +132,10 @@ def main(argv: list[str]) -> int:
     same = run.numbers() == whole.numbers()
     same = same and run.fingerprint() == whole.fingerprint()
   print(
-      f'{len(steps)} kills at steps {steps}, {cut_off} of them while a'
-      ' checkpoint was being written; numbers and last checkpoint are'
-      f' {"the same" if same else "NOT the same"} as without'
-      f' ({machine.describe()}).'
+    f'{len(steps)} kills at steps {steps}, {cut_off} of them while a'
+    ' checkpoint was being written; numbers and last checkpoint are'
+    f' {"the same" if same else "NOT the same"} as without'
+    f' ({machine.describe()}).'
   )
   return 0 if same else 1
 

@@ -16,17 +16,17 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from train import cluster
-from train import command
-from train import config
-from train import forecast
 from train import tasks
+from train.config import command_line as command
+from train.config import schema as config
 from train.data import text
 from train.data import windows
+from train.distributed import cluster
+from train.run import forecast
 
 _CONFIGS = [
-    f'configs/greedylore/llama_{size}.py'
-    for size in ('60m', '130m', '350m', '1b')
+  f'configs/greedylore/llama_{size}.py'
+  for size in ('60m', '130m', '350m', '1b')
 ]
 _METHODS = 'greedylore', 'powersgd', 'dense'
 _VOCABULARY = 32_000
@@ -38,28 +38,32 @@ def main() -> int:
   parser.add_argument('configs', nargs='*', default=_CONFIGS)
   parser.add_argument('--tokens', type=int, default=16_384, help='in a step')
   parser.add_argument(
-      '--methods', nargs='+', default=_METHODS,
-      help='beside dense; dense once more among them tells the noise',
-  )  # fmt: skip
+    '--methods',
+    nargs='+',
+    default=_METHODS,
+    help='beside dense; dense once more among them tells the noise',
+  )
   given = parser.parse_args()
   print(f'{machine.describe()}; {jax.devices()[0].device_kind}\n')
   print(
-      '| model | parameters | method | dense, ms | compressed, ms | ratio |'
-      ' refresh, ms | dense, GB | compressed, GB | plan adds, GB |'
+    '| model | parameters | method | dense, ms | compressed, ms | ratio |'
+    ' refresh, ms | dense, GB | compressed, GB | plan adds, GB |'
   )
   print(f'|{"---|" * 10}')
   for path in given.configs:
     run = forecast.of_one_worker(command.load(path))
     rows = max(1, given.tokens // run.data.sequence_length)
     run = dataclasses.replace(
-        run, batch_size=rows, accumulate_steps=1,
-        evaluation=config.Evaluation(sequences=0),
-    )  # fmt: skip
+      run,
+      batch_size=rows,
+      accumulate_steps=1,
+      evaluation=config.Evaluation(sequences=0),
+    )
     mesh = cluster.start(run)
     task = _task(run)
     runs = [_with(run, method) for method in given.methods]
     dense, *others = forecast.measure(
-        [forecast.with_dense(run), *runs], mesh, task
+      [forecast.with_dense(run), *runs], mesh, task
     )
     for method, compressed in zip(given.methods, others, strict=True):
       print(_row(path, method, dense, compressed), flush=True)
@@ -79,12 +83,14 @@ def _task(run: config.Config) -> tasks.Task:
   tokens = rng.integers(_VOCABULARY, size=(run.batch_size, length + 1))
   tokens = tokens.astype(np.uint16)
   description = {
-      'corpus': 'random', 'train_tokens': tokens.size, 'sha256': 'none',
-      'held_out_tokens': tokens.size,
-  }  # fmt: skip
+    'corpus': 'random',
+    'train_tokens': tokens.size,
+    'sha256': 'none',
+    'held_out_tokens': tokens.size,
+  }
   held_out = windows.HeldOut('', tokens, 1.0, tokens.size, 'none')
   return tasks.LanguageModeling(
-      run, text.TextData(description, _VOCABULARY, tokens, (held_out,), 0)
+    run, text.TextData(description, _VOCABULARY, tokens, (held_out,), 0)
   )
 
 
@@ -94,12 +100,17 @@ def _row(path, method, dense, compressed) -> str:
   step = compressed.seconds.get('compress', compressed.seconds.get('dense', 0))
   refresh = compressed.seconds.get('refresh')
   cells = [
-      path.removesuffix('.py').split('/')[-1], f'{count / 1e6:.1f}M', method,
-      f'{1e3 * alone:.1f}', f'{1e3 * step:.1f}', f'{step / alone:.3f}',
-      f'{1e3 * refresh:.0f}' if refresh else '',
-      f'{dense.memory / 1e9:.2f}', f'{compressed.memory / 1e9:.2f}',
-      f'{compressed.added / 1e9:.2f}',
-  ]  # fmt: skip
+    path.removesuffix('.py').split('/')[-1],
+    f'{count / 1e6:.1f}M',
+    method,
+    f'{1e3 * alone:.1f}',
+    f'{1e3 * step:.1f}',
+    f'{step / alone:.3f}',
+    f'{1e3 * refresh:.0f}' if refresh else '',
+    f'{dense.memory / 1e9:.2f}',
+    f'{compressed.memory / 1e9:.2f}',
+    f'{compressed.added / 1e9:.2f}',
+  ]
   return f'| {" | ".join(cells)} |'
 
 

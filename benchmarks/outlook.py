@@ -13,7 +13,7 @@ from matplotlib import figure
 import numpy as np
 
 import greedylore_jax as gl
-from train import command
+from train.config import command_line as command
 from train.models import llama
 from train.models import llama_rules
 
@@ -36,21 +36,23 @@ def main() -> int:
   count = sum(x.size for x in jax.tree.leaves(shapes))
   compute = 6 * count * _TOKENS / _FLOPS
   panels = {
-      'GreedyLore r = 32, embedding and head dense': (gl.GreedyLore(32), False),
-      'PowerSGD r = 32, everything': (gl.PowerSGD(32), True),
+    'GreedyLore r = 32, embedding and head dense': (gl.GreedyLore(32), False),
+    'PowerSGD r = 32, everything': (gl.PowerSGD(32), True),
   }
   drawn = figure.Figure(figsize=(11, 4.4), layout='constrained')
   axes = drawn.subplots(1, len(panels), sharey=True)
   for ax, (title, (method, embeddings)) in zip(
-      axes, panels.items(), strict=True
+    axes, panels.items(), strict=True
   ):
     for i, workers in enumerate(_WORKERS):
       plan = gl.plan(
-          method, shapes, num_workers=workers,
-          weight_dimension_numbers=llama_rules.matrix_dimension_numbers(
-              shapes, embeddings
-          ),
-      )  # fmt: skip
+        method,
+        shapes,
+        num_workers=workers,
+        weight_dimension_numbers=llama_rules.matrix_dimension_numbers(
+          shapes, embeddings
+        ),
+      )
       alone, beside = _gains(plan, compute)
       ax.plot(_GBITS, alone, color=f'C{i}', label=f'{workers:,} workers')
       ax.plot(_GBITS, beside, color=f'C{i}', ls=':')
@@ -64,13 +66,16 @@ def main() -> int:
   axes[0].set_ylabel('dense step / compressed step')
   axes[0].legend(frameon=False)
   axes[1].text(
-      0.97, 0.95,
-      'dotted: where the dense all-reduce\nhides behind the backward pass',
-      transform=axes[1].transAxes, ha='right', va='top',
-  )  # fmt: skip
+    0.97,
+    0.95,
+    'dotted: where the dense all-reduce\nhides behind the backward pass',
+    transform=axes[1].transAxes,
+    ha='right',
+    va='top',
+  )
   drawn.suptitle(
-      f'A LLaMA of {count / 1e9:.2f}B parameters; {1e3 * compute:.0f} ms of'
-      f' computation a step, compression adds {_OVERHEAD:.0%}'
+    f'A LLaMA of {count / 1e9:.2f}B parameters; {1e3 * compute:.0f} ms of'
+    f' computation a step, compression adds {_OVERHEAD:.0%}'
   )
   drawn.savefig(_PATH, dpi=120)
   print(f'drew {_PATH}')
@@ -82,9 +87,12 @@ def _gains(plan: gl.Plan, compute: float) -> tuple[list[float], list[float]]:
   alone, beside = [], []
   for gbits in _GBITS:
     found = gl.predict(
-        plan, bandwidth=0.95e9 * gbits / 8, latency=_LATENCY,
-        compute_seconds=compute, overhead_seconds=_OVERHEAD * compute,
-    )  # fmt: skip
+      plan,
+      bandwidth=0.95e9 * gbits / 8,
+      latency=_LATENCY,
+      compute_seconds=compute,
+      overhead_seconds=_OVERHEAD * compute,
+    )
     wire = found.dense - compute
     hidden = compute + max(wire - _BACKWARD * compute, 0)
     alone.append(found.dense / found.average)

@@ -27,8 +27,8 @@ from benchmarks.averaging import ours
 
 _STEPS = 5
 _INSTRUCTION = re.compile(
-    r'^ +(?:ROOT )?%(?P<name>\S+) = (?P<result>.+?) (?P<opcode>[\w-]+)\('
-    r'(?P<operands>[^)]*)\)(?P<rest>.*)$'
+  r'^ +(?:ROOT )?%(?P<name>\S+) = (?P<result>.+?) (?P<opcode>[\w-]+)\('
+  r'(?P<operands>[^)]*)\)(?P<rest>.*)$'
 )
 _COMPUTATION = re.compile(r'^(?:ENTRY )?%(\S+) \(')
 _ARRAY = re.compile(r'\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]')
@@ -123,7 +123,7 @@ class Program:
         self.places[name] = place
         inner[computation] = place
       self.bytes[name] = sum(
-          _size(shapes.get(x, '')) for x in [name, *operands]
+        _size(shapes.get(x, '')) for x in [name, *operands]
       )
       self.flops[name] = 0
       if found['opcode'] == 'dot':
@@ -153,9 +153,9 @@ class Program:
     for i, text in rows['StackFrames'].items():
       location = rows['FileLocations'][number('file_location_id', text)]
       own = (
-          rows['FileNames'][number('file_name_id', location)],
-          rows['FunctionNames'][number('function_name_id', location)],
-          int(number('line', location)),
+        rows['FileNames'][number('file_name_id', location)],
+        rows['FunctionNames'][number('function_name_id', location)],
+        int(number('line', location)),
       )
       # Counted from 1 as all the tables, but 1 stands for none.
       parent = str(int(number('parent_frame_id', text)) - 1)
@@ -175,16 +175,15 @@ class Program:
 def _size(shape: str) -> int:
   """Bytes of an array, or of all of a tuple."""
   return sum(
-      math.prod(map(int, filter(None, sides.split(','))))
-      * (int(bits or 8) // 8)
-      for _, bits, sides in _ARRAY.findall(shape)
+    math.prod(map(int, filter(None, sides.split(',')))) * (int(bits or 8) // 8)
+    for _, bits, sides in _ARRAY.findall(shape)
   )
 
 
 def _products(found, shapes, operands) -> int:
   """Two operations per number of the result and of the sum that makes it."""
   sides = lambda shape: [
-      int(x) for x in _ARRAY.findall(shape)[0][2].split(',') if x
+    int(x) for x in _ARRAY.findall(shape)[0][2].split(',') if x
   ]
   along = re.search(r'lhs_contracting_dims={([\d,]*)}', found['rest'])
   left = sides(shapes[operands[0]])
@@ -195,10 +194,10 @@ def _products(found, shapes, operands) -> int:
 def _print(given, seconds: list[float], costs: dict[str, Cost]) -> None:
   whole = sum(seconds) / len(seconds)
   print(
-      f'{given.method}, {given.kind}, {given.model}: {1e3 * whole:.0f} ms a'
-      ' step with the profiler,'
-      f' {1e3 * sum(x.seconds for x in costs.values()):.0f} ms in'
-      ' instructions.\n'
+    f'{given.method}, {given.kind}, {given.model}: {1e3 * whole:.0f} ms a'
+    ' step with the profiler,'
+    f' {1e3 * sum(x.seconds for x in costs.values()):.0f} ms in'
+    ' instructions.\n'
   )
   print('| ms | instructions | MB | GB/s | GFLOP | GFLOP/s | line |')
   print('|---|---|---|---|---|---|---|')
@@ -206,9 +205,9 @@ def _print(given, seconds: list[float], costs: dict[str, Cost]) -> None:
     if x.seconds < whole / 200:
       continue
     print(
-        f'| {1e3 * x.seconds:.1f} | {x.count} | {x.bytes / 1e6:.1f} |'
-        f' {x.bytes / x.seconds / 1e9:.1f} | {x.flops / 1e9:.2f} |'
-        f' {x.flops / x.seconds / 1e9:.0f} | `{place}` |'
+      f'| {1e3 * x.seconds:.1f} | {x.count} | {x.bytes / 1e6:.1f} |'
+      f' {x.bytes / x.seconds / 1e9:.1f} | {x.flops / 1e9:.2f} |'
+      f' {x.flops / x.seconds / 1e9:.0f} | `{place}` |'
     )
 
 

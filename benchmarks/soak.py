@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from benchmarks import machine
-from train import metrics
+from train.run import metrics
 
 CONFIG = 'configs/soak.py'
 PROCESSES = 4
@@ -26,9 +26,16 @@ def main(argv: list[str]) -> int:
   with tempfile.TemporaryDirectory() as folder:
     workdir = pathlib.Path(folder)
     program = [
-        sys.executable, '-m', 'train.launch', '--num-processes', str(PROCESSES),
-        CONFIG, '--workdir', folder, *argv,
-    ]  # fmt: skip
+      sys.executable,
+      '-m',
+      'train.launch',
+      '--num-processes',
+      str(PROCESSES),
+      CONFIG,
+      '--workdir',
+      folder,
+      *argv,
+    ]
     begin = time.monotonic()
     env = os.environ | {'JAX_PLATFORMS': 'cpu'}
     with subprocess.Popen(program, env=env) as run:
@@ -46,8 +53,8 @@ def main(argv: list[str]) -> int:
   print('Parameters bitwise equal on all processes at every checkpoint.')
   for i, (slope, noise, last) in enumerate(slopes):
     print(
-        f'process {i}: {last:.0f} MB resident, {slope:+.2f} +- {noise:.2f} MB'
-        ' per 1,000 steps'
+      f'process {i}: {last:.0f} MB resident, {slope:+.2f} +- {noise:.2f} MB'
+      ' per 1,000 steps'
     )
   print(f'Error over gradient, last quarter over the second one: {growth:.2f}')
   flat = all(s <= max(2 * noise, 0.001 * last) for s, noise, last in slopes)
@@ -55,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def _watch(
-    run: subprocess.Popen[bytes], workdir: pathlib.Path
+  run: subprocess.Popen[bytes], workdir: pathlib.Path
 ) -> dict[int, list[tuple[int, float]]]:
   """Resident memory of the processes: {pid: [(step, MB), ...]}."""
   samples: dict[int, list[tuple[int, float]]] = {}

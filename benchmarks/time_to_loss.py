@@ -31,20 +31,22 @@ from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 from benchmarks import time_to_loss_report
 from benchmarks import trainers
-from train import budget
-from train import command
-from train import metrics
 from train import tasks
+from train.config import command_line as command
+from train.run import metrics
+from train.study import budget
 
 CONFIG = 'configs/time_to_loss.py'
 METHODS: dict[str, dict[str, Any]] = {
-    'dense': {'method': 'dense'},
-    'GreedyLore, r = 32': {'method': 'greedylore', 'rank': 32},
-    'PowerSGD, int8, r = 32': {
-        'method': 'powersgd', 'rank': 32, 'factor_dtype': 'int8'
-    },
-    'GreedyLore, r = 8': {'method': 'greedylore', 'rank': 8},
-}  # fmt: skip
+  'dense': {'method': 'dense'},
+  'GreedyLore, r = 32': {'method': 'greedylore', 'rank': 32},
+  'PowerSGD, int8, r = 32': {
+    'method': 'powersgd',
+    'rank': 32,
+    'factor_dtype': 'int8',
+  },
+  'GreedyLore, r = 8': {'method': 'greedylore', 'rank': 8},
+}
 # Steps at each rate, over and over. With a refresh every 45 steps from step 20
 # on, all rates get their share of refreshes.
 CYCLE = (('50mbit', 4), ('200mbit', 4), ('1gbit', 12))
@@ -56,9 +58,10 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--hosts', default='2,4', help='numbers of hosts')
   parser.add_argument(
-      '--methods', default=','.join(map(str, range(len(METHODS)))),
-      help='; '.join(f'{i}: {name}' for i, name in enumerate(METHODS)),
-  )  # fmt: skip
+    '--methods',
+    default=','.join(map(str, range(len(METHODS)))),
+    help='; '.join(f'{i}: {name}' for i, name in enumerate(METHODS)),
+  )
   parser.add_argument('--full', help='one rate for whole runs')
   parser.add_argument('--folder', default='experiments/time_to_loss')
   parser.add_argument('--report', action='store_true', help='only report')
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(
-    count: int, method: str, full: str | None, folder: pathlib.Path
+  count: int, method: str, full: str | None, folder: pathlib.Path
 ) -> dict[str, Any]:
   """One run: its losses, and the seconds and rate of each of its steps."""
   compression = {f'compression.{k}': v for k, v in METHODS[method].items()}
@@ -109,21 +112,20 @@ def measure(
   settings, _ = command.parse([CONFIG, *words, *replica], '')
   plan = budget.plan(settings, tasks.load(settings))
   return {
-      'commit': machine.commit(),
-      'date': time.strftime('%F'),
-      'machine': machine.cores(),
-      'wall_seconds': round(time.monotonic() - started),
-      'dense_bytes': plan.dense_bytes,
-      'bytes_sent': [x['bytes_sent'] for x in steps],
-      'phases': [plan.phase_at(i) for i in range(len(steps))],
-      'rates': [full or rate_at(i) for i in range(len(steps))],
-      'seconds': [round(b - a, 4) for a, b in itertools.pairwise(ends)],
-      'losses': [round(x['loss'], 5) for x in steps],
-      'evaluations': [
-          [x['step'], round(x['eval_loss'], 5)] for x in lines
-          if 'eval_loss' in x
-      ],
-  }  # fmt: skip
+    'commit': machine.commit(),
+    'date': time.strftime('%F'),
+    'machine': machine.cores(),
+    'wall_seconds': round(time.monotonic() - started),
+    'dense_bytes': plan.dense_bytes,
+    'bytes_sent': [x['bytes_sent'] for x in steps],
+    'phases': [plan.phase_at(i) for i in range(len(steps))],
+    'rates': [full or rate_at(i) for i in range(len(steps))],
+    'seconds': [round(b - a, 4) for a, b in itertools.pairwise(ends)],
+    'losses': [round(x['loss'], 5) for x in steps],
+    'evaluations': [
+      [x['step'], round(x['eval_loss'], 5)] for x in lines if 'eval_loss' in x
+    ],
+  }
 
 
 def rate_at(step: int) -> str:

@@ -31,27 +31,31 @@ def write(folder: pathlib.Path, lines: list[Line]) -> None:
   if not runs:
     return
   texts = [
-      '# Time to a loss', '',
-      'Written by `python -m benchmarks.time_to_loss`; what it means is in'
-      ' EXPERIMENTS.md.', '',
-      *_loss_tables(
-          runs, typical,
-          'Steps count as the median of their kind at that rate.',
-      ),
-      *_loss_tables(
-          runs, quiet,
-          'Steps count as the fastest tenth of their kind at that rate, nearer'
-          ' to what a machine without other work would do.',
-      ),
-      *_loss_tables(
-          runs, predicted,
-          f'Predicted: {_COMPUTING:g} s of computing in every step of every'
-          ' method, and then its bytes, with the ring and the headers, at that'
-          ' rate.',
-      ),
-      *_step_table(runs), '',
-      *_check_table(runs, [line for line in lines if line['full']]),
-  ]  # fmt: skip
+    '# Time to a loss',
+    '',
+    'Written by `python -m benchmarks.time_to_loss`; what it means is in'
+    ' EXPERIMENTS.md.',
+    '',
+    *_loss_tables(
+      runs, typical, 'Steps count as the median of their kind at that rate.'
+    ),
+    *_loss_tables(
+      runs,
+      quiet,
+      'Steps count as the fastest tenth of their kind at that rate, nearer'
+      ' to what a machine without other work would do.',
+    ),
+    *_loss_tables(
+      runs,
+      predicted,
+      f'Predicted: {_COMPUTING:g} s of computing in every step of every'
+      ' method, and then its bytes, with the ring and the headers, at that'
+      ' rate.',
+    ),
+    *_step_table(runs),
+    '',
+    *_check_table(runs, [line for line in lines if line['full']]),
+  ]
   (folder / 'table.md').write_text('\n'.join(texts), encoding='utf-8')
   draw(folder / 'time_to_loss.png', runs, typical, 'measured, medians of steps')
   words = f'predicted, with {_COMPUTING:g} s of computing in every step'
@@ -80,8 +84,8 @@ def quiet(line: Line, rate: str) -> list[float]:
 def _by_kind(line: Line, rate: str, quantile: float) -> list[float]:
   timed = step_seconds(line)
   each = {
-      phase: float(np.quantile(timed[rate, phase], quantile))
-      for phase in set(line['phases'])
+    phase: float(np.quantile(timed[rate, phase], quantile))
+    for phase in set(line['phases'])
   }
   return [each[phase] for phase in line['phases']]
 
@@ -118,19 +122,17 @@ def _by_hosts(runs: list[Line]) -> dict[int, list[Line]]:
   return {n: [x for x in runs if x['hosts'] == n] for n in counts}
 
 
-def _loss_tables(
-    runs: list[Line], clock: _Clock, words: str
-) -> Iterator[str]:
+def _loss_tables(runs: list[Line], clock: _Clock, words: str) -> Iterator[str]:
   """What was learnt and sent, and how long that takes at each rate."""
   for count, group in _by_hosts(runs).items():
     ends = [line['evaluations'][-1][1] for line in group]
     both = [end_of_both(line, group) for line in group]
     yield (
-        f'{count} hosts. Seconds of training, A: to a held-out loss of'
-        f' {max(ends):.3f}, which all reach; B: to the last one that both this'
-        ' method and dense reach. In brackets: times faster than dense comes to'
-        ' the same loss.'
-        f' {words}'
+      f'{count} hosts. Seconds of training, A: to a held-out loss of'
+      f' {max(ends):.3f}, which all reach; B: to the last one that both this'
+      ' method and dense reach. In brackets: times faster than dense comes to'
+      ' the same loss.'
+      f' {words}'
     )
     yield ''
     every = rates(runs)
@@ -149,9 +151,7 @@ def _loss_tables(
 
 def end_of_both(line: Line, group: list[Line]) -> float:
   """The lowest held-out loss that both this run and dense come to."""
-  ends = [
-      x['evaluations'][-1][1] for x in group if x is line or _is_dense(x)
-  ]  # fmt: skip
+  ends = [x['evaluations'][-1][1] for x in group if x is line or _is_dense(x)]
   return max(ends)
 
 
@@ -174,8 +174,8 @@ def _times(line, group, every, target, clock) -> Iterator[str]:
 def _step_table(runs: list[Line]) -> Iterator[str]:
   """Seconds of a step, by its kind and the rate."""
   yield (
-      'Seconds of a step: median (fastest tenth, slowest tenth) of so many'
-      ' steps. MB: what the step sends, without the ring.'
+    'Seconds of a step: median (fastest tenth, slowest tenth) of so many'
+    ' steps. MB: what the step sends, without the ring.'
   )
   yield ''
   every = rates(runs)
@@ -205,8 +205,8 @@ def _check_table(runs: list[Line], full: list[Line]) -> Iterator[str]:
   if not full:
     return
   yield (
-      'Whole runs at one rate, against the sums of medians above (the first'
-      ' step left out of both):'
+    'Whole runs at one rate, against the sums of medians above (the first'
+    ' step left out of both):'
   )
   yield ''
   yield '| hosts | method | rate | measured, s | sum, s | losses differ by |'
@@ -216,31 +216,37 @@ def _check_table(runs: list[Line], full: list[Line]) -> Iterator[str]:
       steps = typical(other, line['full'])
       pairs = zip(line['losses'], other['losses'], strict=True)
       yield (
-          f'| {line["hosts"]} | {line["method"]} | {line["full"]} |'
-          f' {sum(line["seconds"][1:]):.0f} | {sum(steps[1:]):.0f} |'
-          f' {max(abs(a - b) for a, b in pairs):.1e} |'
+        f'| {line["hosts"]} | {line["method"]} | {line["full"]} |'
+        f' {sum(line["seconds"][1:]):.0f} | {sum(steps[1:]):.0f} |'
+        f' {max(abs(a - b) for a, b in pairs):.1e} |'
       )
   yield ''
 
 
 def draw(
-    path: pathlib.Path, runs: list[Line], clock: _Clock, words: str
+  path: pathlib.Path, runs: list[Line], clock: _Clock, words: str
 ) -> None:
   """Held-out loss against minutes, a panel per rate, and against bytes."""
   every = rates(runs)
   groups = _by_hosts(runs)
   figure, grid = plt.subplots(
-      len(groups), len(every) + 1, sharey=True, squeeze=False,
-      figsize=(4 * (len(every) + 1), 3.6 * len(groups)), layout='constrained',
-  )  # fmt: skip
+    len(groups),
+    len(every) + 1,
+    sharey=True,
+    squeeze=False,
+    figsize=(4 * (len(every) + 1), 3.6 * len(groups)),
+    layout='constrained',
+  )
   methods = sorted({line['method'] for line in runs} - {'dense'})
   colors = dict(zip(methods, _COLORS, strict=False)) | {'dense': 'black'}
   for axes, (count, group) in zip(grid, groups.items(), strict=True):
     for line in group:
       style: dict[str, Any] = {
-          'color': colors[line['method']], 'label': line['method'],
-          'marker': 'o', 'ms': 3,
-      }  # fmt: skip
+        'color': colors[line['method']],
+        'label': line['method'],
+        'marker': 'o',
+        'ms': 3,
+      }
       steps, losses = zip(*line['evaluations'], strict=True)
       for ax, rate in zip(axes, every, strict=False):
         minutes = np.cumsum(clock(line, rate)) / 60

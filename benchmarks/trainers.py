@@ -15,8 +15,10 @@ _PORT = 7777  # The hosts have a network of their own.
 # The threads of OpenBLAS in several processes on the same few cores wait for
 # each other: the eigenvectors of a refresh took 8 to 68 s instead of 1 s.
 _ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu', 'OPENBLAS_NUM_THREADS': '1', **machine.ALLOCATOR,
-}  # fmt: skip
+  'JAX_PLATFORMS': 'cpu',
+  'OPENBLAS_NUM_THREADS': '1',
+  **machine.ALLOCATOR,
+}
 
 
 class Failed(Exception):
@@ -24,11 +26,11 @@ class Failed(Exception):
 
 
 def start(
-    hosts: hosts_lib.Hosts,
-    workdir: pathlib.Path,
-    config: str,
-    options: dict[str, Any],
-    counted: bool = False,
+  hosts: hosts_lib.Hosts,
+  workdir: pathlib.Path,
+  config: str,
+  options: dict[str, Any],
+  counted: bool = False,
 ) -> list[subprocess.Popen[bytes]]:
   """Starts a run with a worker on every host.
 
@@ -45,17 +47,20 @@ def start(
   for i in range(hosts.count):
     reading = ['benchmarks.counted', str(workdir / f'card-{i}.jsonl')]
     given = options | {
-        'workdir': workdir,
-        'mesh.replica': hosts.count,
-        'distributed.coordinator': f'{hosts.address(0)}:{_PORT}',
-        'distributed.num_processes': hosts.count,
-        'distributed.process_id': i,
+      'workdir': workdir,
+      'mesh.replica': hosts.count,
+      'distributed.coordinator': f'{hosts.address(0)}:{_PORT}',
+      'distributed.num_processes': hosts.count,
+      'distributed.process_id': i,
     }
     words = [word for k, v in given.items() for word in (f'--{k}', str(v))]
     command = [
-        sys.executable, '-m', *(reading if counted else ['train']), config,
-        *words,
-    ]  # fmt: skip
+      sys.executable,
+      '-m',
+      *(reading if counted else ['train']),
+      config,
+      *words,
+    ]
     with (workdir / f'output-{i}.txt').open('wb') as output:
       streams = {'stdout': output, 'stderr': subprocess.STDOUT}
       environment = os.environ | _ENVIRONMENT
@@ -64,7 +69,7 @@ def start(
 
 
 def running(
-    processes: Sequence[subprocess.Popen[bytes]], workdir: pathlib.Path
+  processes: Sequence[subprocess.Popen[bytes]], workdir: pathlib.Path
 ) -> bool:
   """Whether the run goes on.
 
@@ -81,9 +86,9 @@ def running(
 
 
 def wait(
-    processes: Sequence[subprocess.Popen[bytes]],
-    workdir: pathlib.Path,
-    timeout: float,
+  processes: Sequence[subprocess.Popen[bytes]],
+  workdir: pathlib.Path,
+  timeout: float,
 ) -> None:
   """Waits for the end of a run.
 

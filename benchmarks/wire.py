@@ -24,36 +24,40 @@ from typing import Any
 from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 from benchmarks import trainers
-from train import budget
-from train import command
-from train import metrics
 from train import tasks
+from train.config import command_line as command
+from train.run import metrics
+from train.study import budget
 
 CONFIG = 'configs/quickstart.py'
 TOLERANCE = 0.05
 METHODS: dict[str, dict[str, Any]] = {
-    'dense': {'method': 'dense'},
-    'GreedyLore, r = 8': {'method': 'greedylore', 'rank': 8},
-    'PowerSGD, int8, r = 32': {
-        'method': 'powersgd', 'rank': 32, 'factor_dtype': 'int8'
-    },
-    'PowerSGD, int8, r = 8': {
-        'method': 'powersgd', 'rank': 8, 'factor_dtype': 'int8'
-    },
-}  # fmt: skip
+  'dense': {'method': 'dense'},
+  'GreedyLore, r = 8': {'method': 'greedylore', 'rank': 8},
+  'PowerSGD, int8, r = 32': {
+    'method': 'powersgd',
+    'rank': 32,
+    'factor_dtype': 'int8',
+  },
+  'PowerSGD, int8, r = 8': {
+    'method': 'powersgd',
+    'rank': 8,
+    'factor_dtype': 'int8',
+  },
+}
 # Warm-up steps 0 to 3, refreshes at 4 and 9 (for who has them). Nothing is
 # evaluated or saved before the end.
 RUN: dict[str, Any] = {
-    'steps': 14,
-    'batch_size': 4,
-    'data.sequence_length': 64,
-    'compression.start_step': 4,
-    'compression.update_interval': 5,
-    'evaluation.every': 0,
-    'evaluation.sequences': 4,
-    'checkpoint.every': 0,
-    'log.every': 1,
-    'log.tensorboard': False,
+  'steps': 14,
+  'batch_size': 4,
+  'data.sequence_length': 64,
+  'compression.start_step': 4,
+  'compression.update_interval': 5,
+  'evaluation.every': 0,
+  'evaluation.sequences': 4,
+  'checkpoint.every': 0,
+  'log.every': 1,
+  'log.tensorboard': False,
 }
 _PATIENCE = 600.0
 
@@ -127,14 +131,15 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--rate', default='1gbit', help="of a link, tc's words")
   parser.add_argument('--output', default='benchmarks/WIRE.md')
   parser.add_argument(
-      '--fsdp', type=int, default=1, help='devices per host, and per worker'
+    '--fsdp', type=int, default=1, help='devices per host, and per worker'
   )
   given = parser.parse_args(argv)
   rows = RUN['batch_size'] * given.fsdp
   several = {
-      'mesh__fsdp': given.fsdp, 'batch_size': rows,
-      'evaluation__sequences': rows,
-  }  # fmt: skip
+    'mesh__fsdp': given.fsdp,
+    'batch_size': rows,
+    'evaluation__sequences': rows,
+  }
   runs = []
   try:
     for count in map(int, given.hosts.split(',')):
@@ -154,11 +159,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(
-    count: int,
-    method: str,
-    workdir: pathlib.Path,
-    rate: str,
-    **changes: Any,
+  count: int, method: str, workdir: pathlib.Path, rate: str, **changes: Any
 ) -> Run:
   """Trains on `count` hosts and counts.
 
@@ -180,10 +181,14 @@ def measure(
   last = statistics.fmean(card[-1].bytes for card in cards)
   summary = json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
   return Run(
-      count, method, first, last - first, statistics.fmean(whole) - last,
-      summary['bytes_sent'] + summary['checkpoint_bytes'],
-      [*_kinds(count, method, options, workdir, cards)],
-  )  # fmt: skip
+    count,
+    method,
+    first,
+    last - first,
+    statistics.fmean(whole) - last,
+    summary['bytes_sent'] + summary['checkpoint_bytes'],
+    [*_kinds(count, method, options, workdir, cards)],
+  )
 
 
 def _kinds(count, method, options, workdir, cards) -> Iterator[Kind]:
@@ -198,11 +203,14 @@ def _kinds(count, method, options, workdir, cards) -> Iterator[Kind]:
     steps = [i for i in range(len(lines)) if plan.phase_at(i) == phase]
     if steps:
       yield Kind(
-          count, method, phase, plan.bytes_in(phase),
-          statistics.fmean(told[i + 1] - told[i] for i in steps),
-          len(plan.rounds[phase]) + 1,
-          [_between(card[i], card[i + 1]) for card in cards for i in steps],
-      )  # fmt: skip
+        count,
+        method,
+        phase,
+        plan.bytes_in(phase),
+        statistics.fmean(told[i + 1] - told[i] for i in steps),
+        len(plan.rounds[phase]) + 1,
+        [_between(card[i], card[i + 1]) for card in cards for i in steps],
+      )
 
 
 def _readings(path: pathlib.Path) -> list[hosts_lib.Sent]:
@@ -221,32 +229,41 @@ def report(runs: list[Run], rate: str, module: str) -> str:
   """benchmarks/WIRE.md."""
   kinds = list(itertools.chain(*(run.kinds for run in runs)))
   far = [x for x in kinds if abs(x.beyond) > TOLERANCE]
-  return '\n'.join([
-      '# Bytes on the wire', '',
+  return '\n'.join(
+    [
+      '# Bytes on the wire',
+      '',
       f'`python -m {module}`, {machine.describe()}. Links of {rate}, a trainer'
       ' on each host. Cards: medians over steps and hosts, with the least and'
       ' the greatest. "Ring" is 2 (N - 1) / N times what metrics.jsonl counts.'
       ' Written by the program; what the differences are is in'
-      ' EXPERIMENTS.md.', '',
+      ' EXPERIMENTS.md.',
+      '',
       f'{len(kinds) - len(far)} of {len(kinds)} kinds of step are within'
-      f' {TOLERANCE:.0%} of the ring; the others are marked (!).', '',
-      *_kind_head(), *_kind_rows(runs), '',
+      f' {TOLERANCE:.0%} of the ring; the others are marked (!).',
+      '',
+      *_kind_head(),
+      *_kind_rows(runs),
+      '',
       'Whole runs, kB per host: before the first step (joining, checks,'
       ' compiling), in the steps, after them (the evaluation and, where errors'
       ' are averaged for it, the checkpoint). "Told" is what summary.json has'
-      ' for steps and checkpoint, times the ring.', '',
+      ' for steps and checkpoint, times the ring.',
+      '',
       '| hosts | method | before | steps | after | told | steps and after over'
       ' told |',
       '|---|---|---|---|---|---|---|',
-      *map(_run_row, runs), '',
-  ])  # fmt: skip
+      *map(_run_row, runs),
+      '',
+    ]
+  )
 
 
 def _kind_head() -> list[str]:
   return [
-      '| hosts | method | step | collectives | plan, kB | metrics.jsonl, kB |'
-      ' ring, kB | card, kB | beyond the ring | without headers |',
-      '|---|---|---|---|---|---|---|---|---|---|',
+    '| hosts | method | step | collectives | plan, kB | metrics.jsonl, kB |'
+    ' ring, kB | card, kB | beyond the ring | without headers |',
+    '|---|---|---|---|---|---|---|---|---|---|',
   ]
 
 
@@ -256,21 +273,21 @@ def _kind_rows(runs: list[Run]) -> Iterator[str]:
     median = statistics.median(counted)
     mark = '' if abs(x.beyond) <= TOLERANCE else ' (!)'
     yield (
-        f'| {x.hosts} | {x.method} | {x.phase} | {x.collectives} |'
-        f' {x.planned / 1e3:,.2f} | {x.told / 1e3:,.2f} |'
-        f' {x.promised / 1e3:,.2f} |'
-        f' {median:,.2f} ({counted[0]:,.2f} to {counted[-1]:,.2f}) |'
-        f' {median - x.promised / 1e3:.2f} kB, {x.beyond:+.2%}{mark} |'
-        f' {x.beyond_without_headers:+.2%} |'
+      f'| {x.hosts} | {x.method} | {x.phase} | {x.collectives} |'
+      f' {x.planned / 1e3:,.2f} | {x.told / 1e3:,.2f} |'
+      f' {x.promised / 1e3:,.2f} |'
+      f' {median:,.2f} ({counted[0]:,.2f} to {counted[-1]:,.2f}) |'
+      f' {median - x.promised / 1e3:.2f} kB, {x.beyond:+.2%}{mark} |'
+      f' {x.beyond_without_headers:+.2%} |'
     )
 
 
 def _run_row(x: Run) -> str:
   told = 2 * (x.hosts - 1) / x.hosts * x.told
   return (
-      f'| {x.hosts} | {x.method} | {x.before / 1e3:,.1f} |'
-      f' {x.steps / 1e3:,.1f} | {x.after / 1e3:,.1f} | {told / 1e3:,.1f} |'
-      f' {(x.steps + x.after) / told - 1:+.2%} |'
+    f'| {x.hosts} | {x.method} | {x.before / 1e3:,.1f} |'
+    f' {x.steps / 1e3:,.1f} | {x.after / 1e3:,.1f} | {told / 1e3:,.1f} |'
+    f' {(x.steps + x.after) / told - 1:+.2%} |'
   )
 
 

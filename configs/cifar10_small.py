@@ -13,27 +13,27 @@ Results: dense 65.6 %, PowerSGD r = 16 65.6 %, GreedyLore r = 16 64.9 %, r = 4
   62.9 % and without error feedback 54.4 %; EXPERIMENTS.md has all.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Log
-from train.config import Mesh
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=1000,
-    batch_size=128,
-    data=Data(source='cifar10', crop=4, flip=True),
-    model=Model(name='resnet8', width=16),
-    optimizer=Optimizer(name='adamw', learning_rate=5e-3, weight_decay=1e-2),
-    compression=Compression(
-        method='greedylore', rank=16, update_interval=48, start_step=32
-    ),
-    mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=250, sequences=0),
-    checkpoint=Checkpoint(every=500, keep=1),
-    log=Log(tensorboard=False),
+  steps=1000,
+  batch_size=128,
+  data=Data(source='cifar10', crop=4, flip=True),
+  model=Model(name='resnet8', width=16),
+  optimizer=Optimizer(name='adamw', learning_rate=5e-3, weight_decay=1e-2),
+  compression=Compression(
+    method='greedylore', rank=16, update_interval=48, start_step=32
+  ),
+  mesh=Mesh(replica=4),
+  evaluation=Evaluation(every=250, sequences=0),
+  checkpoint=Checkpoint(every=500, keep=1),
+  log=Log(tensorboard=False),
 )

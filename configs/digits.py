@@ -9,28 +9,25 @@ Cost: about a minute on two cores.
 Expected: see EXPERIMENTS.md, 'Digits'.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Mesh
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=300,
-    batch_size=64,
-    data=Data(source='digits', crop=1, eval_fraction=0.2),
-    model=Model(name='resnet8', width=16),
-    optimizer=Optimizer(name='adamw', learning_rate=5e-3, weight_decay=1e-2),
-    compression=Compression(
-        method='greedylore',
-        rank=8,
-        update_interval=50,
-        start_step=20,
-    ),
-    mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=100, sequences=0),
-    checkpoint=Checkpoint(every=150),
+  steps=300,
+  batch_size=64,
+  data=Data(source='digits', crop=1, eval_fraction=0.2),
+  model=Model(name='resnet8', width=16),
+  optimizer=Optimizer(name='adamw', learning_rate=5e-3, weight_decay=1e-2),
+  compression=Compression(
+    method='greedylore', rank=8, update_interval=50, start_step=20
+  ),
+  mesh=Mesh(replica=4),
+  evaluation=Evaluation(every=100, sequences=0),
+  checkpoint=Checkpoint(every=150),
 )

@@ -15,39 +15,33 @@ Deviations from the papers: a smaller encoder, fewer and shorter examples, no
   dropout.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Log
-from train.config import Mesh
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=160,
-    batch_size=32,
-    data=Data(
-        source='glue/sst2',
-        tokenizer='data/minilm/tokenizer.json',
-        sequence_length=32,
-    ),
-    model=Model(name='bert', pretrained='data/minilm'),
-    optimizer=Optimizer(
-        name='adamw',
-        learning_rate=1e-4,
-        final_fraction=0.0,
-        weight_decay=1e-2,
-    ),
-    compression=Compression(
-        method='greedylore',
-        rank=8,
-        update_interval=40,
-        start_step=20,
-    ),
-    mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=80, sequences=0),
-    checkpoint=Checkpoint(every=0),
-    log=Log(tensorboard=False, diagnostics=False),
+  steps=160,
+  batch_size=32,
+  data=Data(
+    source='glue/sst2',
+    tokenizer='data/minilm/tokenizer.json',
+    sequence_length=32,
+  ),
+  model=Model(name='bert', pretrained='data/minilm'),
+  optimizer=Optimizer(
+    name='adamw', learning_rate=1e-4, final_fraction=0.0, weight_decay=1e-2
+  ),
+  compression=Compression(
+    method='greedylore', rank=8, update_interval=40, start_step=20
+  ),
+  mesh=Mesh(replica=4),
+  evaluation=Evaluation(every=80, sequences=0),
+  checkpoint=Checkpoint(every=0),
+  log=Log(tensorboard=False, diagnostics=False),
 )

@@ -15,29 +15,29 @@ Results: perplexity over dense PowerSGD r = 32 in 8 bits -0.5 %, r = 8 +2.2 %,
   GreedyLore r = 32 +1.7 %, r = 8 +9.9 %; EXPERIMENTS.md has all.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Log
-from train.config import Mesh
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=2000,
-    batch_size=4,
-    data=Data(
-        source='english',
-        tokenizer='~/tensorflow_datasets/english/tokenizer.json',
-        sequence_length=256,
-    ),
-    model=Model(width=128, layers=4, heads=4, feed_forward=512),
-    optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.0),
-    compression=Compression(rank=32, update_interval=40, start_step=200),
-    mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=500, sequences=256),
-    checkpoint=Checkpoint(every=1000, keep=1),
-    log=Log(tensorboard=False),
+  steps=2000,
+  batch_size=4,
+  data=Data(
+    source='english',
+    tokenizer='~/tensorflow_datasets/english/tokenizer.json',
+    sequence_length=256,
+  ),
+  model=Model(width=128, layers=4, heads=4, feed_forward=512),
+  optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.0),
+  compression=Compression(rank=32, update_interval=40, start_step=200),
+  mesh=Mesh(replica=4),
+  evaluation=Evaluation(every=500, sequences=256),
+  checkpoint=Checkpoint(every=1000, keep=1),
+  log=Log(tensorboard=False),
 )

@@ -8,31 +8,31 @@ Cost: about ten minutes on two cores.
 Expected: see EXPERIMENTS.md, 'Soak'.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Log
-from train.config import Mesh
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=10_000,
-    batch_size=4,
-    data=Data(source='python-stdlib', tokenizer='bytes', sequence_length=32),
-    model=Model(width=32, layers=1, heads=2, feed_forward=64),
-    optimizer=Optimizer(name='adamw', learning_rate=1e-3),
-    compression=Compression(
-        method='greedylore',
-        rank=4,
-        update_interval=200,
-        start_step=20,
-        embeddings=True,
-    ),
-    mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=0, sequences=64),
-    checkpoint=Checkpoint(every=500, keep=2),
-    log=Log(every=50, tensorboard=False),
+  steps=10_000,
+  batch_size=4,
+  data=Data(source='python-stdlib', tokenizer='bytes', sequence_length=32),
+  model=Model(width=32, layers=1, heads=2, feed_forward=64),
+  optimizer=Optimizer(name='adamw', learning_rate=1e-3),
+  compression=Compression(
+    method='greedylore',
+    rank=4,
+    update_interval=200,
+    start_step=20,
+    embeddings=True,
+  ),
+  mesh=Mesh(replica=4),
+  evaluation=Evaluation(every=0, sequences=64),
+  checkpoint=Checkpoint(every=500, keep=2),
+  log=Log(every=50, tensorboard=False),
 )

@@ -12,29 +12,29 @@ Cost: ten minutes a run on two busy cores; root and iproute2.
 Expected: see EXPERIMENTS.md, 'Time to a loss'.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Log
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=300,
-    batch_size=8,
-    data=Data(source='python-stdlib', tokenizer='bytes', sequence_length=128),
-    model=Model(width=256, layers=5, heads=4, feed_forward=688),
-    optimizer=Optimizer(name='adamw', learning_rate=1.5e-3),
-    compression=Compression(
-        method='greedylore',
-        rank=32,
-        update_interval=45,
-        start_step=20,
-        embeddings=True,
-    ),
-    evaluation=Evaluation(every=30, sequences=64),
-    checkpoint=Checkpoint(every=0),
-    log=Log(every=1, tensorboard=False, diagnostics=False),
+  steps=300,
+  batch_size=8,
+  data=Data(source='python-stdlib', tokenizer='bytes', sequence_length=128),
+  model=Model(width=256, layers=5, heads=4, feed_forward=688),
+  optimizer=Optimizer(name='adamw', learning_rate=1.5e-3),
+  compression=Compression(
+    method='greedylore',
+    rank=32,
+    update_interval=45,
+    start_step=20,
+    embeddings=True,
+  ),
+  evaluation=Evaluation(every=30, sequences=64),
+  checkpoint=Checkpoint(every=0),
+  log=Log(every=1, tensorboard=False, diagnostics=False),
 )

@@ -1,29 +1,29 @@
 """Low-rank gradient compression with error feedback for distributed JAX."""
 
-from greedylore_jax._collectives import Collective
-from greedylore_jax._collectives import collectives
-from greedylore_jax._compress import compress_gradients
-from greedylore_jax._diagnostics import Diagnostics
-from greedylore_jax._elastic import collapse
-from greedylore_jax._elastic import expand
-from greedylore_jax._gradients import value_and_local_grad
-from greedylore_jax._placement import init_state
-from greedylore_jax._placement import place_state
-from greedylore_jax._placement import state_partition_specs
-from greedylore_jax._placement import state_template
-from greedylore_jax._plan import Plan
-from greedylore_jax._plan import plan
-from greedylore_jax._prediction import Prediction
-from greedylore_jax._prediction import predict
-from greedylore_jax._rounds import Each
-from greedylore_jax._rounds import Gather
-from greedylore_jax._shorthands import average_gradients
-from greedylore_jax._shorthands import greedylore
-from greedylore_jax._state import CompressState
-from greedylore_jax._step import TrainStep
-from greedylore_jax._step import make_train_step
-from greedylore_jax._tsr import TSRAdamState
-from greedylore_jax._tsr import tsr_adam
+from greedylore_jax._src.gradients import value_and_local_grad
+from greedylore_jax._src.report.collectives import Collective
+from greedylore_jax._src.report.collectives import collectives
+from greedylore_jax._src.report.diagnostics import Diagnostics
+from greedylore_jax._src.report.plan import Plan
+from greedylore_jax._src.report.plan import plan
+from greedylore_jax._src.report.prediction import Prediction
+from greedylore_jax._src.report.prediction import predict
+from greedylore_jax._src.shorthands import average_gradients
+from greedylore_jax._src.shorthands import greedylore
+from greedylore_jax._src.state.checkpoint import collapse
+from greedylore_jax._src.state.checkpoint import expand
+from greedylore_jax._src.state.compress_state import CompressState
+from greedylore_jax._src.state.placement import init_state
+from greedylore_jax._src.state.placement import place_state
+from greedylore_jax._src.state.placement import state_partition_specs
+from greedylore_jax._src.state.placement import state_template
+from greedylore_jax._src.train_step import TrainStep
+from greedylore_jax._src.train_step import make_train_step
+from greedylore_jax._src.transform import compress_gradients
+from greedylore_jax._src.tsr_adam import TSRAdamState
+from greedylore_jax._src.tsr_adam import tsr_adam
+from greedylore_jax._src.wire.rounds import Each
+from greedylore_jax._src.wire.rounds import Gather
 from greedylore_jax.compressors import TSR
 from greedylore_jax.compressors import Compressor
 from greedylore_jax.compressors import Dense
@@ -40,42 +40,42 @@ from greedylore_jax.compressors import TopK
 from greedylore_jax.compressors import TwoSided
 
 __all__ = [
-    'TSR',
-    'Collective',
-    'CompressState',
-    'Compressor',
-    'Dense',
-    'Diagnostics',
-    'Each',
-    'FixedSubspace',
-    'Frozen',
-    'Gather',
-    'GreedyLore',
-    'Plan',
-    'PowerSGD',
-    'Prediction',
-    'Quantize',
-    'RandomK',
-    'RandomSubspace',
-    'RangeFinder',
-    'Sign',
-    'TSRAdamState',
-    'TopK',
-    'TrainStep',
-    'TwoSided',
-    'average_gradients',
-    'collapse',
-    'collectives',
-    'compress_gradients',
-    'expand',
-    'greedylore',
-    'init_state',
-    'make_train_step',
-    'place_state',
-    'plan',
-    'predict',
-    'state_partition_specs',
-    'state_template',
-    'tsr_adam',
-    'value_and_local_grad',
+  'TSR',
+  'Collective',
+  'CompressState',
+  'Compressor',
+  'Dense',
+  'Diagnostics',
+  'Each',
+  'FixedSubspace',
+  'Frozen',
+  'Gather',
+  'GreedyLore',
+  'Plan',
+  'PowerSGD',
+  'Prediction',
+  'Quantize',
+  'RandomK',
+  'RandomSubspace',
+  'RangeFinder',
+  'Sign',
+  'TSRAdamState',
+  'TopK',
+  'TrainStep',
+  'TwoSided',
+  'average_gradients',
+  'collapse',
+  'collectives',
+  'compress_gradients',
+  'expand',
+  'greedylore',
+  'init_state',
+  'make_train_step',
+  'place_state',
+  'plan',
+  'predict',
+  'state_partition_specs',
+  'state_template',
+  'tsr_adam',
+  'value_and_local_grad',
 ]

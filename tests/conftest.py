@@ -3,11 +3,13 @@
 import os
 import tempfile
 
-os.environ['XLA_FLAGS'] = ' '.join((
+os.environ['XLA_FLAGS'] = ' '.join(
+  (
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     '--xla_backend_optimization_level=0',  # Tests compile more than they run.
-))
+  )
+)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # As in train.__main__.
 
@@ -26,7 +28,7 @@ assert jax.device_count() == 8
 def interrupt(monkeypatch):
   """Makes the next run of the trainer fall over after some steps."""
   import runs  # Only now, as most tests need no trainer.
-  from train import loop
+  from train.run import loop
 
   original = loop._advance
 

@@ -24,20 +24,33 @@ ENVIRONMENTS = ROOT / '.venvs'
 VERSIONS = ['lowest', 'newest']
 # A warm-up, a refresh, compressed steps, evaluations and checkpoints.
 QUICKSTART = [
-    '-m', 'train', 'configs/quickstart.py', '--steps', '20',
-    '--compression.start_step', '8', '--compression.update_interval', '8',
-    '--evaluation.every', '10', '--checkpoint.every', '10',
-]  # fmt: skip
+  '-m',
+  'train',
+  'configs/quickstart.py',
+  '--steps',
+  '20',
+  '--compression.start_step',
+  '8',
+  '--compression.update_interval',
+  '8',
+  '--evaluation.every',
+  '10',
+  '--checkpoint.every',
+  '10',
+]
 # Tests of the trainer import one of these.
 TRAINER = re.compile(
-    r'^ *(from|import) (train|runs|texts|labelled|benchmarks|experiments)\b',
-    re.MULTILINE,
+  r'^ *(from|import) (train|runs|texts|labelled|benchmarks|experiments)\b',
+  re.MULTILINE,
 )
 # A few fast files that run every method and every form of step.
 CORE = [
-    'test_collectives.py', 'test_empty.py', 'test_faults.py', 'test_golden.py',
-    'test_optax_contract.py',
-]  # fmt: skip
+  'plan/test_collectives.py',
+  'transformation/test_empty.py',
+  'transformation/test_faults.py',
+  'transformation/test_golden.py',
+  'transformation/test_optax_contract.py',
+]
 
 
 class Result(NamedTuple):
@@ -61,9 +74,9 @@ def main(argv: list[str]) -> int:
   options = parser.parse_args(argv)
   tests = CORE if options.core else library_tests()
   checked = [
-      check(python, versions, tests)
-      for python in options.pythons
-      for versions in ([options.versions] if options.versions else VERSIONS)
+    check(python, versions, tests)
+    for python in options.pythons
+    for versions in ([options.versions] if options.versions else VERSIONS)
   ]
   header = ['Python', 'versions', 'installed', 'first steps', 'library tests']
   rows = [header, ['---'] * len(header), *(row for row, _ in checked)]
@@ -72,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 
 def check(
-    python: str, versions: str, tests: list[str]
+  python: str, versions: str, tests: list[str]
 ) -> tuple[list[str], bool]:
   """A row of the table, and whether everything passed."""
   version = printed(python, 'import platform; print(platform.python_version())')
@@ -83,9 +96,9 @@ def check(
   if not installed.passed:
     return [version, versions, str(installed), '', ''], False
   found = printed(
-      own,
-      'from importlib.metadata import version\n'
-      'for x in ("jax", "optax", "flax"): print(x, version(x))',
+    own,
+    'from importlib.metadata import version\n'
+    'for x in ("jax", "optax", "flax"): print(x, version(x))',
   )
   with tempfile.TemporaryDirectory() as workdir:
     steps = run([own, *QUICKSTART, '--workdir', workdir], folder, 'quickstart')
@@ -99,10 +112,10 @@ def check(
 def library_tests() -> list[str]:
   """The test files that need no trainer, nor the tools of `make lint`."""
   return [
-      path.name
-      for path in sorted((ROOT / 'tests').glob('test_*.py'))
-      if not TRAINER.search(path.read_text(encoding='utf-8'))
-      and path.name != 'test_house.py'
+    str(path.relative_to(ROOT / 'tests'))
+    for path in sorted((ROOT / 'tests').rglob('test_*.py'))
+    if not TRAINER.search(path.read_text(encoding='utf-8'))
+    and path.name != 'test_house.py'
   ]
 
 
@@ -137,7 +150,7 @@ def run(command: list[str], folder: pathlib.Path, name: str) -> Result:
   start = time.monotonic()
   with log.open('w', encoding='utf-8') as file:
     code = subprocess.run(
-        command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False
+      command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False
     ).returncode
   seconds = time.monotonic() - start
   lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
@@ -150,7 +163,7 @@ def run(command: list[str], folder: pathlib.Path, name: str) -> Result:
 def printed(python: str, program: str) -> str:
   """What a program prints."""
   done = subprocess.run(
-      [python, '-c', program], capture_output=True, text=True, check=True
+    [python, '-c', program], capture_output=True, text=True, check=True
   )
   return done.stdout.strip()
 

@@ -8,7 +8,7 @@ import traceback
 from typing import Any
 from typing import NoReturn
 
-from train import command
+from train.config import command_line as command
 
 
 def main(argv: list[str]) -> int:
@@ -26,9 +26,9 @@ def main(argv: list[str]) -> int:
   # JAX starts only for a command that makes sense.
   import jax
 
-  from train import forecast
-  from train import loop
-  from train import preemption
+  from train.distributed import preemption
+  from train.run import forecast
+  from train.run import loop
 
   try:
     if words != argv:
@@ -43,11 +43,11 @@ def main(argv: list[str]) -> int:
     if not is_memory:
       raise
     return command.fail(
-        MemoryError(
-            f'this run does not fit into memory ({reason}): use a smaller model'
-            ' or batch_size, more devices per worker (mesh.fsdp), or'
-            ' accumulate_steps.'
-        )
+      MemoryError(
+        f'this run does not fit into memory ({reason}): use a smaller model'
+        ' or batch_size, more devices per worker (mesh.fsdp), or'
+        ' accumulate_steps.'
+      )
     )
   except FloatingPointError as error:
     return command.fail(error, command.DIVERGED)
@@ -79,7 +79,7 @@ def _run() -> NoReturn:
     traceback.print_exc()
   if 'jax' not in sys.modules:
     sys.exit(code)
-  from train import processes
+  from train.distributed import processes
 
   processes.leave(code)
 

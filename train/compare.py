@@ -17,9 +17,9 @@ import sys
 import time
 from typing import Any
 
-from train import command
-from train import config
-from train import grid
+from train.config import command_line as command
+from train.config import schema as config
+from train.study import grid
 
 # What a run may take to end after Ctrl-C, which reaches it too.
 _GRACE_SECONDS = 20
@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
     choices = _choices(options, overrides)
     for method in choices.entries:  # Spelling costs no start of JAX.
       _check_entry(method, choices.config(*method.options).compression)
-    from train import study
-    from train import workdir
+    from train.run import workdir
+    from train.study import results as study
 
     name = f'{command.name_of(choices.path)}-compare'
     folder = pathlib.Path(options.workdir or f'runs/{name}')
@@ -75,40 +75,55 @@ def _study(runs, results, folder, options) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = command.Parser(
-      grid.PROG, description=inspect.cleandoc(main.__doc__ or ''),
-      allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-  )  # fmt: skip
+    grid.PROG,
+    description=inspect.cleandoc(main.__doc__ or ''),
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   add = parser.add_argument
   add('config', help='a file of configs/')
   add(
-      '--compressors', required=True, type=_list(str), metavar='METHOD,...',
-      help='values of compression.method, each with settings of that section if'
-      ' need be: dense,greedylore:probes=0,powersgd:rank=8',
-  )  # fmt: skip
+    '--compressors',
+    required=True,
+    type=_list(str),
+    metavar='METHOD,...',
+    help='values of compression.method, each with settings of that section if'
+    ' need be: dense,greedylore:probes=0,powersgd:rank=8',
+  )
   add(
-      '--budgets', default=(), type=_list(float, 1), metavar='TIMES,...',
-      help='times fewer bytes than dense over the whole run; each method gets'
-      ' the largest rank (or density) that stays within it, unless it sets its'
-      ' own',
-  )  # fmt: skip
+    '--budgets',
+    default=(),
+    type=_list(float, 1),
+    metavar='TIMES,...',
+    help='times fewer bytes than dense over the whole run; each method gets'
+    ' the largest rank (or density) that stays within it, unless it sets its'
+    ' own',
+  )
   add(
-      '--learning_rates', default=(), type=_list(float, 0), metavar='RATE,...',
-      help='values of optimizer.learning_rate; the best of each method counts',
-  )  # fmt: skip
+    '--learning_rates',
+    default=(),
+    type=_list(float, 0),
+    metavar='RATE,...',
+    help='values of optimizer.learning_rate; the best of each method counts',
+  )
   add(
-      '--seeds', default=(), type=_list(int, 0), metavar='SEED,...',
-      help='of parameters, data and compression alike',
-  )  # fmt: skip
+    '--seeds',
+    default=(),
+    type=_list(int, 0),
+    metavar='SEED,...',
+    help='of parameters, data and compression alike',
+  )
   add(
-      '--bandwidth', default=100.0, type=float, metavar='MBIT',
-      help="Mbit/s of a worker's link, for predicted times; default 100",
-  )  # fmt: skip
+    '--bandwidth',
+    default=100.0,
+    type=float,
+    metavar='MBIT',
+    help="Mbit/s of a worker's link, for predicted times; default 100",
+  )
   add('--workdir', help='default: runs/NAME-OF-CONFIG-compare')
   add(
-      '--report', action='store_true',
-      help='run nothing, show what is finished',
-  )  # fmt: skip
+    '--report', action='store_true', help='run nothing, show what is finished'
+  )
   return parser
 
 
@@ -125,7 +140,7 @@ def _list(kind: type, least: float = -math.inf) -> Callable[[str], Any]:
     except ValueError:
       values = ()
     valid = all(
-        v if kind is str else least <= v < math.inf for v in values
+      v if kind is str else least <= v < math.inf for v in values
     )  # nan is not.
     if not values or not valid or len({*values}) < len(values):
       raise argparse.ArgumentTypeError(f'{expected}; got {text!r}')
@@ -138,16 +153,15 @@ def _choices(options: argparse.Namespace, overrides: list[str]) -> grid.Choices:
   _check_overrides(options, overrides)
   if not 0 < options.bandwidth < math.inf:
     raise command.UsageError(
-        '--bandwidth takes Mbit/s, a number above 0, got'
-        f' {options.bandwidth:g}'
+      f'--bandwidth takes Mbit/s, a number above 0, got {options.bandwidth:g}'
     )
   return grid.Choices(
-      options.config,
-      tuple(overrides),
-      tuple(map(grid.entry, options.compressors)),
-      options.budgets,
-      options.learning_rates,
-      options.seeds,
+    options.config,
+    tuple(overrides),
+    tuple(map(grid.entry, options.compressors)),
+    options.budgets,
+    options.learning_rates,
+    options.seeds,
   )
 
 
@@ -155,25 +169,23 @@ def _check_entry(method: grid.Entry, compression: config.Compression) -> None:
   """Raises a UsageError for a setting of a method that it does not read."""
   for key in {*compression.unread()} & {*dict(method.settings)}:
     raise command.UsageError(
-        f'--compressors {method.text}: {method.method} does not read {key},'
-        f' which is for {", ".join(config.METHODS_OF[key])}; leave it out'
+      f'--compressors {method.text}: {method.method} does not read {key},'
+      f' which is for {", ".join(config.METHODS_OF[key])}; leave it out'
     )
 
 
-def _check_overrides(
-    options: argparse.Namespace, overrides: list[str]
-) -> None:
+def _check_overrides(options: argparse.Namespace, overrides: list[str]) -> None:
   """Raises a UsageError for a key that another option of the study sets."""
   for option, given, keys in (
-      ('--compressors', True, ('compression.method',)),
-      ('--learning_rates', options.learning_rates, grid.RATE_KEYS),
-      ('--seeds', options.seeds, grid.SEED_KEYS),
+    ('--compressors', True, ('compression.method',)),
+    ('--learning_rates', options.learning_rates, grid.RATE_KEYS),
+    ('--seeds', options.seeds, grid.SEED_KEYS),
   ):
     for key in keys if given else ():
       if command.without(overrides, {key}) != overrides:
         raise command.UsageError(
-            f'{option} sets {key} in every run of a study, got --{key} as well:'
-            ' leave one of them out'
+          f'{option} sets {key} in every run of a study, got --{key} as well:'
+          ' leave one of them out'
         )
 
 
@@ -185,17 +197,17 @@ def _plan(choices: grid.Choices) -> dict[str, list[grid.Run]]:
   """
   import jax
 
-  from train import budget
-  from train import study
   from train import tasks
+  from train.study import budget
+  from train.study import results as study
 
   # The memory of an accelerator belongs to the runs.
   jax.config.update('jax_platforms', 'cpu')
   settings = choices.config()
   if not settings.mesh.replica:
     raise command.UsageError(
-        'a study is about a number of workers: set mesh.replica, got 0, which'
-        ' takes all devices there are'
+      'a study is about a number of workers: set mesh.replica, got 0, which'
+      ' takes all devices there are'
     )
   task = tasks.load(settings)
 
@@ -218,7 +230,7 @@ def _plan(choices: grid.Choices) -> dict[str, list[grid.Run]]:
 
 def _run_all(runs, results, folder) -> tuple[int, str]:
   """Runs what has no line yet; returns an exit code and what happened."""
-  from train import study
+  from train.study import results as study
 
   if done := sum(identity in results.lines for identity in runs):
     print(f'{done} of {len(runs)} runs are finished, as results.jsonl says.')
@@ -274,16 +286,19 @@ def _time_left(known: list[dict[str, Any]], runs: int) -> str:
 
 def _report(runs, results, folder, bandwidth) -> None:
   """Writes table.md and compare.png of what is finished."""
-  from train import comparison
+  from train.study import comparison
 
-  rows = comparison.rows([
+  rows = comparison.rows(
+    [
       (run, results.lines[identity])
-      for identity, same in runs.items() if identity in results.lines
+      for identity, same in runs.items()
+      if identity in results.lines
       for run in same
-  ])  # fmt: skip
+    ]
+  )
   if not rows:
     return
-  from train import comparison_figure
+  from train.study import figure as comparison_figure
 
   table = comparison.table(rows, bandwidth)
   (folder / 'table.md').write_text(table, encoding='utf-8')

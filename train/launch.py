@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 
-from train import command
+from train.config import command_line as command
 
 _PROG = 'python -m train.launch'
 _USAGE = f'expected {_PROG} --num-processes N CONFIG [--section.key VALUE ...]'
@@ -35,16 +35,16 @@ def main(argv: list[str]) -> int:
     settings, _ = command.parse(rest, _PROG)
     if settings.mesh.replica % count:
       raise command.UsageError(
-          f'mesh.replica must be a multiple of the {count} processes, got'
-          f' {settings.mesh.replica}.'
+        f'mesh.replica must be a multiple of the {count} processes, got'
+        f' {settings.mesh.replica}.'
       )
   except command.UsageError as error:
     return command.fail(error)
   processes = _start(count, rest)
   stop = lambda *_: _ask_to_stop(processes)
   printers = [
-      threading.Thread(target=_print, args=(i, process, stop))
-      for i, process in enumerate(processes)
+    threading.Thread(target=_print, args=(i, process, stop))
+    for i, process in enumerate(processes)
   ]
   for printer in printers:
     printer.start()
@@ -70,7 +70,7 @@ def _parse(argv: list[str]) -> tuple[int, list[str]]:
     value, *rest = rest
   if not value.isdigit() or int(value) < 1:
     raise command.UsageError(
-        f'--num-processes must be a number from 1 on, got {value!r}'
+      f'--num-processes must be a number from 1 on, got {value!r}'
     )
   return int(value), rest
 
@@ -80,22 +80,28 @@ def _start(count: int, rest: list[str]) -> list[subprocess.Popen[bytes]]:
   with socket.create_server(('127.0.0.1', 0)) as free:
     port = free.getsockname()[1]
   of_all = [
-      f'--distributed.coordinator=127.0.0.1:{port}',
-      f'--distributed.num_processes={count}',
+    f'--distributed.coordinator=127.0.0.1:{port}',
+    f'--distributed.num_processes={count}',
   ]
   die_with_parent = functools.partial(_die_with, os.getpid(), _libc())
   return [
-      subprocess.Popen(
-          [
-              sys.executable, '-m', 'train', *rest, *of_all,
-              f'--distributed.process_id={i}',
-          ],
-          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-          start_new_session=True, env=os.environ | {'PYTHONUNBUFFERED': '1'},
-          preexec_fn=die_with_parent,
-      )
-      for i in range(count)
-  ]  # fmt: skip
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        'train',
+        *rest,
+        *of_all,
+        f'--distributed.process_id={i}',
+      ],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+      env=os.environ | {'PYTHONUNBUFFERED': '1'},
+      preexec_fn=die_with_parent,
+    )
+    for i in range(count)
+  ]
 
 
 def _libc() -> ctypes.CDLL | None:
@@ -116,7 +122,7 @@ def _die_with(parent: int, libc: ctypes.CDLL | None) -> None:
 
 
 def _print(
-    index: int, process: subprocess.Popen[bytes], stop: Callable[[], None]
+  index: int, process: subprocess.Popen[bytes], stop: Callable[[], None]
 ) -> None:
   """Prints every line of a process with its number in front.
 
@@ -151,8 +157,8 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     if now and not failed:
       failed, deadline = now, time.monotonic() + _GRACE
       print(
-          f'Process {now[0]} {_said(ended[now[0]])}; the others have to end.',
-          file=sys.stderr,
+        f'Process {now[0]} {_said(ended[now[0]])}; the others have to end.',
+        file=sys.stderr,
       )
     if time.monotonic() > deadline:
       for process in processes:

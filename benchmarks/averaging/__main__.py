@@ -27,7 +27,7 @@ from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 from benchmarks.averaging import crew as crew_lib
 from benchmarks.averaging import report
-from train import command
+from train.config import command_line as command
 
 _OURS, _DDP, _HOOK = 'ours', 'theirs', 'theirs, compressed'
 _NO_LIMIT = 'none'
@@ -57,16 +57,16 @@ class Task(NamedTuple):
 
 
 _TASKS = [
-    Task(_OURS, 'dense', 'compress'),
-    Task(_OURS, 'greedylore', 'compress'),
-    Task(_OURS, 'greedylore', 'refresh', 0.3),
-    Task(_OURS, 'greedylore_shared', 'refresh', 0.3),
-    Task(_OURS, 'greedylore_staggered', 'turn', 0.3),
-    Task(_OURS, 'greedylore_independent', 'compress'),
-    Task(_OURS, 'range_finder', 'compress'),
-    Task(_OURS, 'powersgd', 'compress'),
-    Task(_DDP, 'dense', 'compress'),
-    Task(_HOOK, 'powersgd_hook', 'compress'),
+  Task(_OURS, 'dense', 'compress'),
+  Task(_OURS, 'greedylore', 'compress'),
+  Task(_OURS, 'greedylore', 'refresh', 0.3),
+  Task(_OURS, 'greedylore_shared', 'refresh', 0.3),
+  Task(_OURS, 'greedylore_staggered', 'turn', 0.3),
+  Task(_OURS, 'greedylore_independent', 'compress'),
+  Task(_OURS, 'range_finder', 'compress'),
+  Task(_OURS, 'powersgd', 'compress'),
+  Task(_DDP, 'dense', 'compress'),
+  Task(_HOOK, 'powersgd_hook', 'compress'),
 ]
 
 
@@ -89,30 +89,36 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--steps', type=int, default=10, help='of a turn')
   parser.add_argument('--folder', default='benchmarks')
   parser.add_argument(
-      '--crews', nargs='+', default=[_OURS, _DDP, _HOOK],
-      help='who is there at the same time; models of 350M need one at a time',
-  )  # fmt: skip
+    '--crews',
+    nargs='+',
+    default=[_OURS, _DDP, _HOOK],
+    help='who is there at the same time; models of 350M need one at a time',
+  )
   methods = sorted({x.method for x in _TASKS})
   parser.add_argument(
-      '--methods', nargs='+', default=methods, choices=methods,
-      help='of averaging; models of 350M leave room for one at a time',
-  )  # fmt: skip
+    '--methods',
+    nargs='+',
+    default=methods,
+    choices=methods,
+    help='of averaging; models of 350M leave room for one at a time',
+  )
   parser.add_argument('--report', action='store_true', help='only that')
   given = parser.parse_args(argv)
   results = pathlib.Path(given.folder) / 'results.jsonl'
   turns = [
-      Turn(model, int(hosts), rate, number)
-      for model, hosts, rate, number in itertools.product(
-          given.models.split(','), given.hosts.split(','),
-          given.rates.split(','), range(given.turns),
-      )
-  ]  # fmt: skip
+    Turn(model, int(hosts), rate, number)
+    for model, hosts, rate, number in itertools.product(
+      given.models.split(','),
+      given.hosts.split(','),
+      given.rates.split(','),
+      range(given.turns),
+    )
+  ]
   try:
     if not given.report:
       tasks = [
-          x for x in _TASKS
-          if x.crew in given.crews and x.method in given.methods
-      ]  # fmt: skip
+        x for x in _TASKS if x.crew in given.crews and x.method in given.methods
+      ]
       _measure(turns, tasks, given.steps, results)
   except (hosts_lib.Unavailable, crew_lib.Failed) as error:
     return command.fail(error, 1)
@@ -121,20 +127,21 @@ def main(argv: list[str]) -> int:
 
 
 def _measure(
-    turns: list[Turn], tasks: list[Task], steps: int, results: pathlib.Path
+  turns: list[Turn], tasks: list[Task], steps: int, results: pathlib.Path
 ) -> None:
   """Takes what is not in the file yet."""
   done = {tuple(x[name] for name in _KEY) for x in report.read(results)}
   missing = {
-      turn: [
-          task for task in tasks
-          if (*turn, task.module, task.method, task.kind) not in done
-      ]
-      for turn in turns
-  }  # fmt: skip
+    turn: [
+      task
+      for task in tasks
+      if (*turn, task.module, task.method, task.kind) not in done
+    ]
+    for turn in turns
+  }
   missing = {turn: tasks for turn, tasks in missing.items() if tasks}
   bar = progress.Progress(
-      *progress.Progress.get_default_columns(), progress.TimeElapsedColumn()
+    *progress.Progress.get_default_columns(), progress.TimeElapsedColumn()
   )
   with bar, results.open('a', encoding='utf-8') as file:
     shown = bar.add_task('', total=sum(map(len, missing.values())))
@@ -162,13 +169,13 @@ def _measure(
 
 
 def _crews(
-    hosts: hosts_lib.Hosts, model: str, tasks: Iterable[Task], alone: bool
+  hosts: hosts_lib.Hosts, model: str, tasks: Iterable[Task], alone: bool
 ) -> dict[str, crew_lib.Crew]:
   """Everybody who is needed."""
   modules = {task.crew: f'benchmarks.averaging.{task.module}' for task in tasks}
   return {
-      name: crew_lib.Crew(hosts, module, model, port=7000 + i, alone=alone)
-      for i, (name, module) in enumerate(modules.items())
+    name: crew_lib.Crew(hosts, module, model, port=7000 + i, alone=alone)
+    for i, (name, module) in enumerate(modules.items())
   }
 
 
@@ -180,12 +187,12 @@ def _take(turn, task, steps, hosts, crew) -> dict[str, Any]:
   after = [hosts.sent_bytes(i) for i in range(hosts.count)]
   sent = [(b - a) / len(seconds) for a, b in zip(before, after, strict=True)]
   return turn._asdict() | {
-      'side': task.module,
-      'method': task.method,
-      'kind': task.kind,
-      'seconds': [round(x, 5) for x in seconds],
-      'sent': round(statistics.fmean(sent)),
-      'commit': machine.commit(),
+    'side': task.module,
+    'method': task.method,
+    'kind': task.kind,
+    'seconds': [round(x, 5) for x in seconds],
+    'sent': round(statistics.fmean(sent)),
+    'commit': machine.commit(),
   }
 
 

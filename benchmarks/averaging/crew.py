@@ -11,9 +11,11 @@ from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 
 _ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu', 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1',
-    **machine.ALLOCATOR,
-}  # fmt: skip
+  'JAX_PLATFORMS': 'cpu',
+  'OPENBLAS_NUM_THREADS': '1',
+  'OMP_NUM_THREADS': '1',
+  **machine.ALLOCATOR,
+}
 
 
 class Failed(Exception):
@@ -33,9 +35,13 @@ class Crew:
   """
 
   def __init__(
-      self, hosts: hosts_lib.Hosts, module: str, model: str, port: int,
-      alone: bool = False,
-  ):  # fmt: skip
+    self,
+    hosts: hosts_lib.Hosts,
+    module: str,
+    model: str,
+    port: int,
+    alone: bool = False,
+  ):
     cores = sorted(os.sched_getaffinity(0))
     self._processes: list[subprocess.Popen[str]] = []
     for i in range(hosts.count):
@@ -46,12 +52,15 @@ class Crew:
         first, workers, index = i, 1, 0
       place = [f'{hosts.address(first)}:{port}', str(workers), str(index)]
       self._processes.append(
-          hosts.popen(
-              i, [*pinned, *module_words, *place], text=True,
-              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-              env=os.environ | _ENVIRONMENT,
-          )
-      )  # fmt: skip
+        hosts.popen(
+          i,
+          [*pinned, *module_words, *place],
+          text=True,
+          stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE,
+          env=os.environ | _ENVIRONMENT,
+        )
+      )
     self._answers()
 
   def run(self, method: str, kind: str, steps: int) -> list[float]:

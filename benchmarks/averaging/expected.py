@@ -15,9 +15,11 @@ _SHARE, _LATENCY = 0.95, 2e-4
 
 
 def seconds(
-    place: tuple[str, int, float], method: str, dense_alone: float,
-    fast: dict[str, float],
-) -> float:  # fmt: skip
+  place: tuple[str, int, float],
+  method: str,
+  dense_alone: float,
+  fast: dict[str, float],
+) -> float:
   """Of a step on average, refreshes at their share.
 
   Args:
@@ -31,11 +33,11 @@ def seconds(
   if method != 'dense':
     overheads = {kind: max(x - dense_alone, 0.0) for kind, x in fast.items()}
   found = gl.predict(
-      _plan(model, method, hosts),
-      bandwidth=_SHARE * rate / 8,
-      latency=_LATENCY,
-      compute_seconds=dense_alone,
-      overhead_seconds=overheads,
+    _plan(model, method, hosts),
+    bandwidth=_SHARE * rate / 8,
+    latency=_LATENCY,
+    compute_seconds=dense_alone,
+    overhead_seconds=overheads,
   )
   return found.dense if method == 'dense' else found.average
 
@@ -43,10 +45,10 @@ def seconds(
 @functools.cache
 def _plan(model: str, method: str, hosts: int) -> gl.Plan:
   return gl.plan(
-      ours.METHODS[method],
-      {
-          name: jax.ShapeDtypeStruct(shape, np.float32)
-          for name, shape in shapes.matrices(model).items()
-      },
-      num_workers=hosts,
+    ours.METHODS[method],
+    {
+      name: jax.ShapeDtypeStruct(shape, np.float32)
+      for name, shape in shapes.matrices(model).items()
+    },
+    num_workers=hosts,
   )

@@ -15,7 +15,7 @@ def claim_output() -> TextIO:
 
 
 def follow(
-    answers: TextIO, obey: Callable[[str, str, int], list[float]]
+  answers: TextIO, obey: Callable[[str, str, int], list[float]]
 ) -> None:
   """Says 'ready', then answers each line 'METHOD KIND STEPS' by a list."""
   print(json.dumps('ready'), file=answers, flush=True)

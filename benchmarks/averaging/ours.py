@@ -22,13 +22,13 @@ import greedylore_jax as gl
 _P = jax.sharding.PartitionSpec
 _AXIS = 'replica'
 METHODS: dict[str, gl.Compressor] = {
-    'dense': gl.Dense(),
-    'greedylore': gl.GreedyLore(32),
-    'greedylore_shared': gl.GreedyLore(32),
-    'greedylore_staggered': gl.GreedyLore(32),
-    'greedylore_independent': gl.GreedyLore(32, probes='independent'),
-    'range_finder': gl.RangeFinder(20),
-    'powersgd': gl.PowerSGD(20),
+  'dense': gl.Dense(),
+  'greedylore': gl.GreedyLore(32),
+  'greedylore_shared': gl.GreedyLore(32),
+  'greedylore_staggered': gl.GreedyLore(32),
+  'greedylore_independent': gl.GreedyLore(32, probes='independent'),
+  'range_finder': gl.RangeFinder(20),
+  'powersgd': gl.PowerSGD(20),
 }
 
 
@@ -45,10 +45,10 @@ class Worker:
     rng = np.random.default_rng(jax.process_index())
     own = jax.sharding.NamedSharding(self.mesh, _P(_AXIS))
     self.grads = {
-        name: jax.make_array_from_process_local_data(
-            own, rng.standard_normal((1, *shape), np.float32)
-        )
-        for name, shape in shapes.matrices(model).items()
+      name: jax.make_array_from_process_local_data(
+        own, rng.standard_normal((1, *shape), np.float32)
+      )
+      for name, shape in shapes.matrices(model).items()
     }
     self.method, self.state, self.step = '', None, None
     self._compiled: dict[str, Any] = {}
@@ -59,13 +59,13 @@ class Worker:
       return
     self.state = None  # One at a time has to fit.
     options = {
-        'share_decompositions': method == 'greedylore_shared',
-        'stagger': method == 'greedylore_staggered',
+      'share_decompositions': method == 'greedylore_shared',
+      'stagger': method == 'greedylore_staggered',
     }
     tx = gl.compress_gradients(METHODS[method], _AXIS, **options)
     params = {
-        name: jax.ShapeDtypeStruct(g.shape[1:], g.dtype)
-        for name, g in self.grads.items()
+      name: jax.ShapeDtypeStruct(g.shape[1:], g.dtype)
+      for name, g in self.grads.items()
     }
     state = jax.eval_shape(tx.init, params)
     specs = gl.state_partition_specs(state, _AXIS)
@@ -75,17 +75,19 @@ class Worker:
 
     if method not in self._compiled:
       self._compiled[method] = jax.jit(
-          jax.shard_map(
-              average, mesh=self.mesh,
-              in_specs=(_P(_AXIS), specs), out_specs=(_P(), specs),
-          ),
-          donate_argnums=1,
-      )  # fmt: skip
+        jax.shard_map(
+          average,
+          mesh=self.mesh,
+          in_specs=(_P(_AXIS), specs),
+          out_specs=(_P(), specs),
+        ),
+        donate_argnums=1,
+      )
     self.method, self.step = method, self._compiled[method]
     self.plan = gl.plan(METHODS[method], params, **options)
     make = lambda: tx.init(jax.tree.map(lambda x: jnp.zeros(x.shape), params))
     self.state = jax.jit(
-        jax.shard_map(make, mesh=self.mesh, in_specs=(), out_specs=specs)
+      jax.shard_map(make, mesh=self.mesh, in_specs=(), out_specs=specs)
     )()
 
   def when(self, kind: str) -> int:

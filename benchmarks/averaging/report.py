@@ -18,17 +18,17 @@ from benchmarks.averaging import shapes
 
 INTERVAL = 200  # Steps from one refresh to the next.
 _NAMES = {
-    ('theirs', 'dense'): 'PyTorch DDP, dense',
-    ('theirs', 'powersgd_hook'): 'PyTorch DDP, powerSGD_hook, r = 32',
-    ('ours', 'dense'): 'dense',
-    ('ours', 'greedylore'): 'GreedyLore, r = 32, 4 probes',
-    ('ours', 'greedylore_independent'): 'GreedyLore, r = 32, independent',
-    ('ours', 'range_finder'): 'RangeFinder, r = 20',
-    ('ours', 'powersgd'): 'PowerSGD, r = 20',
+  ('theirs', 'dense'): 'PyTorch DDP, dense',
+  ('theirs', 'powersgd_hook'): 'PyTorch DDP, powerSGD_hook, r = 32',
+  ('ours', 'dense'): 'dense',
+  ('ours', 'greedylore'): 'GreedyLore, r = 32, 4 probes',
+  ('ours', 'greedylore_independent'): 'GreedyLore, r = 32, independent',
+  ('ours', 'range_finder'): 'RangeFinder, r = 20',
+  ('ours', 'powersgd'): 'PowerSGD, r = 20',
 }
 _REFRESHES = {
-    'greedylore': 'all workers decompose all',
-    'greedylore_shared': 'decompositions shared',
+  'greedylore': 'all workers decompose all',
+  'greedylore_shared': 'decompositions shared',
 }
 
 
@@ -51,8 +51,8 @@ class Cell:
 
   def __str__(self) -> str:
     low, high = (
-        self.seconds[round(share * (len(self.seconds) - 1))]
-        for share in (0.1, 0.9)
+      self.seconds[round(share * (len(self.seconds) - 1))]
+      for share in (0.1, 0.9)
     )
     return f'{self.median:.3f} ({low:.3f} to {high:.3f})'
 
@@ -67,16 +67,17 @@ def write(results: pathlib.Path, folder: pathlib.Path) -> None:
   turns = sorted(read(results), key=_key)
   cells = {key: Cell(list(x)) for key, x in itertools.groupby(turns, _key)}
   text = [
-      '# How long averaging takes', '',
-      f'`python -m benchmarks.averaging`, {machine.describe()}.'
-      ' Gradients are given, nothing but their averaging is timed:'
-      ' medians of steps of the slowest worker, tenths in brackets. A core per'
-      ' worker on 2 hosts, half a one on 4. MB are what a network card counts'
-      f' in a step. "With refreshes": one of {INTERVAL} steps refreshes.'
-      ' "Predicted": by `gl.predict`, from what a dense step takes one worker'
-      ' alone and a compressed one where links have no limit. Written by the'
-      ' program.',
-  ]  # fmt: skip
+    '# How long averaging takes',
+    '',
+    f'`python -m benchmarks.averaging`, {machine.describe()}.'
+    ' Gradients are given, nothing but their averaging is timed:'
+    ' medians of steps of the slowest worker, tenths in brackets. A core per'
+    ' worker on 2 hosts, half a one on 4. MB are what a network card counts'
+    f' in a step. "With refreshes": one of {INTERVAL} steps refreshes.'
+    ' "Predicted": by `gl.predict`, from what a dense step takes one worker'
+    ' alone and a compressed one where links have no limit. Written by the'
+    ' program.',
+  ]
   places = sorted({key[:3] for key in cells}, key=_order)
   for place in places:
     text += ['', *_table(cells, place)]
@@ -108,7 +109,7 @@ def _title(place: Any) -> str:
 def _table(cells: Any, place: Any) -> Iterator[str]:
   found = {key[3:]: cell for key, cell in cells.items() if key[:3] == place}
   peers = [
-      found.get(('theirs', x, 'compress')) for x in ('dense', 'powersgd_hook')
+    found.get(('theirs', x, 'compress')) for x in ('dense', 'powersgd_hook')
   ]
   yield f'## {_title(place)}'
   yield ''
@@ -117,8 +118,8 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
   yield f'Measured at {", ".join(sorted(commits))}, {steps} steps a method.'
   yield ''
   yield (
-      '| | MB | seconds | with refreshes | predicted | the wire alone |'
-      ' PyTorch dense is | powerSGD_hook is |'
+    '| | MB | seconds | with refreshes | predicted | the wire alone |'
+    ' PyTorch dense is | powerSGD_hook is |'
   )
   yield '|---|---|---|---|---|---|---|---|'
   for (side, method), name in _NAMES.items():
@@ -133,29 +134,27 @@ def _table(cells: Any, place: Any) -> Iterator[str]:
     foreseen = _predicted(cells, place, method, mean) if side == 'ours' else ''
     ratios = [f'{x.median / mean:.2f}x' if x else '' for x in peers]
     yield (
-        f'| {name} | {cell.sent / 1e6:.2f} | {cell} |'
-        f' {f"{mean:.3f}" if refresh else ""} |'
-        f' {foreseen} |'
-        f' {f"{wire:.3f}" if place[2] != "none" else ""} |'
-        f' {" | ".join(ratios)} |'
+      f'| {name} | {cell.sent / 1e6:.2f} | {cell} |'
+      f' {f"{mean:.3f}" if refresh else ""} |'
+      f' {foreseen} |'
+      f' {f"{wire:.3f}" if place[2] != "none" else ""} |'
+      f' {" | ".join(ratios)} |'
     )
   yield ''
   turn = found.get(('ours', 'greedylore_staggered', 'turn'))
   if turn:
     yield (
-        "- Its worst step with `stagger=True`, the largest matrix's turn:"
-        f' {turn} s, {turn.sent / 1e6:.1f} MB.'
+      "- Its worst step with `stagger=True`, the largest matrix's turn:"
+      f' {turn} s, {turn.sent / 1e6:.1f} MB.'
     )
   for method, how in _REFRESHES.items():
     refresh = found.get(('ours', method, 'refresh'))
     if refresh:
       cell = found['ours', 'greedylore', 'compress']
-      share = refresh.median / (
-          refresh.median + (INTERVAL - 1) * cell.median
-      )
+      share = refresh.median / (refresh.median + (INTERVAL - 1) * cell.median)
       yield (
-          f'- A refresh of GreedyLore, {how}: {refresh} s,'
-          f' {refresh.sent / 1e6:.1f} MB, {share:.1%} of the time.'
+        f'- A refresh of GreedyLore, {how}: {refresh} s,'
+        f' {refresh.sent / 1e6:.1f} MB, {share:.1%} of the time.'
       )
 
 
@@ -175,9 +174,11 @@ def _predicted(cells: Any, place: Any, method: str, mean: float) -> str:
   if hosts > len(os.sched_getaffinity(0)) or 'independent' in method:
     return ''
   seconds = expected.seconds(
-      (model, hosts, _bits(rate)), method, dense.median,
-      {kind: cell.median for kind, cell in alone.items() if cell},
-  )  # fmt: skip
+    (model, hosts, _bits(rate)),
+    method,
+    dense.median,
+    {kind: cell.median for kind, cell in alone.items() if cell},
+  )
   return f'{seconds:.3f} ({seconds / mean - 1:+.0%})'
 
 
@@ -188,13 +189,13 @@ def _draw(cells: Any, places: list[Any], path: pathlib.Path) -> None:
   axes = drawn.subplots(len(places), squeeze=False)[:, 0]
   for ax, place in zip(axes, places, strict=True):
     rows = [
-        (name, side, cells[*place, side, method, 'compress'])
-        for (side, method), name in reversed(_NAMES.items())
-        if (*place, side, method, 'compress') in cells
+      (name, side, cells[*place, side, method, 'compress'])
+      for (side, method), name in reversed(_NAMES.items())
+      if (*place, side, method, 'compress') in cells
     ]
     colors = ['C1' if side == 'theirs' else 'C0' for _, side, _ in rows]
     bars = ax.barh(
-        [name for name, *_ in rows], [c.median for *_, c in rows], color=colors
+      [name for name, *_ in rows], [c.median for *_, c in rows], color=colors
     )
     ax.bar_label(bars, fmt='%.2f s', padding=3)
     ax.set_title(_title(place), fontsize=10)

@@ -13,9 +13,9 @@ class Llama(NamedTuple):
 
 # As in GreedyLore's and GaLore's experiments.
 LLAMAS = {
-    '60m': Llama(512, 1376, 8),
-    '130m': Llama(768, 2048, 12),
-    '350m': Llama(1024, 2736, 24),
+  '60m': Llama(512, 1376, 8),
+  '130m': Llama(768, 2048, 12),
+  '350m': Llama(1024, 2736, 24),
 }
 
 
@@ -27,14 +27,18 @@ def matrices(model: str) -> dict[str, tuple[int, int]]:
   """
   width, hidden, layers = LLAMAS[model]
   block = {
-      'query': (width, width), 'key': (width, width), 'value': (width, width),
-      'out': (width, width), 'gate': (width, hidden), 'up': (width, hidden),
-      'down': (hidden, width),
-  }  # fmt: skip
+    'query': (width, width),
+    'key': (width, width),
+    'value': (width, width),
+    'out': (width, width),
+    'gate': (width, hidden),
+    'up': (width, hidden),
+    'down': (hidden, width),
+  }
   return {
-      f'block{i:02}/{name}': shape
-      for i in range(layers)
-      for name, shape in block.items()
+    f'block{i:02}/{name}': shape
+    for i in range(layers)
+    for name, shape in block.items()
   }
 
 

@@ -63,12 +63,12 @@ class Worker:
     if compressed:
       dist._DEFAULT_FIRST_BUCKET_BYTES = _WHOLE_MB << 20
     self.ddp = torch.nn.parallel.DistributedDataParallel(
-        _Model(self.gradients), bucket_cap_mb=_WHOLE_MB if compressed else None
+      _Model(self.gradients), bucket_cap_mb=_WHOLE_MB if compressed else None
     )
     if compressed:
       hook = ddp_comm_hooks.powerSGD_hook
       state = hook.PowerSGDState(
-          None, matrix_approximation_rank=RANK, start_powerSGD_iter=_START
+        None, matrix_approximation_rank=RANK, start_powerSGD_iter=_START
       )
       self.ddp.register_comm_hook(state, hook.powerSGD_hook)
     self.run(method, '', _START + 1)
@@ -92,9 +92,12 @@ def main(model: str, coordinator: str, workers: str, index: str) -> None:
   torch.set_num_threads(1)
   os.environ.setdefault('GLOO_SOCKET_IFNAME', 'eth0')
   dist.init_process_group(
-      'gloo', init_method=f'tcp://{coordinator}', world_size=int(workers),
-      rank=int(index), timeout=datetime.timedelta(minutes=10),
-  )  # fmt: skip
+    'gloo',
+    init_method=f'tcp://{coordinator}',
+    world_size=int(workers),
+    rank=int(index),
+    timeout=datetime.timedelta(minutes=10),
+  )
   torch.manual_seed(int(index))
   orders.follow(answers, Worker(model).run)
   os._exit(0)  # Threads of gloo may still hold tensors and abort an exit.

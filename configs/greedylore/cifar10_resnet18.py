@@ -16,25 +16,25 @@ Deviations: the learning rate is not given, 1e-3 is a guess; statistics of batch
   running means.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Mesh
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=15_640,
-    batch_size=128,
-    data=Data(source='cifar10', crop=4, flip=True),
-    model=Model(name='resnet18', width=64),
-    optimizer=Optimizer(name='adamw', learning_rate=1e-3),
-    compression=Compression(
-        method='greedylore', rank=64, update_interval=750, start_step=500
-    ),
-    mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=391, sequences=0),
-    checkpoint=Checkpoint(every=1955),
+  steps=15_640,
+  batch_size=128,
+  data=Data(source='cifar10', crop=4, flip=True),
+  model=Model(name='resnet18', width=64),
+  optimizer=Optimizer(name='adamw', learning_rate=1e-3),
+  compression=Compression(
+    method='greedylore', rank=64, update_interval=750, start_step=500
+  ),
+  mesh=Mesh(replica=4),
+  evaluation=Evaluation(every=391, sequences=0),
+  checkpoint=Checkpoint(every=1955),
 )

@@ -16,33 +16,29 @@ Command: python -m train configs/greedylore/llama_130m.py --data.data_dir FOLDER
 Hardware: GPUs or TPUs with bfloat16. Our number: not run at full length.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=20_000,
-    batch_size=512,
-    data=Data(
-        source='c4/en',
-        stream=True,
-        max_bytes=10_000_000,
-        tokenizer='data/t5.model',
-        sequence_length=256,
-    ),
-    model=Model(
-        width=768,
-        layers=12,
-        heads=12,
-        feed_forward=2048,
-        dtype='bfloat16',
-    ),
-    optimizer=Optimizer(learning_rate=2.5e-3, weight_decay=0.0),
-    evaluation=Evaluation(every=1000),
-    checkpoint=Checkpoint(every=1000),
-    compression=Compression(rank=32, update_interval=200, start_step=1000),
+  steps=20_000,
+  batch_size=512,
+  data=Data(
+    source='c4/en',
+    stream=True,
+    max_bytes=10_000_000,
+    tokenizer='data/t5.model',
+    sequence_length=256,
+  ),
+  model=Model(
+    width=768, layers=12, heads=12, feed_forward=2048, dtype='bfloat16'
+  ),
+  optimizer=Optimizer(learning_rate=2.5e-3, weight_decay=0.0),
+  evaluation=Evaluation(every=1000),
+  checkpoint=Checkpoint(every=1000),
+  compression=Compression(rank=32, update_interval=200, start_step=1000),
 )

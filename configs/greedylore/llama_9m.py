@@ -16,32 +16,27 @@ Command: python -m train configs/greedylore/llama_9m.py --data.data_dir FOLDER
 Hardware: one CPU will do to try it. Our number: not run at full length.
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=10_000,
-    batch_size=512,
-    data=Data(
-        source='c4/en',
-        stream=True,
-        max_bytes=10_000_000,
-        tokenizer='data/t5.model',
-        sequence_length=256,
-    ),
-    model=Model(
-        width=128,
-        layers=4,
-        heads=4,
-        feed_forward=352,
-    ),
-    optimizer=Optimizer(learning_rate=1.5e-3, weight_decay=0.0),
-    evaluation=Evaluation(every=1000),
-    checkpoint=Checkpoint(every=1000),
-    compression=Compression(rank=16, update_interval=200, start_step=1000),
+  steps=10_000,
+  batch_size=512,
+  data=Data(
+    source='c4/en',
+    stream=True,
+    max_bytes=10_000_000,
+    tokenizer='data/t5.model',
+    sequence_length=256,
+  ),
+  model=Model(width=128, layers=4, heads=4, feed_forward=352),
+  optimizer=Optimizer(learning_rate=1.5e-3, weight_decay=0.0),
+  evaluation=Evaluation(every=1000),
+  checkpoint=Checkpoint(every=1000),
+  compression=Compression(rank=16, update_interval=200, start_step=1000),
 )

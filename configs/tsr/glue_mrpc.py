@@ -17,35 +17,29 @@ Deviations: 4 workers share the batch; the schedule is not known to us, a
   bases (--compression.average bases is the paper's way).
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Mesh
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=6878,
-    batch_size=16,
-    data=Data(
-        source='glue/mrpc',
-        tokenizer='data/roberta-base/tokenizer.json',
-        sequence_length=512,
-    ),
-    model=Model(name='bert', pretrained='data/roberta-base', dropout=0.1),
-    optimizer=Optimizer(
-        learning_rate=2e-5, final_fraction=0.0, weight_decay=0.0
-    ),
-    compression=Compression(
-        method='tsr_adam',
-        rank=256,
-        update_interval=200,
-        embeddings=True,
-        scale=2.0,
-    ),
-    mesh=Mesh(replica=4),
-    evaluation=Evaluation(every=229, sequences=0),
-    checkpoint=Checkpoint(every=1000),
+  steps=6878,
+  batch_size=16,
+  data=Data(
+    source='glue/mrpc',
+    tokenizer='data/roberta-base/tokenizer.json',
+    sequence_length=512,
+  ),
+  model=Model(name='bert', pretrained='data/roberta-base', dropout=0.1),
+  optimizer=Optimizer(learning_rate=2e-5, final_fraction=0.0, weight_decay=0.0),
+  compression=Compression(
+    method='tsr_adam', rank=256, update_interval=200, embeddings=True, scale=2.0
+  ),
+  mesh=Mesh(replica=4),
+  evaluation=Evaluation(every=229, sequences=0),
+  checkpoint=Checkpoint(every=1000),
 )

@@ -18,42 +18,42 @@ Deviations: the head is compressed like the embedding, it is not said what the
   the paper's way).
 """
 
-from train.config import Checkpoint
-from train.config import Compression
-from train.config import Config
-from train.config import Data
-from train.config import Evaluation
-from train.config import Model
-from train.config import Optimizer
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Model
+from train.config.schema import Optimizer
 
 config = Config(
-    steps=60_000,
-    batch_size=1024,
-    data=Data(
-        source='c4/en',
-        stream=True,
-        max_bytes=10_000_000,
-        tokenizer='data/t5.model',
-        sequence_length=256,
-    ),
-    model=Model(
-        width=2048,
-        layers=24,
-        heads=32,
-        feed_forward=5461,
-        dtype='bfloat16',
-        remat=True,
-    ),
-    optimizer=Optimizer(learning_rate=0.01, weight_decay=0.0, eps=1e-6),
-    evaluation=Evaluation(every=1000),
-    checkpoint=Checkpoint(every=1000),
-    compression=Compression(
-        method='tsr_adam',
-        rank=512,
-        update_interval=100,
-        embeddings=True,
-        embedding_rank=256,
-        embedding_update_interval=2,
-        scale=0.75,
-    ),
+  steps=60_000,
+  batch_size=1024,
+  data=Data(
+    source='c4/en',
+    stream=True,
+    max_bytes=10_000_000,
+    tokenizer='data/t5.model',
+    sequence_length=256,
+  ),
+  model=Model(
+    width=2048,
+    layers=24,
+    heads=32,
+    feed_forward=5461,
+    dtype='bfloat16',
+    remat=True,
+  ),
+  optimizer=Optimizer(learning_rate=0.01, weight_decay=0.0, eps=1e-6),
+  evaluation=Evaluation(every=1000),
+  checkpoint=Checkpoint(every=1000),
+  compression=Compression(
+    method='tsr_adam',
+    rank=512,
+    update_interval=100,
+    embeddings=True,
+    embedding_rank=256,
+    embedding_update_interval=2,
+    scale=0.75,
+  ),
 )

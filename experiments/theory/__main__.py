@@ -34,13 +34,13 @@ def main() -> None:
     study, start = _STUDIES[name], time.monotonic()
     with rich.progress.Progress(console=out, transient=True) as progress:
       track = lambda items, progress=progress, name=name: progress.track(
-          items, description=name
+        items, description=name
       )
       found = study.measure(track=track)
     study.draw(found, options.folder / f'{name}.png')
     text = (
-        f'# {study.TITLE}\n\n{studies.verdicts(study.claims(found))}\n'
-        f'{study.details(found)}'
+      f'# {study.TITLE}\n\n{studies.verdicts(study.claims(found))}\n'
+      f'{study.details(found)}'
     )
     (options.folder / f'{name}.md').write_text(text, encoding='utf-8')
     out.print(f'{text}\n{time.monotonic() - start:.0f} s\n', markup=False)

@@ -83,24 +83,24 @@ def cases(a: int, b: int) -> dict[str, Case]:
   left, right = orthogonal(a, a), orthogonal(b, a)
   decaying = (left * 0.9 ** np.arange(a)) @ right.T
   return {
-      'flat, old basis': (right.T, old),
-      'random, old basis': (random, old),
-      'random, fresh basis': (random, np.linalg.svd(random)[0]),
-      'decaying, old basis': (decaying, old),
-      'decaying, fresh basis': (decaying, left),
-      'copies, c² = 0.3': copies(a, b, a // 4, 0.3),
-      'copies, c² = 0.6': copies(a, b, a // 4, 0.6),
+    'flat, old basis': (right.T, old),
+    'random, old basis': (random, old),
+    'random, fresh basis': (random, np.linalg.svd(random)[0]),
+    'decaying, old basis': (decaying, old),
+    'decaying, fresh basis': (decaying, left),
+    'copies, c² = 0.3': copies(a, b, a // 4, 0.3),
+    'copies, c² = 0.6': copies(a, b, a // 4, 0.6),
   }
 
 
 def measure(
-    a: int = 64,
-    b: int = 96,
-    rank: int = 4,
-    probes: Sequence[int] = (1, 4, 16),
-    more_probes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
-    draws: int = 4000,
-    track: Track = iter,
+  a: int = 64,
+  b: int = 96,
+  rank: int = 4,
+  probes: Sequence[int] = (1, 4, 16),
+  more_probes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+  draws: int = 4000,
+  track: Track = iter,
 ) -> Found:
   """All cases at one rank, then the counterexample at its worst.
 
@@ -108,15 +108,15 @@ def measure(
   """
   low = a // 8
   runs = [
-      (rank, p, name, *case)
-      for p, (name, case) in itertools.product(
-          (_INDEPENDENT, *probes), cases(a, b).items()
-      )
+    (rank, p, name, *case)
+    for p, (name, case) in itertools.product(
+      (_INDEPENDENT, *probes), cases(a, b).items()
+    )
   ] + [
-      (1, p, energy, *copies(a, b, low, energy))
-      for p, energy in itertools.product(
-          (_INDEPENDENT, *more_probes), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-      )
+    (1, p, energy, *copies(a, b, low, energy))
+    for p, energy in itertools.product(
+      (_INDEPENDENT, *more_probes), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    )
   ]
   shares, worst = {}, {}
   for r, p, what, h, basis in track(runs):
@@ -141,46 +141,56 @@ def claims(found: Found) -> list[Claim]:
   """For independent probes the bound, for shared ones what is true."""
   fresh = lambda name, p: 'fresh' in name and p != _INDEPENDENT
   lowest = lambda chosen: min(
-      (x for key, x in found.shares.items() if chosen(*key)),
-      key=lambda x: x.mean,
+    (x for key, x in found.shares.items() if chosen(*key)), key=lambda x: x.mean
   )
   independent = lowest(lambda _, p: p == _INDEPENDENT)
   alike = lowest(fresh)
   others = lowest(lambda name, p: p == 1 and 'old' in name)
   count, (broken, energy) = next(
-      (p, x) for p, x in found.worst.items() if p != _INDEPENDENT
+    (p, x) for p, x in found.worst.items() if p != _INDEPENDENT
   )
   what = 'captured, of (r/a) ‖H‖²'
   lines = [
-      Claim(
-          f'independent probes, lowest of all cases: {what}',
-          'contraction with δ = r/a', 'at least 1',
-          str(independent), independent.keeps,
-      ),
-      Claim(
-          f'shared probes, fresh basis, lowest: {what}',
-          'the same: scores are independent', 'at least 1', str(alike),
-          alike.keeps,
-      ),
-      Claim(
-          f'one shared probe, old basis, lowest: {what}',
-          'no theorem', 'need not be 1', str(others), True,
-      ),
-      Claim(
-          f'{count} shared probe, copies with c² = {energy}, r = 1: {what}',
-          'counterexample', 'below 1', str(broken),
-          broken.mean + broken.margin < 1,
-      ),
-  ]  # fmt: skip
+    Claim(
+      f'independent probes, lowest of all cases: {what}',
+      'contraction with δ = r/a',
+      'at least 1',
+      str(independent),
+      independent.keeps,
+    ),
+    Claim(
+      f'shared probes, fresh basis, lowest: {what}',
+      'the same: scores are independent',
+      'at least 1',
+      str(alike),
+      alike.keeps,
+    ),
+    Claim(
+      f'one shared probe, old basis, lowest: {what}',
+      'no theorem',
+      'need not be 1',
+      str(others),
+      True,
+    ),
+    Claim(
+      f'{count} shared probe, copies with c² = {energy}, r = 1: {what}',
+      'counterexample',
+      'below 1',
+      str(broken),
+      broken.mean + broken.margin < 1,
+    ),
+  ]
   for p, least in found.proved.items():
     share, energy = found.worst[p]
     lines.append(
-        Claim(
-            f'{p} shared, copies with the worst c² = {energy}, r = 1: {what}',
-            'contraction with δ = (r/a) s/ρ', f'at least {least:.3f}',
-            str(share), share.mean + share.margin >= least,
-        )
-    )  # fmt: skip
+      Claim(
+        f'{p} shared, copies with the worst c² = {energy}, r = 1: {what}',
+        'contraction with δ = (r/a) s/ρ',
+        f'at least {least:.3f}',
+        str(share),
+        share.mean + share.margin >= least,
+      )
+    )
   return lines
 
 
@@ -189,58 +199,76 @@ def details(found: Found) -> str:
   kinds = list(dict.fromkeys(p for _, p in found.shares))
   mark = lambda x: str(x) if x.keeps else f'**{x}**'
   return table(
-      [
-          f'captured / ((r/a) ‖H‖²), r = {found.rank}',
-          *(f'{p}' if p == _INDEPENDENT else f'{p} shared' for p in kinds),
-      ],
-      [
-          [name, *(mark(found.shares[name, p]) for p in kinds)]
-          for name in dict.fromkeys(name for name, _ in found.shares)
-      ],
+    [
+      f'captured / ((r/a) ‖H‖²), r = {found.rank}',
+      *(f'{p}' if p == _INDEPENDENT else f'{p} shared' for p in kinds),
+    ],
+    [
+      [name, *(mark(found.shares[name, p]) for p in kinds)]
+      for name in dict.fromkeys(name for name, _ in found.shares)
+    ],
   )
 
 
 def draw(found: Found, path: str) -> None:
   """All cases on the left, the worst ones against the probes on the right."""
   figure, (left, right) = plt.subplots(
-      1, 2, figsize=(11, 4.4), layout='constrained', width_ratios=(3, 2)
+    1, 2, figsize=(11, 4.4), layout='constrained', width_ratios=(3, 2)
   )
   names = list(dict.fromkeys(name for name, _ in found.shares))
   kinds = list(dict.fromkeys(p for _, p in found.shares))
   for i, p in enumerate(kinds):
     shares = [found.shares[name, p] for name in names]
     left.errorbar(
-        np.arange(len(names)) + 0.15 * (i - (len(kinds) - 1) / 2),
-        [x.mean for x in shares], [x.margin for x in shares],
-        fmt='o', ms=4, capsize=3, color='black' if i == 0 else f'C{i - 1}',
-        label=f'{p} probes' if i == 0 else f'{p} shared',
-    )  # fmt: skip
+      np.arange(len(names)) + 0.15 * (i - (len(kinds) - 1) / 2),
+      [x.mean for x in shares],
+      [x.margin for x in shares],
+      fmt='o',
+      ms=4,
+      capsize=3,
+      color='black' if i == 0 else f'C{i - 1}',
+      label=f'{p} probes' if i == 0 else f'{p} shared',
+    )
   left.set_xticks(
-      range(len(names)), [x.replace(', ', '\n') for x in names], fontsize=7
+    range(len(names)), [x.replace(', ', '\n') for x in names], fontsize=7
   )
   left.set(
-      yscale='log', ylabel='captured energy / ((r/a) ‖H‖²)',
-      title=f'a = {found.side}, r = {found.rank}',
-  )  # fmt: skip
+    yscale='log',
+    ylabel='captured energy / ((r/a) ‖H‖²)',
+    title=f'a = {found.side}, r = {found.rank}',
+  )
   counts = [p for p in found.worst if p != _INDEPENDENT]
   worst = [found.worst[p][0] for p in counts]
   right.errorbar(
-      counts, [x.mean for x in worst], [x.margin for x in worst], fmt='o-',
-      ms=4, capsize=3, color='C0', label='shared probes, worst c² found',
-  )  # fmt: skip
+    counts,
+    [x.mean for x in worst],
+    [x.margin for x in worst],
+    fmt='o-',
+    ms=4,
+    capsize=3,
+    color='C0',
+    label='shared probes, worst c² found',
+  )
   right.plot(
-      counts, [found.proved[p] for p in counts], 'k--',
-      label='proved for shared probes: s / ρ',
+    counts,
+    [found.proved[p] for p in counts],
+    'k--',
+    label='proved for shared probes: s / ρ',
   )
   exact = found.worst[_INDEPENDENT][0]
   right.axhspan(
-      exact.mean - exact.margin, exact.mean + exact.margin, color='gray',
-      alpha=0.5, label='independent probes, worst c²',
-  )  # fmt: skip
+    exact.mean - exact.margin,
+    exact.mean + exact.margin,
+    color='gray',
+    alpha=0.5,
+    label='independent probes, worst c²',
+  )
   right.set(
-      xscale='log', yscale='log', xlabel='shared probes',
-      title=f'copies, a = {found.side}, r = 1',
-  )  # fmt: skip
+    xscale='log',
+    yscale='log',
+    xlabel='shared probes',
+    title=f'copies, a = {found.side}, r = 1',
+  )
   right.set_xticks(counts, [str(p) for p in counts])
   for ax, ticks in ((left, (0.7, 1, 2, 4, 8)), (right, (0.1, 0.2, 0.5, 1))):
     ax.axhline(1, color='black', lw=1, ls=':', label='bound r/a')

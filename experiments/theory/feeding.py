@@ -18,7 +18,7 @@ NEVER = 10**6
 
 
 def errors(
-    method: gl.Compressor, gradient_at: Callable[[Any], jax.Array], steps: int
+  method: gl.Compressor, gradient_at: Callable[[Any], jax.Array], steps: int
 ) -> np.ndarray:
   """||E|| of a single worker after each of so many steps, [steps].
 
@@ -39,7 +39,7 @@ def errors(
 
 
 def captured(
-    method: gl.Compressor, h: np.ndarray, basis: np.ndarray | None, draws: int
+  method: gl.Compressor, h: np.ndarray, basis: np.ndarray | None, draws: int
 ) -> np.ndarray:
   """The share of ||H||^2 in the output, for many probes, [draws].
 
@@ -68,7 +68,7 @@ def _captured(method, draws, gradient, start):
 
 
 def descend(
-    method: gl.Compressor, target: np.ndarray, rate: float, steps: int
+  method: gl.Compressor, target: np.ndarray, rate: float, steps: int
 ) -> np.ndarray:
   """||X - target||^2 / ||target||^2 in gradient descent from 0, [steps + 1]."""
   tx = _alone(method)

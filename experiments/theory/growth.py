@@ -18,11 +18,11 @@ import greedylore_jax as gl
 NAME = 'growth'
 TITLE = 'The error against interval and rank'
 _METHODS = {
-    'fixed (lazy SVD)': gl.FixedSubspace,
-    'GreedyLore, 4 shared probes': gl.GreedyLore,
-    'GreedyLore, independent probes': lambda rank, interval: gl.GreedyLore(
-        rank, interval, 'independent'
-    ),
+  'fixed (lazy SVD)': gl.FixedSubspace,
+  'GreedyLore, 4 shared probes': gl.GreedyLore,
+  'GreedyLore, independent probes': lambda rank, interval: gl.GreedyLore(
+    rank, interval, 'independent'
+  ),
 }
 _FIXED, _SHARED, _INDEPENDENT = _METHODS
 
@@ -41,11 +41,11 @@ class Found:
 
 
 def measure(
-    a: int = 32,
-    b: int = 48,
-    ranks: Sequence[int] = (2, 4, 8, 16),
-    intervals: Sequence[int] = (10, 30, 100, 300, 1000),
-    track: Track = iter,
+  a: int = 32,
+  b: int = 48,
+  ranks: Sequence[int] = (2, 4, 8, 16),
+  intervals: Sequence[int] = (10, 30, 100, 300, 1000),
+  track: Track = iter,
 ) -> Found:
   """Gradients that turn slowly, with noise, over two of the longest intervals.
 
@@ -64,11 +64,13 @@ def measure(
 
   peaks, typical = {}, {}
   long = max(intervals)
-  for name, rank, interval in track([
+  for name, rank, interval in track(
+    [
       (name, rank, interval)
       for name, rank, interval in itertools.product(_METHODS, ranks, intervals)
       if name != _INDEPENDENT or interval == long
-  ]):
+    ]
+  ):
     method = _METHODS[name](rank, interval)
     norms = feeding.errors(method, gradient_at, 2 * long)
     peaks[name, rank, interval] = float(norms.max())
@@ -99,35 +101,35 @@ def claims(found: Found) -> list[Claim]:
     low, high = (found.peaks[_FIXED, rank, x] for x in tens)
     slope = np.log(high / low) / np.log(tens[1] / tens[0])
     lines.append(
-        Claim(
-            f'fixed, r = {rank}: peak error, intervals {tens[0]} to {tens[1]}',
-            'Proposition 1',
-            'what stays adds up with exponent 1, noise with 1/2',
-            f'{low:.1f} to {high:.1f}, exponent {slope:.2f}',
-            bool(0.5 < slope < 1.1),
-        )
+      Claim(
+        f'fixed, r = {rank}: peak error, intervals {tens[0]} to {tens[1]}',
+        'Proposition 1',
+        'what stays adds up with exponent 1, noise with 1/2',
+        f'{low:.1f} to {high:.1f}, exponent {slope:.2f}',
+        bool(0.5 < slope < 1.1),
+      )
     )
   for rank in found.ranks:
     low, high = (found.peaks[_SHARED, rank, x] for x in tens)
     lines.append(
-        Claim(
-            f'GreedyLore, 4 shared probes, r = {rank}: the same',
-            'contraction',
-            'does not grow',
-            f'{low:.1f} to {high:.1f}',
-            bool(high < 1.3 * low),
-        )
+      Claim(
+        f'GreedyLore, 4 shared probes, r = {rank}: the same',
+        'contraction',
+        'does not grow',
+        f'{low:.1f} to {high:.1f}',
+        bool(high < 1.3 * low),
+      )
     )
   for name, rank in itertools.product((_INDEPENDENT, _SHARED), found.ranks):
     value, limit = found.typical[name, rank], bound(rank, found.side)
     lines.append(
-        Claim(
-            f'{name}, r = {rank}: rms error at interval {long}',
-            'contraction with δ = r/a',
-            f'below √(1-δ) / (1-√(1-δ)) = {limit:.1f}',
-            f'{value:.2f}',
-            bool(value < limit),
-        )
+      Claim(
+        f'{name}, r = {rank}: rms error at interval {long}',
+        'contraction with δ = r/a',
+        f'below √(1-δ) / (1-√(1-δ)) = {limit:.1f}',
+        f'{value:.2f}',
+        bool(value < limit),
+      )
     )
   return lines
 
@@ -139,44 +141,54 @@ def details(found: Found) -> str:
     peaks = [found.peaks[name, rank, x] for x in found.intervals]
     rows.append([name, str(rank), *(f'{x:.1f}' for x in peaks)])
   return table(
-      ['largest ‖E‖ / rms ‖G‖', 'r', *(f'{x} steps' for x in found.intervals)],
-      rows,
+    ['largest ‖E‖ / rms ‖G‖', 'r', *(f'{x} steps' for x in found.intervals)],
+    rows,
   )
 
 
 def draw(found: Found, path: str) -> None:
   """Against the interval on the left, against a / r on the right."""
   figure, (left, right) = plt.subplots(
-      1, 2, figsize=(10, 3.8), layout='constrained'
+    1, 2, figsize=(10, 3.8), layout='constrained'
   )
   for i, rank in enumerate(found.ranks):
     for name, style in ((_FIXED, 's--'), (_SHARED, 'o-')):
       left.loglog(
-          found.intervals,
-          [found.peaks[name, rank, x] for x in found.intervals],
-          style, ms=4, color=f'C{i}',
-          label=f'r = {rank}' if name == _SHARED else None,
-      )  # fmt: skip
+        found.intervals,
+        [found.peaks[name, rank, x] for x in found.intervals],
+        style,
+        ms=4,
+        color=f'C{i}',
+        label=f'r = {rank}' if name == _SHARED else None,
+      )
   left.plot([], [], 'ks--', ms=4, label='fixed (lazy SVD)')
   left.plot([], [], 'ko-', ms=4, label='GreedyLore, 4 probes')
   left.set(
-      xlabel='update interval, steps', ylabel='largest ‖E‖ / rms ‖G‖',
-      title=f'gradients that turn, a = {found.side}',
-  )  # fmt: skip
+    xlabel='update interval, steps',
+    ylabel='largest ‖E‖ / rms ‖G‖',
+    title=f'gradients that turn, a = {found.side}',
+  )
   shrink = [found.side / rank for rank in found.ranks]
   for i, name in enumerate((_SHARED, _INDEPENDENT)):
     right.loglog(
-        shrink, [found.typical[name, r] for r in found.ranks], 'o-', ms=4,
-        color=f'C{4 + i}', label=name,
-    )  # fmt: skip
+      shrink,
+      [found.typical[name, r] for r in found.ranks],
+      'o-',
+      ms=4,
+      color=f'C{4 + i}',
+      label=name,
+    )
   right.loglog(
-      shrink, [bound(r, found.side) for r in found.ranks], 'k:',
-      label='√(1-δ) / (1-√(1-δ)), δ = r/a',
-  )  # fmt: skip
+    shrink,
+    [bound(r, found.side) for r in found.ranks],
+    'k:',
+    label='√(1-δ) / (1-√(1-δ)), δ = r/a',
+  )
   right.set(
-      xlabel='a / r', ylabel='rms ‖E‖ / rms ‖G‖',
-      title=f'interval {found.intervals[-1]}',
-  )  # fmt: skip
+    xlabel='a / r',
+    ylabel='rms ‖E‖ / rms ‖G‖',
+    title=f'interval {found.intervals[-1]}',
+  )
   right.set_xticks(shrink, [f'{x:g}' for x in shrink])
   right.minorticks_off()
   for ax in (left, right):

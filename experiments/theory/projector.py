@@ -32,11 +32,11 @@ class Found:
 
 
 def measure(
-    a: int = 64,
-    b: int = 96,
-    rank: int = 16,
-    steps: int = 1000,
-    track: Track = iter,
+  a: int = 64,
+  b: int = 96,
+  rank: int = 16,
+  steps: int = 1000,
+  track: Track = iter,
 ) -> Found:
   """One refresh, in the first step, then never again.
 
@@ -48,10 +48,10 @@ def measure(
   g /= np.linalg.norm(g)
   u, _, vt = np.linalg.svd(rng.normal(size=(a, b)), full_matrices=False)
   methods = {
-      'dense': gl.Dense(),
-      _FIXED: gl.FixedSubspace(rank, feeding.NEVER),
-      'random directions': gl.RandomSubspace(rank, feeding.NEVER),
-      _GREEDY: gl.GreedyLore(rank, feeding.NEVER),
+    'dense': gl.Dense(),
+    _FIXED: gl.FixedSubspace(rank, feeding.NEVER),
+    'random directions': gl.RandomSubspace(rank, feeding.NEVER),
+    _GREEDY: gl.GreedyLore(rank, feeding.NEVER),
   }
   constant = jnp.asarray(g, jnp.float32)
   target = u * 0.9 ** np.arange(a) @ vt
@@ -77,30 +77,30 @@ def claims(found: Found) -> list[Claim]:
   losses = {name: x[-1] for name, x in found.losses.items()}
   descent = lambda name: f'{losses[name]:.1e}'
   return [
-      Claim(
-          f'fixed projector: error after {steps:,} steps of a constant G',
-          'Proposition 1',
-          f't ‖G - PPᵀG‖ = {found.left * steps:,.1f} ‖G‖',
-          f'{fixed[-1]:,.1f} ‖G‖, never off by more than {linear:.1%}',
-          bool(linear < 0.01),
-      ),
-      Claim(
-          'semi-lazy: largest error in the same steps',
-          'contraction with δ = r/a',
-          f'below √(1-δ) / (1-√(1-δ)) = {bound:.2f} ‖G‖',
-          f'{greedy.max():.2f} ‖G‖; {greedy[steps // 2 :].mean():.2f} on'
-          f' average in the second half, {greedy[: steps // 2].mean():.2f} in'
-          ' the first',
-          bool(greedy.max() < bound),
-      ),
-      Claim(
-          'descent on ‖X - X*‖², 300 steps: what is left of the loss',
-          'Proposition 1',
-          'fixed: stays above 0; semi-lazy: falls to 0 as dense does',
-          f'fixed {descent(_FIXED)}, semi-lazy {descent(_GREEDY)}, dense'
-          f' {descent("dense")}',
-          losses[_FIXED] > 1e-3 > 1e-9 > losses[_GREEDY],
-      ),
+    Claim(
+      f'fixed projector: error after {steps:,} steps of a constant G',
+      'Proposition 1',
+      f't ‖G - PPᵀG‖ = {found.left * steps:,.1f} ‖G‖',
+      f'{fixed[-1]:,.1f} ‖G‖, never off by more than {linear:.1%}',
+      bool(linear < 0.01),
+    ),
+    Claim(
+      'semi-lazy: largest error in the same steps',
+      'contraction with δ = r/a',
+      f'below √(1-δ) / (1-√(1-δ)) = {bound:.2f} ‖G‖',
+      f'{greedy.max():.2f} ‖G‖; {greedy[steps // 2 :].mean():.2f} on'
+      f' average in the second half, {greedy[: steps // 2].mean():.2f} in'
+      ' the first',
+      bool(greedy.max() < bound),
+    ),
+    Claim(
+      'descent on ‖X - X*‖², 300 steps: what is left of the loss',
+      'Proposition 1',
+      'fixed: stays above 0; semi-lazy: falls to 0 as dense does',
+      f'fixed {descent(_FIXED)}, semi-lazy {descent(_GREEDY)}, dense'
+      f' {descent("dense")}',
+      losses[_FIXED] > 1e-3 > 1e-9 > losses[_GREEDY],
+    ),
   ]
 
 
@@ -109,38 +109,39 @@ def details(found: Found) -> str:
   steps = [1, 10, 100, 1000]
   steps = [x for x in steps if x <= len(next(iter(found.errors.values())))]
   return table(
-      ['‖E‖ / ‖G‖ after steps', *map(str, steps)],
-      [
-          [name, *(f'{errors[x - 1]:.2f}' for x in steps)]
-          for name, errors in found.errors.items()
-      ],
+    ['‖E‖ / ‖G‖ after steps', *map(str, steps)],
+    [
+      [name, *(f'{errors[x - 1]:.2f}' for x in steps)]
+      for name, errors in found.errors.items()
+    ],
   )
 
 
 def draw(found: Found, path: str) -> None:
   """Errors on the left, losses of the descent on the right."""
   figure, (left, right) = plt.subplots(
-      1, 2, figsize=(10, 3.8), layout='constrained'
+    1, 2, figsize=(10, 3.8), layout='constrained'
   )
   colors = {
-      name: f'C{i}' for i, name in enumerate(found.losses) if name != 'dense'
+    name: f'C{i}' for i, name in enumerate(found.losses) if name != 'dense'
   } | {'dense': 'black'}
   for name, norms in found.errors.items():
     steps = np.arange(1, len(norms) + 1)
     left.loglog(steps, norms, color=colors[name], label=name)
-  left.loglog(
-      steps, found.left * steps, 'k:', label='t ‖G - PPᵀG‖ / ‖G‖'
-  )
+  left.loglog(steps, found.left * steps, 'k:', label='t ‖G - PPᵀG‖ / ‖G‖')
   left.set(
-      xlabel='steps since the refresh', ylabel='‖E‖ / ‖G‖',
-      title='constant gradient',
-  )  # fmt: skip
+    xlabel='steps since the refresh',
+    ylabel='‖E‖ / ‖G‖',
+    title='constant gradient',
+  )
   for name, losses in found.losses.items():
     right.semilogy(losses, color=colors[name], label=name)
   right.set(
-      xlabel='step', ylabel='‖X - X*‖² / ‖X*‖²', ylim=(1e-12, 3),
-      title='gradient descent, rate 0.1',
-  )  # fmt: skip
+    xlabel='step',
+    ylabel='‖X - X*‖² / ‖X*‖²',
+    ylim=(1e-12, 3),
+    title='gradient descent, rate 0.1',
+  )
   for ax in (left, right):
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)

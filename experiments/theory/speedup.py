@@ -23,9 +23,9 @@ NAME = 'speedup'
 TITLE = 'Steps to a given gradient norm against the number of workers'
 _AXIS = 'workers'
 _METHODS = {
-    'dense': gl.Dense(),
-    'GreedyLore': gl.GreedyLore(rank=4, update_interval=50),
-    'range finder': gl.RangeFinder(rank=4),
+  'dense': gl.Dense(),
+  'GreedyLore': gl.GreedyLore(rank=4, update_interval=50),
+  'range finder': gl.RangeFinder(rank=4),
 }
 
 
@@ -41,8 +41,8 @@ class Optimizer:
 
 
 _OPTIMIZERS = {
-    'MSGD': Optimizer(lambda x: optax.sgd(x, momentum=0.9), 4.2e-5, 1.0),
-    'Adam': Optimizer(optax.adam, 4e-3, 0.5),
+  'MSGD': Optimizer(lambda x: optax.sgd(x, momentum=0.9), 4.2e-5, 1.0),
+  'Adam': Optimizer(optax.adam, 4e-3, 0.5),
 }
 
 
@@ -64,7 +64,7 @@ class Problem:
 
   @classmethod
   def draw(
-      cls, n: int = 64, a: int = 16, b: int = 24, noise: float = 256.0
+    cls, n: int = 64, a: int = 16, b: int = 24, noise: float = 256.0
   ) -> 'Problem':
     """With outputs so far away that descent crosses several ripples."""
     rng = np.random.default_rng(0)
@@ -100,11 +100,11 @@ class Problem:
 
 
 def norms(
-    problem: Problem,
-    method: gl.Compressor,
-    optimizer: Callable[[Any], optax.GradientTransformation],
-    workers: int,
-    steps: int,
+  problem: Problem,
+  method: gl.Compressor,
+  optimizer: Callable[[Any], optax.GradientTransformation],
+  workers: int,
+  steps: int,
 ) -> Callable[[Any, Any], jax.Array]:
   """A run on so many simulated workers.
 
@@ -122,15 +122,13 @@ def norms(
       sent = sent._replace(error=sent.error[:, None])
     specs = gl.state_partition_specs(sent, _AXIS)
     axes = jax.tree.map(lambda spec: 0 if spec else None, specs)
-    update = jax.vmap(
-        average.update, (0, axes), (None, axes), axis_name=_AXIS
-    )
+    update = jax.vmap(average.update, (0, axes), (None, axes), axis_name=_AXIS)
 
     def step(carry, t):
       w, sent, kept = carry
       gradient = problem.gradient(w)
       noise = jax.random.normal(
-          jax.random.fold_in(key, t), (workers, *problem.shape)
+        jax.random.fold_in(key, t), (workers, *problem.shape)
       )
       scale = problem.sigma / np.sqrt(w.size)
       mean, sent = update(gradient[None] + scale * noise, sent)
@@ -169,35 +167,35 @@ class Found:
 
 
 def measure(
-    workers: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
-    most_steps: int = 40_000,
-    target: float = 0.15,
-    rates: Sequence[float] = (0.7, 1.0, 1.4),
-    seeds: int = 3,
-    problem: Problem | None = None,
-    optimizers: Iterable[str] = _OPTIMIZERS,
-    methods: Iterable[str] = _METHODS,
-    track: Track = iter,
+  workers: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
+  most_steps: int = 40_000,
+  target: float = 0.15,
+  rates: Sequence[float] = (0.7, 1.0, 1.4),
+  seeds: int = 3,
+  problem: Problem | None = None,
+  optimizers: Iterable[str] = _OPTIMIZERS,
+  methods: Iterable[str] = _METHODS,
+  track: Track = iter,
 ) -> Found:
   """All methods and optimizers; N workers get at most most_steps / N steps."""
   problem = problem or Problem.draw()
   first = float(jnp.sum(problem.gradient(problem.start) ** 2))
   keys = [jax.random.key(seed) for seed in range(seeds)] * len(rates)
   needed = collections.defaultdict(list)
-  for name, method, n in track([
-      *itertools.product(optimizers, methods, workers)
-  ]):
+  for name, method, n in track(
+    [*itertools.product(optimizers, methods, workers)]
+  ):
     optimizer = _OPTIMIZERS[name]
     run = norms(
-        problem, _METHODS[method], optimizer.factory, n, most_steps // n
+      problem, _METHODS[method], optimizer.factory, n, most_steps // n
     )
     own = optimizer.rate * n**optimizer.power * np.repeat(rates, seeds)
     steps = [
-        steps_to(np.asarray(run(rate, key)) / first, target)
-        for rate, key in zip(own, keys, strict=True)
+      steps_to(np.asarray(run(rate, key)) / first, target)
+      for rate, key in zip(own, keys, strict=True)
     ]
     needed[name, method].append(
-        np.mean(np.reshape(steps, (len(rates), seeds)), axis=1)
+      np.mean(np.reshape(steps, (len(rates), seeds)), axis=1)
     )
   found = {key: np.min(rows, axis=1) for key, rows in needed.items()}
   best = {key: np.argmin(rows, axis=1) for key, rows in needed.items()}
@@ -218,26 +216,26 @@ def claims(found: Found) -> list[Claim]:
   for (optimizer, method), steps in found.steps.items():
     fitted = slope(found.workers, steps)
     lines.append(
-        Claim(
-            f'{optimizer}, {method}: slope of log steps against log N',
-            'rate σ / √(N T) + 1 / T',
-            '-1 while σ / √(N T) leads',
-            f'{fitted:.3f}; {steps[0]:,.0f} steps at N = {first},'
-            f' {steps[-1]:,.0f} at {last}',
-            bool(abs(fitted + 1) < 0.1),
-        )
+      Claim(
+        f'{optimizer}, {method}: slope of log steps against log N',
+        'rate σ / √(N T) + 1 / T',
+        '-1 while σ / √(N T) leads',
+        f'{fitted:.3f}; {steps[0]:,.0f} steps at N = {first},'
+        f' {steps[-1]:,.0f} at {last}',
+        bool(abs(fitted + 1) < 0.1),
+      )
     )
   for (optimizer, method), steps in found.steps.items():
     if method != 'dense':
       over = steps / found.steps[optimizer, 'dense'] - 1
       lines.append(
-          Claim(
-              f'{optimizer}, {method}: steps over those of dense',
-              'compression is in the 1 / T part only',
-              'vanishes where steps are many',
-              f'{over[0]:+.1%} at N = {first}, {over[-1]:+.1%} at {last}',
-              bool(abs(over[0]) < 0.05),
-          )
+        Claim(
+          f'{optimizer}, {method}: steps over those of dense',
+          'compression is in the 1 / T part only',
+          'vanishes where steps are many',
+          f'{over[0]:+.1%} at N = {first}, {over[-1]:+.1%} at {last}',
+          bool(abs(over[0]) < 0.05),
+        )
       )
   return lines
 
@@ -245,19 +243,17 @@ def claims(found: Found) -> list[Claim]:
 def details(found: Found) -> str:
   """All steps, in parentheses the best multiple of the learning rate."""
   return table(
-      ['steps (rate)', *(f'N = {n}' for n in found.workers)],
+    ['steps (rate)', *(f'N = {n}' for n in found.workers)],
+    [
       [
-          [
-              f'{optimizer}, {method}',
-              *(
-                  f'{x:,.0f} ({found.rates[i]:g})'
-                  for x, i in zip(
-                      steps, found.best[optimizer, method], strict=True
-                  )
-              ),
-          ]
-          for (optimizer, method), steps in found.steps.items()
-      ],
+        f'{optimizer}, {method}',
+        *(
+          f'{x:,.0f} ({found.rates[i]:g})'
+          for x, i in zip(steps, found.best[optimizer, method], strict=True)
+        ),
+      ]
+      for (optimizer, method), steps in found.steps.items()
+    ],
   )
 
 
@@ -265,17 +261,23 @@ def draw(found: Found, path: str) -> None:
   """An optimizer per panel."""
   names = list(dict.fromkeys(name for name, _ in found.steps))
   figure, axes = plt.subplots(
-      1, len(names), figsize=(10, 3.8), layout='constrained', sharey=True
+    1, len(names), figsize=(10, 3.8), layout='constrained', sharey=True
   )
   workers = np.array(found.workers)
   for ax, name in zip(axes, names, strict=True):
     for i, method in enumerate(_METHODS):
       steps = found.steps[name, method]
       ax.loglog(
-          workers, steps, 'os^'[i], ms=5, color=('black', 'C3', 'C0')[i],
-          ls='-', lw=1, alpha=0.8,
-          label=f'{method}, slope {slope(workers, steps):.2f}',
-      )  # fmt: skip
+        workers,
+        steps,
+        'os^'[i],
+        ms=5,
+        color=('black', 'C3', 'C0')[i],
+        ls='-',
+        lw=1,
+        alpha=0.8,
+        label=f'{method}, slope {slope(workers, steps):.2f}',
+      )
     ideal = found.steps[name, 'dense'][0] * workers[0] / workers
     ax.loglog(workers, ideal, 'k:', label='1 / N')
     ax.set(xlabel='workers N', title=name)

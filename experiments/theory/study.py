@@ -24,8 +24,8 @@ class Claim(NamedTuple):
 def verdicts(claims: Iterable[Claim]) -> str:
   """The claims in Markdown."""
   return table(
-      ['what', 'by', 'theory', 'measured', 'agrees'],
-      [[*x[:4], 'yes' if x.holds else '**no**'] for x in claims],
+    ['what', 'by', 'theory', 'measured', 'agrees'],
+    [[*x[:4], 'yes' if x.holds else '**no**'] for x in claims],
   )
 
 

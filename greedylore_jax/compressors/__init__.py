@@ -1,6 +1,6 @@
 """Compression methods, one a file, each written like its paper."""
 
-from greedylore_jax.compressors.base import Compressor
+from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.frozen import Frozen
 from greedylore_jax.compressors.greedylore import GreedyLore
@@ -16,18 +16,18 @@ from greedylore_jax.compressors.tsr import TSR
 from greedylore_jax.compressors.two_sided import TwoSided
 
 __all__ = [
-    'TSR',
-    'Compressor',
-    'Dense',
-    'FixedSubspace',
-    'Frozen',
-    'GreedyLore',
-    'PowerSGD',
-    'Quantize',
-    'RandomK',
-    'RandomSubspace',
-    'RangeFinder',
-    'Sign',
-    'TopK',
-    'TwoSided',
+  'TSR',
+  'Compressor',
+  'Dense',
+  'FixedSubspace',
+  'Frozen',
+  'GreedyLore',
+  'PowerSGD',
+  'Quantize',
+  'RandomK',
+  'RandomSubspace',
+  'RangeFinder',
+  'Sign',
+  'TopK',
+  'TwoSided',
 ]

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from greedylore_jax._rounds import Rounds
-from greedylore_jax.compressors import base
+from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax.compressors import compressor as base
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax import _checks
-from greedylore_jax import _linalg
-from greedylore_jax import _spread
-from greedylore_jax._rounds import Each
-from greedylore_jax._rounds import Rounds
-from greedylore_jax.compressors import base
+from greedylore_jax._src import checks as _checks
+from greedylore_jax._src.wire import inner_axes as _spread
+from greedylore_jax._src.wire import linalg as _linalg
+from greedylore_jax._src.wire.rounds import Each
+from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax.compressors import compressor as base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,8 @@ class GreedyLore(base.LazyBasis):
     if isinstance(self.probes, str):
       if self.probes != 'independent':
         raise ValueError(
-            "probes must be a count of shared probes or 'independent', got"
-            f' probes={self.probes!r}.'
+          "probes must be a count of shared probes or 'independent', got"
+          f' probes={self.probes!r}.'
         )
     else:
       _checks.check_integer('probes', self.probes)
@@ -112,9 +112,7 @@ class GreedyLore(base.LazyBasis):
     output, sent, _ = yield from base.project(h, p)
     return output, sent, basis
 
-  def _scores(
-      self, h: jax.Array, basis: jax.Array, key: jax.Array
-  ) -> Rounds:
+  def _scores(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
     """This worker's lambda, m rows: [k, a, b], [k, a, n] -> [k, m, n]."""
     if self.probes == 'independent':
       rows = basis.mT @ h

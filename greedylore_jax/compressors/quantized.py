@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax import _checks
-from greedylore_jax._rounds import Gather
-from greedylore_jax._rounds import Rounds
-from greedylore_jax.compressors import base
+from greedylore_jax._src import checks as _checks
+from greedylore_jax._src.wire.rounds import Gather
+from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax.compressors import compressor as base
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 
-from greedylore_jax import _linalg
-from greedylore_jax._rounds import Rounds
-from greedylore_jax.compressors import base
+from greedylore_jax._src.wire import linalg as _linalg
+from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax.compressors import compressor as base
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax import _checks
-from greedylore_jax import _linalg
-from greedylore_jax._rounds import Each
-from greedylore_jax._rounds import Rounds
-from greedylore_jax.compressors import base
+from greedylore_jax._src import checks as _checks
+from greedylore_jax._src.wire import linalg as _linalg
+from greedylore_jax._src.wire.rounds import Each
+from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax.compressors import compressor as base
 
 
 class TSRMemory(NamedTuple):

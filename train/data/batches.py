@@ -17,15 +17,15 @@ Read = Callable[[np.ndarray, np.ndarray], Any]
 
 
 def endless(
-    count: int,
-    read: Read,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    *,
-    columns: int = 0,
-    options: grain.ReadOptions = IN_MEMORY,
+  count: int,
+  read: Read,
+  batch_size: int,
+  seed: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  *,
+  columns: int = 0,
+  options: grain.ReadOptions = IN_MEMORY,
 ) -> grain.DatasetIterator:
   """Batches of shuffled examples, read when they are needed.
 
@@ -58,8 +58,8 @@ def endless(
   """
   if batch_size % process_count:
     raise ValueError(
-        'batch_size must be a multiple of the number of processes, got'
-        f' batch_size={batch_size} and {process_count} processes.'
+      'batch_size must be a multiple of the number of processes, got'
+      f' batch_size={batch_size} and {process_count} processes.'
     )
   local_size = batch_size // process_count
   local = slice(process_index * local_size, (process_index + 1) * local_size)
@@ -84,8 +84,8 @@ def held_out(count: int, wanted: int, of: str) -> np.ndarray:
   """
   if wanted > count:
     raise ValueError(
-        f'evaluation.sequences asks for {wanted} held-out {of}, but there are'
-        f' {count}; 0 takes all of them.'
+      f'evaluation.sequences asks for {wanted} held-out {of}, but there are'
+      f' {count}; 0 takes all of them.'
     )
   return spread(count, wanted or count)
 

@@ -17,10 +17,16 @@ from train.data import files as files_lib
 
 # Installed packages are no part of the standard library, and not every Python
 # ships its tests.
-_LEFT_OUT = frozenset((
-    '__pycache__', 'dist-packages', 'idle_test', 'site-packages', 'test',
+_LEFT_OUT = frozenset(
+  (
+    '__pycache__',
+    'dist-packages',
+    'idle_test',
+    'site-packages',
+    'test',
     'tests',
-))
+  )
+)
 # These the build writes: they hold compiler flags and paths, so they differ
 # between machines with the same Python.
 _GENERATED = ('_sysconfigdata', 'config-')
@@ -62,9 +68,7 @@ class Corpus:
     return digest.hexdigest()[:16]
 
 
-def read(
-    source: str, files: Sequence[str] = (), field: str = 'text'
-) -> Corpus:
+def read(source: str, files: Sequence[str] = (), field: str = 'text') -> Corpus:
   """Reads a corpus.
 
   The standard library differs between Python versions, so two runs compare
@@ -94,27 +98,27 @@ def read(
   if source == 'python-stdlib':
     name = f'python-stdlib {platform.python_version()}'
     texts: Iterable[Document] = (
-        Document(name, text)
-        for name, path in sorted(_stdlib_paths().items())
-        for text in files_lib.texts(path, '')
+      Document(name, text)
+      for name, path in sorted(_stdlib_paths().items())
+      for text in files_lib.texts(path, '')
     )
   elif source == 'files':
     name = 'files'
     texts = (
-        Document(hashlib.sha256(text).hexdigest(), text)
-        for path in matching_paths(files, 'data.files')
-        for text in files_lib.texts(path, field)
+      Document(hashlib.sha256(text).hexdigest(), text)
+      for path in matching_paths(files, 'data.files')
+      for text in files_lib.texts(path, field)
     )
   else:
     raise ValueError(
-        f"data.source must be 'python-stdlib' or 'files', got {source!r}."
+      f"data.source must be 'python-stdlib' or 'files', got {source!r}."
     )
   documents, left_out = _distinct(texts)
   if not documents:
     raise ValueError(
-        f'data.source {source!r} must hold text, got'
-        f' {", ".join(left_out) or "no files"}: name files that hold text in'
-        " data.files, with data.source 'files'."
+      f'data.source {source!r} must hold text, got'
+      f' {", ".join(left_out) or "no files"}: name files that hold text in'
+      " data.files, with data.source 'files'."
     )
   in_order = sorted(documents, key=lambda document: document.name)
   return Corpus(name, tuple(in_order), left_out)
@@ -135,19 +139,18 @@ def of_texts(name: str, texts: Iterable[bytes], max_bytes: int = 0) -> Corpus:
     ValueError: there is no text.
   """
   documents, left_out = _distinct(
-      Document(f'{i:09}', text)
-      for i, text in enumerate(_up_to(max_bytes, texts))
+    Document(f'{i:09}', text) for i, text in enumerate(_up_to(max_bytes, texts))
   )
   if not documents:
     raise ValueError(
-        f'{name} must hold a text of at most data.max_bytes={max_bytes} bytes,'
-        ' got none.'
+      f'{name} must hold a text of at most data.max_bytes={max_bytes} bytes,'
+      ' got none.'
     )
   return Corpus(name, tuple(documents), left_out)
 
 
 def repeated(
-    held_out: Iterable[Document], training: Iterable[Document]
+  held_out: Iterable[Document], training: Iterable[Document]
 ) -> tuple[int, float]:
   """How much of the held-out text is also training text.
 
@@ -187,22 +190,23 @@ def matching_paths(patterns: Sequence[str], option: str) -> list[str]:
   for pattern in map(os.path.expanduser, patterns):
     # A file whose name happens to hold [ or * is taken as it stands.
     matches = (
-        [pattern] if os.path.isfile(pattern)
-        else filter(os.path.isfile, glob.glob(pattern, recursive=True))
+      [pattern]
+      if os.path.isfile(pattern)
+      else filter(os.path.isfile, glob.glob(pattern, recursive=True))
     )
     found = {os.path.abspath(match) for match in matches}
     if not found:
       raise ValueError(
-          f'{option} must name files, but {pattern!r} matches none in'
-          f' {os.getcwd()!r}: check the spelling; a folder needs a pattern,'
-          " such as 'folder/**/*.txt'."
+        f'{option} must name files, but {pattern!r} matches none in'
+        f' {os.getcwd()!r}: check the spelling; a folder needs a pattern,'
+        " such as 'folder/**/*.txt'."
       )
     paths |= found
   return sorted(paths)
 
 
 def _distinct(
-    documents: Iterable[Document],
+  documents: Iterable[Document],
 ) -> tuple[list[Document], tuple[str, ...]]:
   """Documents without empty and repeated ones, and how many these are."""
   kept, seen, empty, copies = [], set(), 0, 0
@@ -216,9 +220,9 @@ def _distinct(
       seen.add(digest)
       kept.append(document)
   return kept, tuple(
-      f'{count:,} {kind} text{"s" * (count > 1)}'
-      for count, kind in ((empty, 'empty'), (copies, 'repeated'))
-      if count
+    f'{count:,} {kind} text{"s" * (count > 1)}'
+    for count, kind in ((empty, 'empty'), (copies, 'repeated'))
+    if count
   )
 
 
@@ -233,7 +237,7 @@ def _up_to(max_bytes: int, texts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def split(
-    corpus: Corpus, eval_fraction: float
+  corpus: Corpus, eval_fraction: float
 ) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
   """Divides a corpus by whole documents into training and held-out parts.
 
@@ -273,7 +277,7 @@ def _name_hash(document: Document) -> bytes:
 
 
 def _split_largest(
-    corpus: Corpus, num_bytes: int
+  corpus: Corpus, num_bytes: int
 ) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
   """Holds out the last num_bytes of the largest document, or a little more."""
   largest = max(corpus.documents, key=lambda d: len(d.text))
@@ -283,8 +287,8 @@ def _split_largest(
   while 0 < cut < len(text) and text[cut] & 0xC0 == 0x80:
     cut -= 1
   train = tuple(
-      dataclasses.replace(d, text=text[:cut]) if d is largest else d
-      for d in corpus.documents
+    dataclasses.replace(d, text=text[:cut]) if d is largest else d
+    for d in corpus.documents
   )
   return train, (Document(f'{name} from byte {cut}', text[cut:]),)
 
@@ -293,16 +297,17 @@ def _stdlib_paths() -> dict[str, str]:
   """Path of each source of the standard library, by its name."""
   root = sysconfig.get_path('stdlib')
   return {
-      pathlib.Path(path).relative_to(root).as_posix(): path
-      for path in _python_sources(root)
+    pathlib.Path(path).relative_to(root).as_posix(): path
+    for path in _python_sources(root)
   }
 
 
 def _python_sources(root: str) -> Iterator[str]:
   for folder, subfolders, names in os.walk(root):
     subfolders[:] = (
-        s for s in subfolders
-        if s not in _LEFT_OUT and not s.startswith(_GENERATED)
+      s
+      for s in subfolders
+      if s not in _LEFT_OUT and not s.startswith(_GENERATED)
     )
     for name in names:
       if name.endswith('.py') and not name.startswith(_GENERATED):

@@ -13,12 +13,12 @@ from train.data import files
 
 # What the sentences of a data set are called; the first that it has all of.
 SENTENCES = (
-    ('sentence1', 'sentence2'),
-    ('question1', 'question2'),
-    ('premise', 'hypothesis'),
-    ('question', 'sentence'),
-    ('sentence',),
-    ('text',),
+  ('sentence1', 'sentence2'),
+  ('question1', 'question2'),
+  ('premise', 'hypothesis'),
+  ('question', 'sentence'),
+  ('sentence',),
+  ('text',),
 )
 # Where the official sets of that name keep what is held out; in this order.
 _HELD_OUT = ('validation', 'validation_matched', 'test')
@@ -26,9 +26,9 @@ _TRAIN = 'train'
 FORMAT = 'array_record'
 _TOGETHER = 1000
 _BUILT_IN = {
-    'python-stdlib': 'texts for a llama',
-    'files': 'texts for a llama',
-    'digits': 'images for a resnet',
+  'python-stdlib': 'texts for a llama',
+  'files': 'texts for a llama',
+  'digits': 'images for a resnet',
 }
 
 Example = dict[str, Any]
@@ -102,44 +102,46 @@ def read(name: str, data_dir: str) -> DataSet:
     raise _damaged(str(folder / 'dataset_info.json'), error) from error
   if file_format != FORMAT:
     raise ValueError(
-        f'{folder} must hold a data set in {FORMAT} format, got'
-        f' {file_format!r}: {_command(name, data_dir)}'
+      f'{folder} must hold a data set in {FORMAT} format, got'
+      f' {file_format!r}: {_command(name, data_dir)}'
     )
   tfds = library()
   try:
     builder = tfds.builder_from_directory(folder)
     features = dict(builder.info.features)
     raw = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image)
+      key: tfds.decode.SkipDecoding()
+      for key, feature in features.items()
+      if isinstance(feature, tfds.features.Image)
     }
     parts = {
-        part: Split(
-            f'{name} ({part})', builder.as_data_source(part, decoders=raw)
-        )
-        for part in builder.info.splits
-        if part in (_TRAIN, *_HELD_OUT)
+      part: Split(
+        f'{name} ({part})', builder.as_data_source(part, decoders=raw)
+      )
+      for part in builder.info.splits
+      if part in (_TRAIN, *_HELD_OUT)
     }
   except Exception as error:  # The libraries raise many kinds.
     raise _damaged(str(folder), error) from error
   if _TRAIN not in parts:
     raise ValueError(
-        f'{folder} must have a part {_TRAIN!r}, got'
-        f' {", ".join(builder.info.splits)}.'
+      f'{folder} must have a part {_TRAIN!r}, got'
+      f' {", ".join(builder.info.splits)}.'
     )
   root = pathlib.Path(data_dir).expanduser()
   return DataSet(
-      folder.relative_to(root).as_posix(), parts[_TRAIN],
-      next((parts[x] for x in _HELD_OUT if x in parts), None), features,
-  )  # fmt: skip
+    folder.relative_to(root).as_posix(),
+    parts[_TRAIN],
+    next((parts[x] for x in _HELD_OUT if x in parts), None),
+    features,
+  )
 
 
 def _damaged(what: str, error: Exception) -> ValueError:
   reason = (str(error).splitlines() or [''])[0]
   return ValueError(
-      f'{what} cannot be read ({type(error).__name__}: {reason}): the data set'
-      ' is damaged or incomplete; prepare it again.'
+    f'{what} cannot be read ({type(error).__name__}: {reason}): the data set'
+    ' is damaged or incomplete; prepare it again.'
   )
 
 
@@ -147,13 +149,13 @@ def check_name(name: str) -> None:
   """Raises a ValueError for what cannot be the name of a data set."""
   if name in _BUILT_IN:
     raise ValueError(
-        f'{name!r} is built in, {_BUILT_IN[name]}, and not the name of a data'
-        ' set: take another name, or the model.name that it is for.'
+      f'{name!r} is built in, {_BUILT_IN[name]}, and not the name of a data'
+      ' set: take another name, or the model.name that it is for.'
     )
   if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)*', name):
     raise ValueError(
-        'the name of a data set must be one such as cifar10 or glue/mrpc, got'
-        f' {name!r}.'
+      'the name of a data set must be one such as cifar10 or glue/mrpc, got'
+      f' {name!r}.'
     )
 
 
@@ -169,8 +171,8 @@ def library() -> Any:
     import tensorflow_datasets
   except ImportError as error:
     raise ImportError(
-        f'Data sets by name need tensorflow-datasets ({error}): pip install'
-        " 'greedylore-jax[data]'. It works without TensorFlow."
+      f'Data sets by name need tensorflow-datasets ({error}): pip install'
+      " 'greedylore-jax[data]'. It works without TensorFlow."
     ) from error
   return tensorflow_datasets
 
@@ -195,21 +197,23 @@ def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
     if len({x.parent for x in versions}) > 1:
       names = sorted({f'{name}/{x.parent.name}' for x in versions})
       raise ValueError(
-          f'data.source must be one of {", ".join(names)}, got {name!r}.'
+        f'data.source must be one of {", ".join(names)}, got {name!r}.'
       )
   if not versions:
     there = [
-        x.parent.parent.relative_to(root).as_posix()
-        for depth in ('*/*', '*/*/*')
-        for x in root.glob(f'{depth}/dataset_info.json')
+      x.parent.parent.relative_to(root).as_posix()
+      for depth in ('*/*', '*/*/*')
+      for x in root.glob(f'{depth}/dataset_info.json')
     ]
     official = official_names()
-    hint = '' if name.split('/')[0] in official else files.nearest(
-        name, [*_BUILT_IN, *there, *official]
+    hint = (
+      ''
+      if name.split('/')[0] in official
+      else files.nearest(name, [*_BUILT_IN, *there, *official])
     )
     raise ValueError(
-        f'There is no data set {name!r} below data.data_dir={str(root)!r}'
-        f'{hint}: {_command(name, str(root))}'
+      f'There is no data set {name!r} below data.data_dir={str(root)!r}'
+      f'{hint}: {_command(name, str(root))}'
     )
   numbers = lambda folder: [int(n) for n in re.findall(r'\d+', folder.name)]
   return max(versions, key=numbers)
@@ -218,6 +222,6 @@ def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
 def _command(name: str, data_dir: str) -> str:
   """How to get it."""
   return (
-      f'prepare it with `python -m train.prepare {name} --data_dir {data_dir}`,'
-      ' or name another one.'
+    f'prepare it with `python -m train.prepare {name} --data_dir {data_dir}`,'
+    ' or name another one.'
   )

@@ -29,24 +29,24 @@ _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 # Formats that are not UTF-8 text: the offset and the bytes that show a format,
 # its name, and what makes text of it.
 _FOREIGN = (
-    (0, b'PK\x03\x04', 'a zip archive', 'unpack it'),
-    (0, b'7z\xbc\xaf\x27\x1c', 'a 7z archive', 'unpack it'),
-    (0, b'Rar!\x1a\x07', 'a rar archive', 'unpack it'),
-    (0, b'\x04"M\x18', 'compressed by lz4', 'unpack it'),
-    (257, b'ustar\0', 'a tar archive', 'unpack it'),
-    (257, b'ustar  \0', 'a tar archive', 'unpack it'),
-    (0, b'%PDF-', 'a PDF', 'extract its text'),
-    (0, b'\xff\xfe\0\0', 'UTF-32', 'convert it (iconv -f UTF-32 -t UTF-8)'),
-    (0, b'\0\0\xfe\xff', 'UTF-32', 'convert it (iconv -f UTF-32 -t UTF-8)'),
-    (0, b'\xff\xfe', 'UTF-16', 'convert it (iconv -f UTF-16 -t UTF-8)'),
-    (0, b'\xfe\xff', 'UTF-16', 'convert it (iconv -f UTF-16 -t UTF-8)'),
+  (0, b'PK\x03\x04', 'a zip archive', 'unpack it'),
+  (0, b'7z\xbc\xaf\x27\x1c', 'a 7z archive', 'unpack it'),
+  (0, b'Rar!\x1a\x07', 'a rar archive', 'unpack it'),
+  (0, b'\x04"M\x18', 'compressed by lz4', 'unpack it'),
+  (257, b'ustar\0', 'a tar archive', 'unpack it'),
+  (257, b'ustar  \0', 'a tar archive', 'unpack it'),
+  (0, b'%PDF-', 'a PDF', 'extract its text'),
+  (0, b'\xff\xfe\0\0', 'UTF-32', 'convert it (iconv -f UTF-32 -t UTF-8)'),
+  (0, b'\0\0\xfe\xff', 'UTF-32', 'convert it (iconv -f UTF-32 -t UTF-8)'),
+  (0, b'\xff\xfe', 'UTF-16', 'convert it (iconv -f UTF-16 -t UTF-8)'),
+  (0, b'\xfe\xff', 'UTF-16', 'convert it (iconv -f UTF-16 -t UTF-8)'),
 )
 # The longest line that is looked at to recognize JSON lines.
 _LONGEST_LINE = 1 << 24
 _ROWS = 1000
 _TEXT_FIELD = (
-    'set data.text_field (--text_field of train.prepare) to the one that holds'
-    " the text, or to '' to read JSON as plain text"
+  'set data.text_field (--text_field of train.prepare) to the one that holds'
+  " the text, or to '' to read JSON as plain text"
 )
 
 Record = dict[str, Any]
@@ -84,8 +84,8 @@ def texts(path: str, field: str) -> Iterator[bytes]:
         yield check_text(text.encode('utf-8'), where)
       except UnicodeEncodeError as error:
         raise ValueError(
-            f'{where} must hold valid Unicode, got half a surrogate pair at'
-            f' character {error.start}: mend it, or leave it out.'
+          f'{where} must hold valid Unicode, got half a surrogate pair at'
+          f' character {error.start}: mend it, or leave it out.'
         ) from None
   else:
     yield _whole(path)
@@ -132,24 +132,24 @@ def check_text(text: bytes, where: str) -> bytes:
   for start, magic, kind, advice in _FOREIGN:
     if text.startswith(magic, start):
       raise ValueError(
-          f'{where} must be UTF-8 text, but it is {kind}: {advice}, or leave it'
-          ' out.'
+        f'{where} must be UTF-8 text, but it is {kind}: {advice}, or leave it'
+        ' out.'
       )
   if (offset := text.find(b'\0')) >= 0:
     # Latin letters have their zero byte behind, or before, the other one.
     encoding = 'UTF-16LE' if offset % 2 else 'UTF-16BE'
     raise ValueError(
-        f'{where} must be UTF-8 text, got a NUL byte at offset {offset}: if it'
-        f' is text in UTF-16, convert it (iconv -f {encoding} -t UTF-8), else'
-        ' leave it out.'
+      f'{where} must be UTF-8 text, got a NUL byte at offset {offset}: if it'
+      f' is text in UTF-16, convert it (iconv -f {encoding} -t UTF-8), else'
+      ' leave it out.'
     )
   try:
     text.decode('utf-8')
   except UnicodeDecodeError as error:
     raise ValueError(
-        f'{where} must be UTF-8 text, got byte 0x{text[error.start]:02x} at'
-        f' offset {error.start}: if it is text in another encoding, convert it'
-        ' (iconv -f ENCODING -t UTF-8), else leave it out.'
+      f'{where} must be UTF-8 text, got byte 0x{text[error.start]:02x} at'
+      f' offset {error.start}: if it is text in another encoding, convert it'
+      ' (iconv -f ENCODING -t UTF-8), else leave it out.'
     ) from None
   return text
 
@@ -181,17 +181,17 @@ class _Opened:
 
   def _unreadable(self, error: BaseException) -> ValueError:
     return ValueError(
-        f'Cannot read {self._path!r} ({error}): it is damaged or incomplete;'
-        ' mend it, or leave it out.'
+      f'Cannot read {self._path!r} ({error}): it is damaged or incomplete;'
+      ' mend it, or leave it out.'
     )
 
 
 def _decompressed(path: str) -> BinaryIO:
   for magic, open_as in (
-      (rb'\x1f\x8b', gzip.open),
-      (rb'\xfd7zXZ\0', lzma.open),
-      (rb'BZh[1-9]1AY&SY', bz2.open),
-      (rb'\x28\xb5\x2f\xfd', _open_zst),
+    (rb'\x1f\x8b', gzip.open),
+    (rb'\xfd7zXZ\0', lzma.open),
+    (rb'BZh[1-9]1AY&SY', bz2.open),
+    (rb'\x28\xb5\x2f\xfd', _open_zst),
   ):
     if re.match(magic, _head(path)):
       return cast(BinaryIO, open_as(path, 'rb'))
@@ -217,8 +217,8 @@ def _pyarrow(path: str, kind: str) -> Any:
     import pyarrow
   except ImportError as error:
     raise ImportError(
-        f'{path!r} is {kind} and needs the package pyarrow: pip install'
-        " 'greedylore-jax[data]'."
+      f'{path!r} is {kind} and needs the package pyarrow: pip install'
+      " 'greedylore-jax[data]'."
     ) from error
   return pyarrow
 
@@ -272,16 +272,16 @@ def _json(content: bytes, where: str) -> Any:
   except (ValueError, RecursionError) as error:
     check_text(content, where)  # It may be no text at all.
     raise ValueError(
-        f'{where} must be JSON, but is not read as that ({error}): mend it, or'
-        ' leave it out.'
+      f'{where} must be JSON, but is not read as that ({error}): mend it, or'
+      ' leave it out.'
     ) from error
 
 
 def _object(found: Any, where: str) -> Record:
   if not isinstance(found, dict):
     raise ValueError(
-        f'{where} must be a JSON object, {{"FIELD": ...}}, got'
-        f' {repr(found)[:40]}.'
+      f'{where} must be a JSON object, {{"FIELD": ...}}, got'
+      f' {repr(found)[:40]}.'
     )
   return found
 
@@ -293,8 +293,8 @@ def _field(record: Record, field: str, where: str) -> str:
   value = record[field]
   if value is not None and not isinstance(value, str):
     raise ValueError(
-        f'{where} must hold a text in the field {field!r}, got'
-        f' {repr(value)[:40]} (fields: {", ".join(record)}): {_TEXT_FIELD}.'
+      f'{where} must hold a text in the field {field!r}, got'
+      f' {repr(value)[:40]} (fields: {", ".join(record)}): {_TEXT_FIELD}.'
     )
   return value or ''
 
@@ -302,13 +302,13 @@ def _field(record: Record, field: str, where: str) -> str:
 def missing(name: str, names: list[str], where: str, advice: str) -> str:
   """What to say of a field that is not there."""
   return (
-      f'{where} must have the field {name!r}, got {", ".join(names) or "none"}'
-      f'{nearest(name, names)}: {advice}.'
+    f'{where} must have the field {name!r}, got {", ".join(names) or "none"}'
+    f'{nearest(name, names)}: {advice}.'
   )
 
 
 def _rows_of_parquet(
-    path: str, columns: tuple[str, ...]
+  path: str, columns: tuple[str, ...]
 ) -> Iterator[tuple[str, Record]]:
   arrow = _pyarrow(path, 'parquet')
   import pyarrow.parquet
@@ -323,8 +323,8 @@ def _rows_of_parquet(
         start += len(batch)
   except (OSError, arrow.ArrowException) as error:
     raise ValueError(
-        f'Cannot read {path!r} as parquet ({_first_line(error)}): mend it, or'
-        ' leave it out.'
+      f'Cannot read {path!r} as parquet ({_first_line(error)}): mend it, or'
+      ' leave it out.'
     ) from error
 
 
@@ -339,8 +339,8 @@ def _rows_of_table(path: str, is_tsv: bool) -> Iterator[tuple[str, Record]]:
     names = next(reader, [])
     if len({*names}) < len(names) or not all(names):
       raise ValueError(
-          f'{path!r} must name its columns, each differently, in its first'
-          f' line, got {", ".join(map(repr, names))}.'
+        f'{path!r} must name its columns, each differently, in its first'
+        f' line, got {", ".join(map(repr, names))}.'
       )
     for row in reader:
       where = f'{path!r} line {reader.line_num}'
@@ -348,20 +348,20 @@ def _rows_of_table(path: str, is_tsv: bool) -> Iterator[tuple[str, Record]]:
         continue
       if len(row) != len(names):
         raise ValueError(
-            f'{where} must have {len(names)} fields, as the first line has, got'
-            f' {len(row)}: mend it (fields with line breaks or separators need'
-            ' CSV with quotes).'
+          f'{where} must have {len(names)} fields, as the first line has, got'
+          f' {len(row)}: mend it (fields with line breaks or separators need'
+          ' CSV with quotes).'
         )
       if is_tsv and any(_is_quoted(x) for x in row):
         raise ValueError(
-            f'{where} has quotes as in CSV, which TSV does not have: save the'
-            ' table as CSV.'
+          f'{where} has quotes as in CSV, which TSV does not have: save the'
+          ' table as CSV.'
         )
       yield where, dict(zip(names, row, strict=True))
   except csv.Error as error:
     raise ValueError(
-        f'{path!r} line {reader.line_num} is not read as CSV ({error}): mend'
-        ' it, or leave the file out.'
+      f'{path!r} line {reader.line_num} is not read as CSV ({error}): mend'
+      ' it, or leave the file out.'
     ) from error
 
 
@@ -369,8 +369,10 @@ def _is_quoted(field: str) -> bool:
   """Whether a field has doubled quotes within quotes."""
   inner = field[1:-1]
   return (
-      len(field) > 3 and field[0] == field[-1] == '"' and '""' in inner
-      and '"' not in inner.replace('""', '')
+    len(field) > 3
+    and field[0] == field[-1] == '"'
+    and '""' in inner
+    and '"' not in inner.replace('""', '')
   )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from train import config
+from train.config import schema as config
 from train.data import batches
 from train.data import datasets
 from train.data import pixels
@@ -52,7 +52,7 @@ class ImageData:
   options: grain.ReadOptions
 
   def train(
-      self, batch_size: int, process_index: int = 0, process_count: int = 1
+    self, batch_size: int, process_index: int = 0, process_count: int = 1
   ) -> grain.DatasetIterator:
     """Endless augmented batches, see `batches.endless`.
 
@@ -66,9 +66,15 @@ class ImageData:
       return batch | {'image': image}
 
     return batches.endless(
-        self.training.count, read, batch_size, self.seed, process_index,
-        process_count, columns=3, options=self.options,
-    )  # fmt: skip
+      self.training.count,
+      read,
+      batch_size,
+      self.seed,
+      process_index,
+      process_count,
+      columns=3,
+      options=self.options,
+    )
 
   def evaluation(self, images: int) -> Batch:
     """Held-out images as they are, always the same ones; 0 is all of them.
@@ -81,7 +87,7 @@ class ImageData:
 
 
 def augmented(
-    image: np.ndarray, uniform: np.ndarray, crop: int, flip: bool
+  image: np.ndarray, uniform: np.ndarray, crop: int, flip: bool
 ) -> np.ndarray:
   """Images shifted at random, with zeros where they leave, and mirrored.
 
@@ -122,9 +128,9 @@ def load(data: config.Data) -> ImageData:
   training, held_out = parts
   if not training.count or not held_out.count:
     raise ValueError(
-        f'{name} must have images to train and to evaluate on, got'
-        f' {training.count} and {held_out.count}: use another'
-        ' data.eval_fraction.'
+      f'{name} must have images to train and to evaluate on, got'
+      f' {training.count} and {held_out.count}: use another'
+      ' data.eval_fraction.'
     )
   count = training.count
   sample = training.read(batches.spread(count, min(count, _SAMPLE)))
@@ -132,21 +138,21 @@ def load(data: config.Data) -> ImageData:
   digest.update(sample['label'].tobytes())
   shape = sample['image'].shape[1:]
   return ImageData(
-      description={
-          'corpus': name,
-          'sha256': digest.hexdigest()[:16],
-          'train_images': training.count,
-          'held_out_images': held_out.count,
-          'classes': classes,
-      },
-      classes=classes,
-      shape=(int(shape[0]), int(shape[1]), int(shape[2])),
-      training=training,
-      held_out=held_out,
-      crop=data.crop,
-      flip=data.flip,
-      seed=data.seed,
-      options=options,
+    description={
+      'corpus': name,
+      'sha256': digest.hexdigest()[:16],
+      'train_images': training.count,
+      'held_out_images': held_out.count,
+      'classes': classes,
+    },
+    classes=classes,
+    shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+    training=training,
+    held_out=held_out,
+    crop=data.crop,
+    flip=data.flip,
+    seed=data.seed,
+    options=options,
   )
 
 
@@ -156,8 +162,8 @@ def _digits(eval_fraction: float) -> tuple[Part, Part]:
     from sklearn import datasets as sklearn_datasets
   except ImportError as error:
     raise ImportError(
-        "data.source 'digits' needs scikit-learn: pip install"
-        " 'greedylore-jax[data]'."
+      "data.source 'digits' needs scikit-learn: pip install"
+      " 'greedylore-jax[data]'."
     ) from error
   digits = sklearn_datasets.load_digits()
   image = np.round(digits.images[..., None] * 255 / 16).astype(np.uint8)
@@ -167,8 +173,9 @@ def _digits(eval_fraction: float) -> tuple[Part, Part]:
 
   def part(chosen):
     read = lambda indices: {
-        'image': image[chosen[indices]], 'label': label[chosen[indices]]
-    }  # fmt: skip
+      'image': image[chosen[indices]],
+      'label': label[chosen[indices]],
+    }
     return Part(len(chosen), read)
 
   return part(order[cut:]), part(order[:cut])
@@ -180,8 +187,8 @@ def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
   classes = found.classes()
   if 'image' not in found.features or classes is None:
     raise ValueError(
-        f'{found.name} must hold images with labels for an image model, got'
-        f' {", ".join(found.features)}: choose another model.name.'
+      f'{found.name} must hold images with labels for an image model, got'
+      f' {", ".join(found.features)}: choose another model.name.'
     )
   if found.held_out is not None:
     data.only_for('data without a held-out part of its own', 'eval_fraction')
@@ -206,14 +213,14 @@ def _part(split: datasets.Split, chosen: np.ndarray | None = None) -> Part:
     chosen = index[indices]
     examples = split.take(chosen)
     images = [
-        _array(example['image'], f'image {i} of {split.name}')
-        for i, example in zip(chosen, examples, strict=True)
+      _array(example['image'], f'image {i} of {split.name}')
+      for i, example in zip(chosen, examples, strict=True)
     ]
     if len({image.shape for image in images}) > 1:
       raise ValueError(
-          'All images must be of one size, got'
-          f' {sorted({image.shape for image in images})}: prepare them with'
-          ' `python -m train.prepare NAME --images FOLDER --size PIXELS`.'
+        'All images must be of one size, got'
+        f' {sorted({image.shape for image in images})}: prepare them with'
+        ' `python -m train.prepare NAME --images FOLDER --size PIXELS`.'
       )
     label = np.array([example['label'] for example in examples], np.int32)
     return {'image': np.stack(images), 'label': label}

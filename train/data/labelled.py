@@ -19,10 +19,10 @@ _MANY_CLASSES = 20
 
 
 def sentences(
-    patterns: list[str],
-    columns: list[str] | None,
-    is_score: bool,
-    evaluation: sources.Evaluation,
+  patterns: list[str],
+  columns: list[str] | None,
+  is_score: bool,
+  evaluation: sources.Evaluation,
 ) -> sources.Source:
   """Labelled sentences, or pairs of them, from files of records.
 
@@ -55,16 +55,16 @@ def sentences(
     held_out, rows = rows[:cut], rows[cut:]
     if not held_out or not rows:
       raise ValueError(
-          '--eval_fraction must leave rows in both parts, got'
-          f' {evaluation.fraction} of {len(rows) + len(held_out)}: use another.'
+        '--eval_fraction must leave rows in both parts, got'
+        f' {evaluation.fraction} of {len(rows) + len(held_out)}: use another.'
       )
   is_pair = len(rows[0].texts) == 2
   keys = ('sentence1', 'sentence2') if is_pair else ('sentence',)
 
   def part(of: list[_Row]) -> Callable[[], Iterator[datasets.Example]]:
     return lambda: (
-        {**dict(zip(keys, row.texts, strict=True)), 'label': read(row.label)}
-        for row in of
+      {**dict(zip(keys, row.texts, strict=True)), 'label': read(row.label)}
+      for row in of
     )
 
   splits = {'train': part(rows)}
@@ -89,7 +89,7 @@ class _Row:
 
 
 def _rows(
-    patterns: list[str], columns: list[str] | None
+  patterns: list[str], columns: list[str] | None
 ) -> tuple[list[_Row], int, list[str] | None]:
   """The rows of files, how many have no sentence or no label, their columns."""
   rows, without = [], 0
@@ -107,8 +107,8 @@ def _rows(
         without += 1
   if not rows:
     raise ValueError(
-        f'{" ".join(patterns)} must hold labelled sentences, got {without} rows'
-        ' without a sentence or a label.'
+      f'{" ".join(patterns)} must hold labelled sentences, got {without} rows'
+      ' without a sentence or a label.'
     )
   return rows, without, columns
 
@@ -118,9 +118,9 @@ def _usual_columns(record: files.Record, where: str) -> list[str]:
     if {*names, 'label'} <= record.keys():
       return [*names, 'label']
   raise ValueError(
-      f'{where} must have columns such as sentence (or sentence1 and sentence2)'
-      f' and label, got {", ".join(record)}: name yours with --columns SENTENCE'
-      ' [SENTENCE] LABEL.'
+    f'{where} must have columns such as sentence (or sentence1 and sentence2)'
+    f' and label, got {", ".join(record)}: name yours with --columns SENTENCE'
+    ' [SENTENCE] LABEL.'
   )
 
 
@@ -130,8 +130,8 @@ def _value(value: Any, name: str, where: str) -> str:
     return ''
   if not isinstance(value, (str, int, float)):
     raise ValueError(
-        f'{where} must have a text or a number in {name!r}, got'
-        f' {repr(value)[:40]}: name other columns with --columns.'
+      f'{where} must have a text or a number in {name!r}, got'
+      f' {repr(value)[:40]}: name other columns with --columns.'
     )
   text = str(int(value) if isinstance(value, bool) else value)
   files.check_text(text.encode('utf-8', 'surrogatepass'), where)
@@ -139,7 +139,7 @@ def _value(value: Any, name: str, where: str) -> str:
 
 
 def _labels(
-    rows: list[_Row], held_out: list[_Row], is_score: bool
+  rows: list[_Row], held_out: list[_Row], is_score: bool
 ) -> tuple[Any, Callable[[str], Any], str]:
   """The feature of a label, how to read one, and what labels there are."""
   numbers = [_number(row.label) for row in (*rows, *held_out)]
@@ -148,27 +148,27 @@ def _labels(
   if is_score and not are_numbers:
     row = next(x for x in (*rows, *held_out) if _number(x.label) is None)
     raise ValueError(
-        f'{row.where} must have a number as its score, got {row.label!r}.'
+      f'{row.where} must have a number as its score, got {row.label!r}.'
     )
   if are_numbers and (is_score or not all(x.is_integer() for x in known)):
     found = f'labels: scores from {min(known):g} to {max(known):g}'
     return np.float32, float, found
   as_class = (lambda x: str(int(float(x)))) if are_numbers else str
   names = sorted(
-      {as_class(row.label) for row in rows}, key=int if are_numbers else None
+    {as_class(row.label) for row in rows}, key=int if are_numbers else None
   )
   count = len(names)
   if count < 2 or (count > _MANY_CLASSES and 2 * count > len(rows)):
     raise ValueError(
-        f'Labels must be at least two classes, with several rows each, got'
-        f' {count} in {len(rows)} rows: name the column of the label with'
-        ' --columns, or say --score if it is a number to predict.'
+      f'Labels must be at least two classes, with several rows each, got'
+      f' {count} in {len(rows)} rows: name the column of the label with'
+      ' --columns, or say --score if it is a number to predict.'
     )
   for row in held_out:
     if as_class(row.label) not in names:
       raise ValueError(
-          f'{row.where} has the label {row.label!r}, which no row to train on'
-          f' has ({", ".join(names[:10])}): mend it, or leave it out.'
+        f'{row.where} has the label {row.label!r}, which no row to train on'
+        f' has ({", ".join(names[:10])}): mend it, or leave it out.'
       )
   feature = datasets.library().features.ClassLabel(names=names)
   shown = ', '.join(names[:10]) + (', ...' if count > 10 else '')

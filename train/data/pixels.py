@@ -43,8 +43,8 @@ def decode(file: BinaryIO | pathlib.Path, where: str) -> tuple[Any, list[str]]:
     changes.append('transparency dropped')
   elif image.mode not in (*_GRAY, *_COLOURS):
     raise ValueError(
-        f'{where} must have 8 or 16 bits per channel, got mode {image.mode!r}:'
-        ' convert it, or leave it out.'
+      f'{where} must have 8 or 16 bits per channel, got mode {image.mode!r}:'
+      ' convert it, or leave it out.'
     )
   is_gray = image.mode in (*_GRAY, 'LA', 'La')
   return image.convert('L' if is_gray else 'RGB'), changes
@@ -59,6 +59,6 @@ def _named(where: str) -> Iterator[None]:
     raise
   except Exception as error:
     raise ValueError(
-        f'{where} cannot be decoded as an image ({error}): mend it, or leave it'
-        ' out.'
+      f'{where} cannot be decoded as an image ({error}): mend it, or leave it'
+      ' out.'
     ) from error

@@ -6,12 +6,13 @@ import hashlib
 import grain
 import numpy as np
 
-from train import config
+from train.config import schema as config
 from train.data import batches
 from train.data import datasets
 from train.data import tokenizers
 
 Batch = dict[str, np.ndarray]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SentenceData:
@@ -36,7 +37,7 @@ class SentenceData:
   """Of the order of training."""
 
   def train(
-      self, batch_size: int, process_index: int = 0, process_count: int = 1
+    self, batch_size: int, process_index: int = 0, process_count: int = 1
   ) -> grain.DatasetIterator:
     """Endless batches, see `batches.endless`.
 
@@ -52,9 +53,14 @@ class SentenceData:
       return batch | {'noise': (uniform[:, 0] * 2**32).astype(np.uint32)}
 
     return batches.endless(
-        len(self.training['label']), read, batch_size, self.seed,
-        process_index, process_count, columns=1,
-    )  # fmt: skip
+      len(self.training['label']),
+      read,
+      batch_size,
+      self.seed,
+      process_index,
+      process_count,
+      columns=1,
+    )
 
   def evaluation(self, examples: int) -> Batch:
     """Held-out examples, always the same ones; 0 is all of them.
@@ -77,22 +83,22 @@ def load(data: config.Data) -> SentenceData:
   """
   found = datasets.read(data.source, data.data_dir)
   columns = next(
-      (x for x in datasets.SENTENCES if {*x} <= {*found.features}), None
+    (x for x in datasets.SENTENCES if {*x} <= {*found.features}), None
   )
   if columns is None or 'label' not in found.features:
     raise ValueError(
-        f'{found.name} must hold sentences with labels, got'
-        f' {", ".join(found.features)}: choose another model.name.'
+      f'{found.name} must hold sentences with labels, got'
+      f' {", ".join(found.features)}: choose another model.name.'
     )
   tokenizer = tokenizers.load(data.tokenizer)
   if not isinstance(tokenizer, tokenizers.HuggingFace):
     raise ValueError(
-        'data.tokenizer must be the path of a Hugging Face tokenizer.json, for'
-        f' sentences with its special tokens, got {data.tokenizer!r}.'
+      'data.tokenizer must be the path of a Hugging Face tokenizer.json, for'
+      f' sentences with its special tokens, got {data.tokenizer!r}.'
     )
   classes = found.classes() or 0
   encode = lambda split: _examples(
-      split, columns, tokenizer, data.sequence_length, is_score=not classes
+    split, columns, tokenizer, data.sequence_length, is_score=not classes
   )
   training = encode(found.train)
   if found.held_out is not None:
@@ -102,28 +108,28 @@ def load(data: config.Data) -> SentenceData:
     training, held_out = _divided(training, data.eval_fraction)
   if not len(training['label']) or not len(held_out['label']):
     raise ValueError(
-        f'{found.name} must have sentences to train and to evaluate on, got'
-        f' {len(training["label"])} and {len(held_out["label"])}: use another'
-        ' data.eval_fraction.'
+      f'{found.name} must have sentences to train and to evaluate on, got'
+      f' {len(training["label"])} and {len(held_out["label"])}: use another'
+      ' data.eval_fraction.'
     )
   digest = hashlib.sha256()
   for array in training.values():
     digest.update(array.tobytes())
   return SentenceData(
-      description={
-          'corpus': found.name,
-          'sha256': digest.hexdigest()[:16],
-          'tokenizer': tokenizer.name,
-          'sequence_length': data.sequence_length,
-          'train_examples': len(training['label']),
-          'held_out_examples': len(held_out['label']),
-          'classes': classes,
-      },
-      vocab_size=tokenizer.vocab_size,
-      classes=classes,
-      training=training,
-      held_out=held_out,
-      seed=data.seed,
+    description={
+      'corpus': found.name,
+      'sha256': digest.hexdigest()[:16],
+      'tokenizer': tokenizer.name,
+      'sequence_length': data.sequence_length,
+      'train_examples': len(training['label']),
+      'held_out_examples': len(held_out['label']),
+      'classes': classes,
+    },
+    vocab_size=tokenizer.vocab_size,
+    classes=classes,
+    training=training,
+    held_out=held_out,
+    seed=data.seed,
   )
 
 
@@ -137,11 +143,11 @@ def _divided(examples: Batch, eval_fraction: float) -> tuple[Batch, Batch]:
 
 
 def _examples(
-    split: datasets.Split,
-    columns: tuple[str, ...],
-    tokenizer: tokenizers.HuggingFace,
-    length: int,
-    is_score: bool,
+  split: datasets.Split,
+  columns: tuple[str, ...],
+  tokenizer: tokenizers.HuggingFace,
+  length: int,
+  is_score: bool,
 ) -> Batch:
   """All examples of a part, cut to `length` tokens."""
   texts, labels = [], []
@@ -150,8 +156,8 @@ def _examples(
       text = tuple(example[column].decode('utf-8') for column in columns)
     except UnicodeDecodeError as error:
       raise ValueError(
-          f'Example {i} of {split.name} must be UTF-8 text, but is not'
-          f' ({error}): prepare the data set again from UTF-8.'
+        f'Example {i} of {split.name} must be UTF-8 text, but is not'
+        f' ({error}): prepare the data set again from UTF-8.'
       ) from error
     texts.append(text)
     labels.append(example['label'])
@@ -160,9 +166,7 @@ def _examples(
 
 
 def encoded(
-    texts: list[tuple[str, ...]],
-    tokenizer: tokenizers.HuggingFace,
-    length: int,
+  texts: list[tuple[str, ...]], tokenizer: tokenizers.HuggingFace, length: int
 ) -> Batch:
   """Sentences or pairs, cut to `length` tokens, as `SentenceData` has them."""
   tokens = np.zeros((len(texts), length), np.int32)

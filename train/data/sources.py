@@ -23,10 +23,15 @@ from train.data import pixels
 _IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
 # The part of a data set that a folder of this name holds.
 _PARTS = {
-    'train': 'train', 'training': 'train',
-    'val': 'validation', 'valid': 'validation', 'validation': 'validation',
-    'dev': 'validation', 'test': 'test', 'testing': 'test',
-}  # fmt: skip
+  'train': 'train',
+  'training': 'train',
+  'val': 'validation',
+  'valid': 'validation',
+  'validation': 'validation',
+  'dev': 'validation',
+  'test': 'test',
+  'testing': 'test',
+}
 # Where the four files of an MNIST begin to hold data.
 _IDX = {'train': 'train', 'test': 't10k'}
 
@@ -81,8 +86,8 @@ def texts(patterns: list[str], field: str, evaluation: Evaluation) -> Source:
     for part in (training, held_out):
       if not any(document.text for document in part):
         raise ValueError(
-            '--eval_fraction must leave text in both parts, got'
-            f' {evaluation.fraction} of {whole.num_bytes} bytes: use another.'
+          '--eval_fraction must leave text in both parts, got'
+          f' {evaluation.fraction} of {whole.num_bytes} bytes: use another.'
         )
   splits = {'train': _documents(training)}
   if held_out:
@@ -93,7 +98,7 @@ def texts(patterns: list[str], field: str, evaluation: Evaluation) -> Source:
 
 
 def _documents(
-    documents: tuple[corpus_lib.Document, ...],
+  documents: tuple[corpus_lib.Document, ...],
 ) -> Callable[[], Iterator[Example]]:
   return lambda: ({'text': document.text} for document in documents)
 
@@ -106,9 +111,9 @@ def also_training(count: int, share: float, kind: str) -> list[str]:
   """
   if share >= 0.5:
     raise ValueError(
-        f'--held_out must name {kind} that are not trained on, but {share:.0%}'
-        ' of them are also in the training files: remove them from those, or'
-        ' use --eval_fraction.'
+      f'--held_out must name {kind} that are not trained on, but {share:.0%}'
+      ' of them are also in the training files: remove them from those, or'
+      ' use --eval_fraction.'
     )
   if not count:
     return []
@@ -133,15 +138,15 @@ def images(folder: str, size: int | None) -> Source:
   names = sorted({path.parent.name for path in parts['train']})
   if not names:
     raise ValueError(
-        '--images must name a folder with a folder of images per class (their'
-        f' names end in {", ".join(_IMAGES)}), got {folder!r}.'
+      '--images must name a folder with a folder of images per class (their'
+      f' names end in {", ".join(_IMAGES)}), got {folder!r}.'
     )
   for path in (path for part in parts.values() for path in part):
     if path.parent.name not in names:
       raise ValueError(
-          f'{str(path.parent)!r} must be called like a class to train on'
-          f' ({", ".join(names[:10])}){files.nearest(path.parent.name, names)}:'
-          ' rename it, or leave it out.'
+        f'{str(path.parent)!r} must be called like a class to train on'
+        f' ({", ".join(names[:10])}){files.nearest(path.parent.name, names)}:'
+        ' rename it, or leave it out.'
       )
   kinds: set[tuple[tuple[int, int], str]] = set()
   changes: collections.Counter[str] = collections.Counter()
@@ -152,8 +157,8 @@ def images(folder: str, size: int | None) -> Source:
   sizes = {kind[0] for kind in kinds}
   if len(sizes) > 1:
     raise ValueError(
-        f'All images must be of one size, got {len(sizes)} of them in'
-        f' {folder!r}: give --size PIXELS.'
+      f'All images must be of one size, got {len(sizes)} of them in'
+      f' {folder!r}: give --size PIXELS.'
     )
   (width, height), mode = min(sizes), max(kind[1] for kind in kinds)
 
@@ -163,12 +168,12 @@ def images(folder: str, size: int | None) -> Source:
       yield _example(_encoded(np.asarray(image)), names.index(path.parent.name))
 
   remarks = [
-      f'images with {change}: {count:,}' for change, count in changes.items()
+    f'images with {change}: {count:,}' for change, count in changes.items()
   ]
   return Source(
-      _image_features((height, width, 1 if mode == 'L' else 3), names),
-      {part: functools.partial(examples, part) for part in parts},
-      (*_not_taken(root, parts.values()), *remarks),
+    _image_features((height, width, 1 if mode == 'L' else 3), names),
+    {part: functools.partial(examples, part) for part in parts},
+    (*_not_taken(root, parts.values()), *remarks),
   )
 
 
@@ -180,18 +185,18 @@ def idx(folder: str) -> Source:
     OSError: it is not there.
   """
   arrays = {
-      part: tuple(
-          _read_idx(pathlib.Path(folder) / f'{name}-{kind}-ubyte.gz')
-          for kind in ('images-idx3', 'labels-idx1')
-      )
-      for part, name in _IDX.items()
+    part: tuple(
+      _read_idx(pathlib.Path(folder) / f'{name}-{kind}-ubyte.gz')
+      for kind in ('images-idx3', 'labels-idx1')
+    )
+    for part, name in _IDX.items()
   }
 
   for part, (image, label) in arrays.items():
     if image.ndim != 3 or label.shape != image.shape[:1]:
       raise ValueError(
-          f'The images of {part} in {folder!r} must have a label each, got'
-          f' arrays of {image.shape} and {label.shape}.'
+        f'The images of {part} in {folder!r} must have a label each, got'
+        f' arrays of {image.shape} and {label.shape}.'
       )
 
   def examples(part):
@@ -201,8 +206,8 @@ def idx(folder: str) -> Source:
   shape = *arrays['train'][0].shape[1:], 1
   count = int(max(labels.max() for _, labels in arrays.values())) + 1
   return Source(
-      _image_features(shape, [*map(str, range(count))]),
-      {part: functools.partial(examples, part) for part in arrays},
+    _image_features(shape, [*map(str, range(count))]),
+    {part: functools.partial(examples, part) for part in arrays},
   )
 
 
@@ -215,15 +220,15 @@ def _part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
       continue
     if part in found:
       raise ValueError(
-          f'{str(root)!r} must have one folder for {part}, got'
-          f' {found[part].name} and {folder.name}: rename or join them.'
+        f'{str(root)!r} must have one folder for {part}, got'
+        f' {found[part].name} and {folder.name}: rename or join them.'
       )
     found[part] = folder
   if found and 'train' not in found:
     names = ', '.join(folder.name for folder in found.values())
     raise ValueError(
-        f'{str(root)!r} must have a folder train alongside {names}, got none:'
-        ' add it, or name one of these.'
+      f'{str(root)!r} must have a folder train alongside {names}, got none:'
+      ' add it, or name one of these.'
     )
   return found or {'train': root}
 
@@ -237,25 +242,25 @@ def _is_image(path: pathlib.Path) -> bool:
 
 
 def _not_taken(
-    root: pathlib.Path, parts: Iterable[list[pathlib.Path]]
+  root: pathlib.Path, parts: Iterable[list[pathlib.Path]]
 ) -> list[str]:
   """Remarks on the files in a folder of images that are not used."""
   taken = {path for part in parts for path in part}
   others = [x for x in root.rglob('*') if x.is_file() and x not in taken]
   images = sorted(x for x in others if _is_image(x))
   endings = collections.Counter(
-      x.suffix.lower() or 'no ending' for x in others if not _is_image(x)
+    x.suffix.lower() or 'no ending' for x in others if not _is_image(x)
   )
   remarks = []
   if endings:
     counted = (f'{count:,} ({x})' for x, count in sorted(endings.items()))
     remarks.append(
-        f'files left out because they are not images: {", ".join(counted)}'
+      f'files left out because they are not images: {", ".join(counted)}'
     )
   if images:
     remarks.append(
-        'images left out because they are not in the folder of a class:'
-        f' {len(images):,}, such as {str(images[0].relative_to(root))!r}'
+      'images left out because they are not in the folder of a class:'
+      f' {len(images):,}, such as {str(images[0].relative_to(root))!r}'
     )
   return remarks
 

@@ -62,12 +62,12 @@ class Windows:
       if found >= self.size:
         return np.concatenate(parts)[: self.size]
     raise ValueError(
-        f'All documents together must have {self.size} tokens, got {found}: use'
-        ' more text or shorter sequences.'
+      f'All documents together must have {self.size} tokens, got {found}: use'
+      ' more text or shorter sequences.'
     )
 
   def _from(
-      self, index: int, first: datasets.Example
+    self, index: int, first: datasets.Example
   ) -> Iterator[datasets.Example]:
     """All documents once, from one on."""
     yield first

@@ -10,7 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from train import config
+from train.config import schema as config
 from train.data import batches
 from train.data import corpus as corpus_lib
 from train.data import datasets
@@ -60,7 +60,7 @@ class TextData:
   """Of the order of the training windows."""
 
   def train(
-      self, batch_size: int, process_index: int = 0, process_count: int = 1
+    self, batch_size: int, process_index: int = 0, process_count: int = 1
   ) -> grain.DatasetIterator:
     """Endless batches, int32 [batch_size / process_count, length + 1].
 
@@ -85,11 +85,14 @@ class TextData:
     windows_lib.require(windows, batch_size, 'training', 'one batch')
     in_memory = isinstance(windows, np.ndarray)
     return batches.endless(
-        len(windows),
-        lambda indices, _: windows[indices].astype(np.int32),
-        batch_size, self.seed, process_index, process_count,
-        options=batches.IN_MEMORY if in_memory else batches.FROM_DISK,
-    )  # fmt: skip
+      len(windows),
+      lambda indices, _: windows[indices].astype(np.int32),
+      batch_size,
+      self.seed,
+      process_index,
+      process_count,
+      options=batches.IN_MEMORY if in_memory else batches.FROM_DISK,
+    )
 
 
 def load(data: config.Data) -> TextData:
@@ -124,29 +127,29 @@ def load(data: config.Data) -> TextData:
   names = [x.name for x in held_out[1:]]
   if len({*names}) < len(names):
     raise ValueError(
-        'data.held_out must name texts whose names differ, got'
-        f' {", ".join(names)}.'
+      'data.held_out must name texts whose names differ, got'
+      f' {", ".join(names)}.'
     )
   told = own.description | {
-      'tokenizer': tokenizer.name,
-      'vocab_size': tokenizer.vocab_size,
-      'sequence_length': data.sequence_length,
-      'held_out_tokens': held_out[0].tokens,
+    'tokenizer': tokenizer.name,
+    'vocab_size': tokenizer.vocab_size,
+    'sequence_length': data.sequence_length,
+    'held_out_tokens': held_out[0].tokens,
   }
   if names:
     told['held_out'] = {x.name: x.sha256 for x in held_out[1:]}
   return TextData(
-      description=told,
-      vocab_size=tokenizer.vocab_size,
-      training_windows=own.training_windows,
-      held_out=tuple(held_out),
-      remarks=tuple(remarks),
-      seed=data.seed,
+    description=told,
+    vocab_size=tokenizer.vocab_size,
+    training_windows=own.training_windows,
+    held_out=tuple(held_out),
+    remarks=tuple(remarks),
+    seed=data.seed,
   )
 
 
 def _in_memory(
-    data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
+  data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
 ) -> _Own:
   """All of a corpus."""
   if data.source in ('python-stdlib', 'files'):
@@ -165,43 +168,43 @@ def _in_memory(
       corpus = corpus_lib.Corpus(found.name, training + held_out)
       remarks += _left_out(other)
       remarks += _also_training(
-          found.name, held_out, *corpus_lib.repeated(held_out, training)
+        found.name, held_out, *corpus_lib.repeated(held_out, training)
       )
   tokens = windows_lib.tokens_of(training, tokenizer)
   told = {
-      'corpus': corpus.name,
-      'bytes': corpus.num_bytes,
-      'sha256': corpus.sha256,
-      'train_tokens': tokens.size,
+    'corpus': corpus.name,
+    'bytes': corpus.num_bytes,
+    'sha256': corpus.sha256,
+    'train_tokens': tokens.size,
   }
   windows = windows_lib.cut(tokens, size)
   return _Own(told, windows, training, held_out, remarks)
 
 
 def _streamed(
-    data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
+  data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
 ) -> _Own:
   """A data set of which only the held-out part is read."""
   found = _data_set(data.source, data.data_dir)
   if found.held_out is None:
     raise ValueError(
-        f'{found.name} must have a part to evaluate on for data.stream, got'
-        ' none: leave data.stream out, or prepare it under another name with'
-        ' --eval_fraction 0.05 or --held_out FILES.'
+      f'{found.name} must have a part to evaluate on for data.stream, got'
+      ' none: leave data.stream out, or prepare it under another name with'
+      ' --eval_fraction 0.05 or --held_out FILES.'
     )
   windows = streams.Windows(found.train, tokenizer, size)
   held_out = _corpus(found.name, found.held_out, data.max_bytes)
   told = {
-      'corpus': found.name,
-      'sha256': windows.fingerprint(),
-      'held_out_sha256': held_out.sha256,
-      'train_documents': len(windows),
+    'corpus': found.name,
+    'sha256': windows.fingerprint(),
+    'held_out_sha256': held_out.sha256,
+    'train_documents': len(windows),
   }
   return _Own(told, windows, (), held_out.documents, _left_out(held_out))
 
 
 def _divided(
-    data: config.Data, corpus: corpus_lib.Corpus
+  data: config.Data, corpus: corpus_lib.Corpus
 ) -> tuple[_Documents, _Documents]:
   """Training and held-out documents."""
   return corpus_lib.split(corpus, data.eval_fraction)
@@ -214,7 +217,7 @@ def _left_out(corpus: corpus_lib.Corpus) -> tuple[str, ...]:
 
 
 def _repeated(
-    name: str, corpus: corpus_lib.Corpus, training: _Documents
+  name: str, corpus: corpus_lib.Corpus, training: _Documents
 ) -> tuple[str, ...]:
   """A warning if some of a held-out text is training text.
 
@@ -224,21 +227,21 @@ def _repeated(
   count, share = corpus_lib.repeated(corpus.documents, training)
   if share >= 0.5:
     raise ValueError(
-        f'data.held_out must name text that is not trained on, but {share:.0%}'
-        f' of {name} is also in the training text: remove it from one of the'
-        ' two.'
+      f'data.held_out must name text that is not trained on, but {share:.0%}'
+      f' of {name} is also in the training text: remove it from one of the'
+      ' two.'
     )
   return _also_training(name, corpus.documents, count, share)
 
 
 def _also_training(
-    name: str, held_out: _Documents, count: int, share: float
+  name: str, held_out: _Documents, count: int, share: float
 ) -> tuple[str, ...]:
   if not count:
     return ()
   return (
-      f'Warning: {count:,} of {len(held_out):,} held-out texts of {name}'
-      f' ({100 * share:.2g} % of their bytes) are also training text.',
+    f'Warning: {count:,} of {len(held_out):,} held-out texts of {name}'
+    f' ({100 * share:.2g} % of their bytes) are also training text.',
   )
 
 
@@ -247,14 +250,14 @@ def _data_set(name: str, data_dir: str) -> datasets.DataSet:
   found = datasets.read(name, data_dir)
   if 'text' not in found.features:
     raise ValueError(
-        f'{found.name} must hold texts for a language model, got'
-        f' {", ".join(found.features)}: choose another model.name.'
+      f'{found.name} must hold texts for a language model, got'
+      f' {", ".join(found.features)}: choose another model.name.'
     )
   return found
 
 
 def _corpus(
-    name: str, split: datasets.Split, max_bytes: int
+  name: str, split: datasets.Split, max_bytes: int
 ) -> corpus_lib.Corpus:
   texts = (example['text'] for example in split)
   return corpus_lib.of_texts(name, texts, max_bytes)
@@ -272,8 +275,8 @@ def _other(source: str, data: config.Data) -> tuple[str, corpus_lib.Corpus]:
       found = _data_set(source, data.data_dir)
     except ValueError as error:
       raise ValueError(
-          f'data.held_out must name text files or data sets; {source!r} is no'
-          f' file, and as the other: {error}'
+        f'data.held_out must name text files or data sets; {source!r} is no'
+        f' file, and as the other: {error}'
       ) from error
     split = found.held_out or found.train
     corpus, name = _corpus(found.name, split, data.max_bytes), source

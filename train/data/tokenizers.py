@@ -55,14 +55,14 @@ def load(tokenizer: str) -> Tokenizer:
     return Bytes()
   if not tokenizer.endswith(('.model', '.json')):
     raise ValueError(
-        "data.tokenizer must be 'bytes' or the path of a SentencePiece .model"
-        f' or a Hugging Face tokenizer.json, got {tokenizer!r}.'
+      "data.tokenizer must be 'bytes' or the path of a SentencePiece .model"
+      f' or a Hugging Face tokenizer.json, got {tokenizer!r}.'
     )
   path = os.path.expanduser(tokenizer)
   if not os.path.isfile(path):
     raise ValueError(
-        f'data.tokenizer must name a file, but there is no {tokenizer!r} in'
-        f' {os.getcwd()!r}: check the path.'
+      f'data.tokenizer must name a file, but there is no {tokenizer!r} in'
+      f' {os.getcwd()!r}: check the path.'
     )
   is_model = path.endswith('.model')
   return SentencePiece(path) if is_model else HuggingFace(path)
@@ -83,8 +83,8 @@ class Bytes:
     """
     if (offset := text.find(b'\0')) >= 0:
       raise ValueError(
-          "data.tokenizer 'bytes' takes texts without NUL bytes, got one at"
-          f' offset {offset} of a text: remove it, or use another tokenizer.'
+        "data.tokenizer 'bytes' takes texts without NUL bytes, got one at"
+        f' offset {offset} of a text: remove it, or use another tokenizer.'
       )
     return np.frombuffer(text, np.uint8)
 
@@ -147,7 +147,7 @@ class HuggingFace:
     return _encode(text, encode, self)
 
   def encode_with_marks(
-      self, first: str, second: str | None = None, *, length: int
+    self, first: str, second: str | None = None, *, length: int
   ) -> tuple[list[int], list[int]]:
     """A sentence or a pair with the special tokens of its model.
 
@@ -166,9 +166,9 @@ class HuggingFace:
     least = sentences + self._model.num_special_tokens_to_add(sentences == 2)
     if length < least:
       raise ValueError(
-          f'data.sequence_length must be at least {least} for the special'
-          f' tokens of {self.name} and one token of each sentence, got'
-          f' {length}.'
+        f'data.sequence_length must be at least {least} for the special'
+        f' tokens of {self.name} and one token of each sentence, got'
+        f' {length}.'
       )
     self._model.enable_truncation(length)
     try:
@@ -202,18 +202,20 @@ def train(texts: Iterable[str], vocab_size: int, path: str) -> int:
   alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
   if vocab_size <= len(alphabet):
     raise ValueError(
-        f'A vocabulary must have more than {len(alphabet)} tokens, one for each'
-        f' byte and one for the end of a text; got {vocab_size}.'
+      f'A vocabulary must have more than {len(alphabet)} tokens, one for each'
+      f' byte and one for the end of a text; got {vocab_size}.'
     )
   model = tokenizers.Tokenizer(tokenizers.models.BPE())
   model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-      add_prefix_space=False
+    add_prefix_space=False
   )
   model.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
-      vocab_size=vocab_size, special_tokens=[_END_OF_TEXT[0]],
-      initial_alphabet=sorted(alphabet), show_progress=False,
-  )  # fmt: skip
+    vocab_size=vocab_size,
+    special_tokens=[_END_OF_TEXT[0]],
+    initial_alphabet=sorted(alphabet),
+    show_progress=False,
+  )
   model.train_from_iterator(texts, trainer)
   model.save(path)
   return model.get_vocab_size()
@@ -231,7 +233,7 @@ def id_type(vocab_size: int) -> np.dtype:
 
 
 def _encode(
-    text: bytes, encode: Callable[[str], list[int]], tokenizer: Tokenizer
+  text: bytes, encode: Callable[[str], list[int]], tokenizer: Tokenizer
 ) -> np.ndarray:
   """Ids of a text, encoded in chunks, as if it were encoded at once.
 
@@ -303,22 +305,22 @@ def _fingerprint(path: str) -> str:
 
 def _missing(library: str, path: str) -> ImportError:
   return ImportError(
-      f'data.tokenizer {path!r} needs the package {library}: pip install'
-      " 'greedylore-jax[train]'."
+    f'data.tokenizer {path!r} needs the package {library}: pip install'
+    " 'greedylore-jax[train]'."
   )
 
 
 def _not_encoded(
-    tokenizer: Tokenizer, text: str, error: Exception
+  tokenizer: Tokenizer, text: str, error: Exception
 ) -> ValueError:
   return ValueError(
-      f'data.tokenizer must encode every text, but {tokenizer.name} fails'
-      f' ({error}) at {text[:40]!r}: use another one, or leave this text out.'
+    f'data.tokenizer must encode every text, but {tokenizer.name} fails'
+    f' ({error}) at {text[:40]!r}: use another one, or leave this text out.'
   )
 
 
 def _damaged(kind: str, path: str, error: Exception | str) -> ValueError:
   return ValueError(
-      f'data.tokenizer must be a {kind}, but {path!r} is not read as one'
-      f' ({error}): check the file.'
+    f'data.tokenizer must be a {kind}, but {path!r} is not read as one'
+    f' ({error}): check the file.'
   )

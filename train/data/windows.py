@@ -41,10 +41,10 @@ class HeldOut:
 
 
 def held_out(
-    name: str,
-    documents: tuple[corpus_lib.Document, ...],
-    tokenizer: tokenizers.Tokenizer,
-    size: int,
+  name: str,
+  documents: tuple[corpus_lib.Document, ...],
+  tokenizer: tokenizers.Tokenizer,
+  size: int,
 ) -> HeldOut:
   """Documents to score on, as windows."""
   tokens = tokens_of(documents, tokenizer)
@@ -54,16 +54,16 @@ def held_out(
   if tokenizer.end_of_text is not None:
     num_bytes += len(documents)
   return HeldOut(
-      name=name,
-      windows=windows,
-      tokens=tokens.size,
-      bytes_per_token=num_bytes / tokens.size,
-      sha256=corpus_lib.Corpus(name, documents).sha256,
+    name=name,
+    windows=windows,
+    tokens=tokens.size,
+    bytes_per_token=num_bytes / tokens.size,
+    sha256=corpus_lib.Corpus(name, documents).sha256,
   )
 
 
 def tokens_of(
-    documents: Iterable[corpus_lib.Document], tokenizer: tokenizers.Tokenizer
+  documents: Iterable[corpus_lib.Document], tokenizer: tokenizers.Tokenizer
 ) -> np.ndarray:
   """Ids of all documents, each followed by the end of text -> [tokens]."""
   # The empty array is there for no documents at all.
@@ -79,13 +79,13 @@ def cut(tokens: np.ndarray, size: int) -> np.ndarray:
 
 
 def require(
-    windows: np.ndarray | streams.Windows, needed: int, part: str, reason: str
+  windows: np.ndarray | streams.Windows, needed: int, part: str, reason: str
 ) -> None:
   """Raises a ValueError for fewer windows than are needed."""
   count, size = windows.shape
   if count < needed:
     raise ValueError(
-        f'The {part} text has {count} windows of data.sequence_length + 1 ='
-        f' {size} tokens, {reason} needs {needed}: use more text, shorter'
-        ' sequences or fewer of them, or another data.eval_fraction.'
+      f'The {part} text has {count} windows of data.sequence_length + 1 ='
+      f' {size} tokens, {reason} needs {needed}: use more text, shorter'
+      ' sequences or fewer of them, or another data.eval_fraction.'
     )

@@ -73,7 +73,7 @@ class Dropout:
     """[rows, ...] -> the same, of the same mean."""
     self._places += 1
     mask = lambda key, row: jax.random.bernoulli(
-        jax.random.fold_in(key, self._places), self._keep, row.shape
+      jax.random.fold_in(key, self._places), self._keep, row.shape
     )
     kept = jax.vmap(mask)(self._keys, x)
     return jnp.where(kept, x / self._keep, jnp.zeros_like(x))
@@ -99,8 +99,8 @@ class Attention(nnx.Module):
   def __call__(self, x: jax.Array, visible: jax.Array, drop: Drop) -> jax.Array:
     """[rows, time, width] and [rows, time] -> [rows, time, width]."""
     query, key, value = (
-        self._split(_project(x, layer))
-        for layer in (self.query, self.key, self.value)
+      self._split(_project(x, layer))
+      for layer in (self.query, self.key, self.value)
     )
     query = query / math.sqrt(query.shape[-1])
     scores = (query @ key.mT).astype(jnp.float32)
@@ -171,7 +171,7 @@ class Embedding(nnx.Module):
     self.dtype = sizes.dtype
     normal = nnx.initializers.normal(_STANDARD_DEVIATION)
     table = lambda rows: nnx.Param(
-        normal(rngs.params(), (rows, sizes.width), jnp.float32)
+      normal(rngs.params(), (rows, sizes.width), jnp.float32)
     )
     self.token = table(sizes.vocab_size)
     self.position = table(sizes.positions)
@@ -183,9 +183,9 @@ class Embedding(nnx.Module):
     # A slice and no look-up: its gradient is a sum, not a scatter.
     end = self.first_position + tokens.shape[1]
     x = (
-        jnp.take(self.token[...], tokens, axis=0)
-        + self.position[self.first_position : end][None]
-        + jnp.take(self.segment[...], segments, axis=0)
+      jnp.take(self.token[...], tokens, axis=0)
+      + self.position[self.first_position : end][None]
+      + jnp.take(self.segment[...], segments, axis=0)
     )
     return self.norm(x.astype(self.dtype))
 
@@ -197,7 +197,7 @@ class Encoder(nnx.Module):
     self.count = sizes.layers
     self.embedding = Embedding(sizes, rngs)
     self.layers: Any = nnx.Dict(
-        {str(i): Layer(sizes, rngs) for i in range(sizes.layers)}
+      {str(i): Layer(sizes, rngs) for i in range(sizes.layers)}
     )
     self.pooler = _linear(rngs, sizes, sizes.width, sizes.width)
     self.head = _linear(rngs, sizes, sizes.width, outputs)
@@ -241,7 +241,7 @@ class Network:
     return nnx.merge(self._graph, params).hidden(batch)
 
   def outputs(
-      self, params: Params, batch: Any, dropout: float = 0.0
+    self, params: Params, batch: Any, dropout: float = 0.0
   ) -> jax.Array:
     """Of every sentence or pair, [rows, outputs] float32.
 
@@ -268,12 +268,12 @@ class Network:
     """
     matrix = optax.contrib.MuonDimensionNumbers(0, 1)
     return rules.by_path(
-        (
-            (r'layers/\d+/(attention|feed_forward)/\w+/kernel', matrix),
-            (ENDS, matrix if embeddings else None),
-            (r'.*/(scale|bias)', None),
-        ),
-        params,
+      (
+        (r'layers/\d+/(attention|feed_forward)/\w+/kernel', matrix),
+        (ENDS, matrix if embeddings else None),
+        (r'.*/(scale|bias)', None),
+      ),
+      params,
     )
 
 
@@ -290,6 +290,9 @@ def _linear(rngs: nnx.Rngs, sizes: Sizes, a: int, b: int) -> nnx.Linear:
 
 def _norm(rngs: nnx.Rngs, sizes: Sizes) -> nnx.LayerNorm:
   return nnx.LayerNorm(
-      sizes.width, epsilon=sizes.norm_eps, dtype=sizes.dtype, rngs=rngs,
-      use_fast_variance=False,
-  )  # fmt: skip
+    sizes.width,
+    epsilon=sizes.norm_eps,
+    dtype=sizes.dtype,
+    rngs=rngs,
+    use_fast_variance=False,
+  )

@@ -36,8 +36,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train import config
-from train import machines
+from train.config import machines
+from train.config import schema as config
 
 Params = dict[str, Any]
 _STANDARD_DEVIATION = 0.02
@@ -59,7 +59,7 @@ class Attention(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[batch, time, width] -> [batch, time, width]."""
     query, key, value = (
-        self._split(_project(x, w)) for w in (self.query, self.key, self.value)
+      self._split(_project(x, w)) for w in (self.query, self.key, self.value)
     )
     query = query / math.sqrt(query.shape[-1])
     mixed = _attend(rotate(query), rotate(key), value)
@@ -81,7 +81,7 @@ class FeedForward(nnx.Module):
     self.gate = _matrix(rngs, (model.width, model.feed_forward))
     self.up = _matrix(rngs, (model.width, model.feed_forward))
     self.down = _matrix(
-        rngs, (model.feed_forward, model.width), _residual_scale(model)
+      rngs, (model.feed_forward, model.width), _residual_scale(model)
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -169,7 +169,7 @@ def init(model: config.Model, vocab_size: int, seed: int) -> Params:
 
 
 def make_apply(
-    model: config.Model, vocab_size: int
+  model: config.Model, vocab_size: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
   """The forward pass as a pure function.
 
@@ -182,13 +182,13 @@ def make_apply(
     vocab_size] float32. A token of vocab_size or more makes its sequence NaN.
   """
   graph, _ = nnx.split(
-      nnx.eval_shape(lambda: Llama(model, vocab_size, nnx.Rngs(0)))
+    nnx.eval_shape(lambda: Llama(model, vocab_size, nnx.Rngs(0)))
   )
   return lambda params, tokens: nnx.merge(graph, params)(tokens)
 
 
 def make_loss(
-    model: config.Model, vocab_size: int
+  model: config.Model, vocab_size: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
   """The mean cross-entropy of the next token as a pure function.
 
@@ -207,7 +207,7 @@ def make_loss(
     _require_batch(batch)
     logits = apply(params, batch[:, :-1])
     losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch[:, 1:]
+      logits, batch[:, 1:]
     )
     return jnp.mean(losses)
 
@@ -275,7 +275,7 @@ def _divided(x: jax.Array) -> jax.Array:
 
 
 def _matrix(
-    rngs: nnx.Rngs, shape: tuple[int, int], scale: float = 1.0
+  rngs: nnx.Rngs, shape: tuple[int, int], scale: float = 1.0
 ) -> nnx.Param:
   initializer = nnx.initializers.normal(_STANDARD_DEVIATION * scale)
   return nnx.Param(initializer(rngs.params(), shape, jnp.float32))
@@ -295,6 +295,6 @@ def _require_batch(batch: jax.Array) -> None:
   integer = jnp.issubdtype(dtype, jnp.integer)
   if len(shape) != 2 or shape[1] < 2 or not integer:
     raise ValueError(
-        'a batch is integers [sequences, time + 1] with time at least 1, got'
-        f' {dtype}{list(shape)}.'
+      'a batch is integers [sequences, time + 1] with time at least 1, got'
+      f' {dtype}{list(shape)}.'
     )

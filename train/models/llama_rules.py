@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import optax
 
-from train.machines import FSDP
-from train.machines import TENSOR
+from train.config.machines import FSDP
+from train.config.machines import TENSOR
 from train.models import rules
 
 _P = jax.sharding.PartitionSpec
@@ -34,13 +34,13 @@ def matrix_dimension_numbers(params: Any, embeddings: bool = False) -> Any:
   """
   numbers = optax.contrib.MuonDimensionNumbers
   return rules.by_path(
-      (
-          (_ONE + _MATRICES + r'/\w+', numbers(0, 1)),
-          (_STACK + _MATRICES + r'/\w+', numbers(1, 2)),
-          (EMBEDDINGS, numbers(0, 1) if embeddings else None),
-          (_NORMS, None),
-      ),
-      params,
+    (
+      (_ONE + _MATRICES + r'/\w+', numbers(0, 1)),
+      (_STACK + _MATRICES + r'/\w+', numbers(1, 2)),
+      (EMBEDDINGS, numbers(0, 1) if embeddings else None),
+      (_NORMS, None),
+    ),
+    params,
   )
 
 
@@ -63,14 +63,14 @@ def partition_specs(params: Any) -> Any:
   """
   writes = r'(attention/output|feed_forward/down)'
   return rules.by_path(
-      (
-          (_ONE + writes, _P(TENSOR, FSDP)),
-          (_ONE + _MATRICES + r'/\w+', _P(FSDP, TENSOR)),
-          (_STACK + writes, _P(None, TENSOR, FSDP)),
-          (_STACK + _MATRICES + r'/\w+', _P(None, FSDP, TENSOR)),
-          ('embedding', _P(None, (FSDP, TENSOR))),
-          ('head', _P(FSDP, TENSOR)),
-          (_NORMS, _P()),
-      ),
-      params,
+    (
+      (_ONE + writes, _P(TENSOR, FSDP)),
+      (_ONE + _MATRICES + r'/\w+', _P(FSDP, TENSOR)),
+      (_STACK + writes, _P(None, TENSOR, FSDP)),
+      (_STACK + _MATRICES + r'/\w+', _P(None, FSDP, TENSOR)),
+      ('embedding', _P(None, (FSDP, TENSOR))),
+      ('head', _P(FSDP, TENSOR)),
+      (_NORMS, _P()),
+    ),
+    params,
   )

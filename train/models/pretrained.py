@@ -23,32 +23,38 @@ _INDEX = 'model.safetensors.index.json'
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 # From the paths of parameters to names there; what follows is in _LEAVES.
 _NAMES = (
-    (r'embedding/token', r'embeddings.word_embeddings.weight'),
-    (r'embedding/position', r'embeddings.position_embeddings.weight'),
-    (r'embedding/segment', r'embeddings.token_type_embeddings.weight'),
-    (r'embedding/norm/', r'embeddings.LayerNorm.'),
-    (r'layers/(\d+)/attention/(query|key|value)/',
-     r'encoder.layer.\1.attention.self.\2.'),
-    (r'layers/(\d+)/attention/output/',
-     r'encoder.layer.\1.attention.output.dense.'),
-    (r'layers/(\d+)/attention_norm/',
-     r'encoder.layer.\1.attention.output.LayerNorm.'),
-    (r'layers/(\d+)/feed_forward/up/', r'encoder.layer.\1.intermediate.dense.'),
-    (r'layers/(\d+)/feed_forward/down/', r'encoder.layer.\1.output.dense.'),
-    (r'layers/(\d+)/feed_forward_norm/', r'encoder.layer.\1.output.LayerNorm.'),
-    (r'pooler/', r'pooler.dense.'),
-)  # fmt: skip
+  (r'embedding/token', r'embeddings.word_embeddings.weight'),
+  (r'embedding/position', r'embeddings.position_embeddings.weight'),
+  (r'embedding/segment', r'embeddings.token_type_embeddings.weight'),
+  (r'embedding/norm/', r'embeddings.LayerNorm.'),
+  (
+    r'layers/(\d+)/attention/(query|key|value)/',
+    r'encoder.layer.\1.attention.self.\2.',
+  ),
+  (
+    r'layers/(\d+)/attention/output/',
+    r'encoder.layer.\1.attention.output.dense.',
+  ),
+  (
+    r'layers/(\d+)/attention_norm/',
+    r'encoder.layer.\1.attention.output.LayerNorm.',
+  ),
+  (r'layers/(\d+)/feed_forward/up/', r'encoder.layer.\1.intermediate.dense.'),
+  (r'layers/(\d+)/feed_forward/down/', r'encoder.layer.\1.output.dense.'),
+  (r'layers/(\d+)/feed_forward_norm/', r'encoder.layer.\1.output.LayerNorm.'),
+  (r'pooler/', r'pooler.dense.'),
+)
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', '': ''}
 # The oldest files have other names for scale and bias of a norm.
 _OLD = (r'LayerNorm\.(gamma|beta)$', {'gamma': 'weight', 'beta': 'bias'})
 # What may be new here, and what may be left out of a file: layers on top.
 _NEW = re.compile(r'(pooler|head)/')
 _IGNORED = re.compile(
-    r'(.*\.)?((cls|lm_head|classifier|qa_outputs)\..*|position_ids)'
+  r'(.*\.)?((cls|lm_head|classifier|qa_outputs)\..*|position_ids)'
 )
 # What PyTorch puts into the names of a wrapped module's arrays.
 _WRAPPERS = re.compile(
-    r'\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+  r'\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
 )
 # The first array of an encoder; what precedes its name precedes all names.
 _FIRST = 'embeddings.word_embeddings.weight'
@@ -78,16 +84,14 @@ class Pretrained:
     for path in (root / 'config.json', *paths):
       if not path.is_file():
         raise ValueError(
-            'model.pretrained must name a folder with config.json and'
-            f' {_FILE} (or {_INDEX} and its files), but there is no'
-            f' {str(path)!r}.'
+          'model.pretrained must name a folder with config.json and'
+          f' {_FILE} (or {_INDEX} and its files), but there is no'
+          f' {str(path)!r}.'
         )
     self._files = {str(path): path for path in paths}
     with self._open() as files:
       stored = {
-          name: path
-          for path, file in files.items()
-          for name in [*file.keys()]
+        name: path for path, file in files.items() for name in [*file.keys()]
       }
     self._names = _plain_names(stored, self._path)
     self.sizes = _sizes(root / 'config.json', dtype)
@@ -104,15 +108,15 @@ class Pretrained:
     layers = len({found[1] for found in known if found})
     if sizes.layers > layers:
       raise ValueError(
-          f'{self._path} must hold {sizes.layers} layers as config.json says,'
-          f' but encoder.layer.{layers}.* is missing: it is another model, or'
-          ' damaged.'
+        f'{self._path} must hold {sizes.layers} layers as config.json says,'
+        f' but encoder.layer.{layers}.* is missing: it is another model, or'
+        ' damaged.'
       )
     rows = {
-        'embeddings.word_embeddings.weight': sizes.vocab_size,
-        'embeddings.position_embeddings.weight': sizes.positions,
-        'embeddings.token_type_embeddings.weight': sizes.segments,
-        'encoder.layer.0.intermediate.dense.weight': sizes.feed_forward,
+      'embeddings.word_embeddings.weight': sizes.vocab_size,
+      'embeddings.position_embeddings.weight': sizes.positions,
+      'embeddings.token_type_embeddings.weight': sizes.segments,
+      'encoder.layer.0.intermediate.dense.weight': sizes.feed_forward,
     }
     with self._open() as files:
       for name, count in rows.items():
@@ -135,14 +139,14 @@ class Pretrained:
           self._check_array(files, name, tuple(shape))
         elif not _NEW.match(path):
           raise ValueError(
-              f'{self._path} must hold an array {name} for {path}, which is'
-              ' missing: it is another kind of model, or damaged.'
+            f'{self._path} must hold an array {name} for {path}, which is'
+            ' missing: it is another kind of model, or damaged.'
           )
     more = {x for x in self._names if not _IGNORED.fullmatch(x)} - {*places}
     if more:
       raise ValueError(
-          f'{self._path} holds arrays that no parameter here is for:'
-          f' {", ".join(sorted(more)[:3])} ({len(more)} in all).'
+        f'{self._path} holds arrays that no parameter here is for:'
+        f' {", ".join(sorted(more)[:3])} ({len(more)} in all).'
       )
 
   def into(self, params: Any) -> Any:
@@ -160,33 +164,33 @@ class Pretrained:
         array = np.asarray(files[file].get_tensor(stored), x.dtype)
         if not np.isfinite(array).all():
           raise ValueError(
-              f'{stored} in {file} must be finite, got NaN or infinity: the'
-              ' weights are damaged or diverged; use others.'
+            f'{stored} in {file} must be finite, got NaN or infinity: the'
+            ' weights are damaged or diverged; use others.'
           )
         if _words(path).endswith('/kernel'):
           array = array.T
         return jax.make_array_from_callback(
-            x.shape, x.sharding, lambda index: array[index]
+          x.shape, x.sharding, lambda index: array[index]
         )
 
       return jax.tree_util.tree_map_with_path(place, params)
 
   def _check_array(
-      self, files: dict[str, Any], name: str, shape: tuple[int, ...]
+    self, files: dict[str, Any], name: str, shape: tuple[int, ...]
   ) -> None:
     """Raises a ValueError for an array of another shape, or of integers."""
     stored, file = self._names[name]
     found = files[file].get_slice(stored)
     if tuple(found.get_shape()) != shape:
       raise ValueError(
-          f'{stored} in {file} must have the shape {shape} as config.json'
-          f' says, got {tuple(found.get_shape())}.'
+        f'{stored} in {file} must have the shape {shape} as config.json'
+        f' says, got {tuple(found.get_shape())}.'
       )
     if found.get_dtype() not in _DTYPES:
       raise ValueError(
-          f'{stored} in {file} must be of type {", ".join(_DTYPES)}, got'
-          f' {found.get_dtype()}: these weights are quantized; use those that'
-          ' are not.'
+        f'{stored} in {file} must be of type {", ".join(_DTYPES)}, got'
+        f' {found.get_dtype()}: these weights are quantized; use those that'
+        ' are not.'
       )
 
   @contextlib.contextmanager
@@ -196,8 +200,8 @@ class Pretrained:
       import safetensors
     except ImportError as error:
       raise ImportError(
-          f'model.pretrained {str(self._path.parent)!r} needs the package'
-          " safetensors: pip install 'greedylore-jax[train]'."
+        f'model.pretrained {str(self._path.parent)!r} needs the package'
+        " safetensors: pip install 'greedylore-jax[train]'."
       ) from error
     with contextlib.ExitStack() as stack:
       files = {}
@@ -206,8 +210,8 @@ class Pretrained:
           opened = safetensors.safe_open(path, framework='numpy')
         except Exception as error:  # The library raises its own and OSError.
           raise ValueError(
-              f'{path} is not read as safetensors ({error}): it is damaged;'
-              ' get it again.'
+            f'{path} is not read as safetensors ({error}): it is damaged;'
+            ' get it again.'
           ) from error
         files[name] = stack.enter_context(opened)
       yield files
@@ -219,12 +223,12 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     found = json.loads(path.read_text('utf-8'))
   except (ValueError, RecursionError) as error:
     raise ValueError(
-        f'{path} is not JSON ({error}): it is damaged; get it again.'
+      f'{path} is not JSON ({error}): it is damaged; get it again.'
     ) from error
   if not isinstance(found, dict):
     raise ValueError(
-        f'{path} must be a JSON object, got {repr(found)[:40]}: it is damaged;'
-        ' get it again.'
+      f'{path} must be a JSON object, got {repr(found)[:40]}: it is damaged;'
+      ' get it again.'
     )
   return found
 
@@ -232,12 +236,16 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
   """The files of a model that is divided."""
   names = _json(index).get('weight_map')
-  if not isinstance(names, dict) or not names or not all(
+  if (
+    not isinstance(names, dict)
+    or not names
+    or not all(
       isinstance(x, str) and x == pathlib.Path(x).name for x in names.values()
+    )
   ):
     raise ValueError(
-        f'{index} must give weight_map, the file in its folder of every array,'
-        f' got {repr(names)[:40]}: it is damaged; get it again.'
+      f'{index} must give weight_map, the file in its folder of every array,'
+      f' got {repr(names)[:40]}: it is damaged; get it again.'
     )
   return [index.parent / name for name in sorted({*names.values()})]
 
@@ -264,7 +272,7 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
   def value(key: str) -> Any:
     if key not in told:
       raise ValueError(
-          f'{path} must be of a BERT or RoBERTa, but says nothing of {key!r}.'
+        f'{path} must be of a BERT or RoBERTa, but says nothing of {key!r}.'
       )
     return told[key]
 
@@ -272,8 +280,8 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
     found = value(key)
     if type(found) is not int or not least <= found < 2**31:
       raise ValueError(
-          f'{path} must give {key} as an integer from {least} to 2147483647,'
-          f' got {repr(found)[:40]}.'
+        f'{path} must give {key} as an integer from {least} to 2147483647,'
+        f' got {repr(found)[:40]}.'
       )
     return found
 
@@ -281,52 +289,52 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
     found = value(key)
     if type(found) not in (int, float) or not 0 < found < 1:
       raise ValueError(
-          f'{path} must give {key} as a number between 0 and 1, got'
-          f' {repr(found)[:40]}.'
+        f'{path} must give {key} as a number between 0 and 1, got'
+        f' {repr(found)[:40]}.'
       )
     return found
 
   kind = value('model_type')
   known = kind in ('bert', 'roberta')
   expected = {
-      'model_type': kind if known else 'bert or roberta',
-      'hidden_act': 'gelu',
-      'position_embedding_type': 'absolute',
-      'is_decoder': False,
+    'model_type': kind if known else 'bert or roberta',
+    'hidden_act': 'gelu',
+    'position_embedding_type': 'absolute',
+    'is_decoder': False,
   }
   for key, only in expected.items():
     if told.get(key, only) != only:
       raise ValueError(
-          f'{path} must be of an encoder with {key} {only}, got'
-          f' {repr(told[key])[:40]}.'
+        f'{path} must be of an encoder with {key} {only}, got'
+        f' {repr(told[key])[:40]}.'
       )
   sizes = bert.Sizes(
-      vocab_size=number('vocab_size'),
-      width=number('hidden_size'),
-      layers=number('num_hidden_layers'),
-      heads=number('num_attention_heads'),
-      feed_forward=number('intermediate_size'),
-      positions=number('max_position_embeddings'),
-      segments=number('type_vocab_size'),
-      first_position=number('pad_token_id', 0) + 1 if kind == 'roberta' else 0,
-      norm_eps=fraction('layer_norm_eps'),
-      dtype=dtype,
+    vocab_size=number('vocab_size'),
+    width=number('hidden_size'),
+    layers=number('num_hidden_layers'),
+    heads=number('num_attention_heads'),
+    feed_forward=number('intermediate_size'),
+    positions=number('max_position_embeddings'),
+    segments=number('type_vocab_size'),
+    first_position=number('pad_token_id', 0) + 1 if kind == 'roberta' else 0,
+    norm_eps=fraction('layer_norm_eps'),
+    dtype=dtype,
   )
   if sizes.width % sizes.heads:
     raise ValueError(
-        f'{path} must give a hidden_size that num_attention_heads divides, got'
-        f' {sizes.width} and {sizes.heads}.'
+      f'{path} must give a hidden_size that num_attention_heads divides, got'
+      f' {sizes.width} and {sizes.heads}.'
     )
   if sizes.first_position >= sizes.positions:
     raise ValueError(
-        f'{path} must give a pad_token_id below max_position_embeddings - 1,'
-        f' got {sizes.first_position - 1} and {sizes.positions}.'
+      f'{path} must give a pad_token_id below max_position_embeddings - 1,'
+      f' got {sizes.first_position - 1} and {sizes.positions}.'
     )
   return sizes
 
 
 def _plain_names(
-    stored: dict[str, str], path: pathlib.Path
+  stored: dict[str, str], path: pathlib.Path
 ) -> dict[str, tuple[str, str]]:
   """From names without what differs between files of the same model.
 
@@ -342,14 +350,14 @@ def _plain_names(
   """
   unwrapped = {name: _WRAPPERS.sub('', name) for name in stored}
   prefixes = {
-      name.removesuffix(_FIRST)
-      for name in unwrapped.values()
-      if re.fullmatch(rf'(.*\.)?{re.escape(_FIRST)}', name)
+    name.removesuffix(_FIRST)
+    for name in unwrapped.values()
+    if re.fullmatch(rf'(.*\.)?{re.escape(_FIRST)}', name)
   }
   if len(prefixes) > 1:
     raise ValueError(
-        f'{path} must hold one encoder, got several:'
-        f' {", ".join(sorted(prefixes))}.'
+      f'{path} must hold one encoder, got several:'
+      f' {", ".join(sorted(prefixes))}.'
     )
   prefix = ''.join(prefixes)
   old, new = _OLD
@@ -359,7 +367,7 @@ def _plain_names(
     plain = re.sub(old, lambda match: f'LayerNorm.{new[match[1]]}', plain)
     if plain in found:
       raise ValueError(
-          f'{path} must hold {plain} once, got {found[plain][0]} and {name}.'
+        f'{path} must hold {plain} once, got {found[plain][0]} and {name}.'
       )
     found[plain] = name, stored[name]
   return found

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train import config
+from train.config import schema as config
 from train.models import rules
 
 Params = dict[str, Any]
@@ -46,7 +46,7 @@ class NormedConvolution(nnx.Module):
   """A convolution without bias and the batch norm behind it."""
 
   def __init__(
-      self, rngs: nnx.Rngs, channels: tuple[int, int], size: int, stride: int
+    self, rngs: nnx.Rngs, channels: tuple[int, int], size: int, stride: int
   ):
     self.stride = stride
     scaled = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -58,9 +58,12 @@ class NormedConvolution(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[batch, height, width, in] -> [batch, height / stride, ..., out]."""
     y = jax.lax.conv_general_dilated(
-        x, self.kernel[...].astype(x.dtype), (self.stride, self.stride), 'SAME',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )  # fmt: skip
+      x,
+      self.kernel[...].astype(x.dtype),
+      (self.stride, self.stride),
+      'SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
     return self.norm(y).astype(x.dtype)
 
 
@@ -72,7 +75,7 @@ class Block(nnx.Module):
     self.second = NormedConvolution(rngs, (channels[1], channels[1]), 3, 1)
     same = stride == 1 and channels[0] == channels[1]
     self.shortcut = (
-        None if same else NormedConvolution(rngs, channels, 1, stride)
+      None if same else NormedConvolution(rngs, channels, 1, stride)
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -85,7 +88,7 @@ class ResNet(nnx.Module):
   """The whole network, from pixels to logits."""
 
   def __init__(
-      self, model: config.Model, channels: int, classes: int, rngs: nnx.Rngs
+    self, model: config.Model, channels: int, classes: int, rngs: nnx.Rngs
   ):
     self.dtype = model.dtype
     blocks = _BLOCKS[model.name]
@@ -140,7 +143,7 @@ class Network:
     return _variances(found, lambda mean, var: var + mean**2)
 
   def predict(
-      self, params: Params, statistics: Statistics, image: jax.Array
+    self, params: Params, statistics: Statistics, image: jax.Array
   ) -> jax.Array:
     """Logits with means of `statistics`, [batch, classes]."""
     norms = _variances(statistics, lambda mean, square: square - mean**2)
@@ -167,13 +170,13 @@ class Network:
     convolution = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
     linear = optax.contrib.MuonDimensionNumbers(0, 1)
     return rules.by_path(
-        (
-            (r'stages/.*/kernel', convolution),
-            (r'stem/kernel', convolution if embeddings else None),
-            (r'head/kernel', linear if embeddings else None),
-            (r'.*/(scale|bias)', None),
-        ),
-        params,
+      (
+        (r'stages/.*/kernel', convolution),
+        (r'stem/kernel', convolution if embeddings else None),
+        (r'head/kernel', linear if embeddings else None),
+        (r'.*/(scale|bias)', None),
+      ),
+      params,
     )
 
 

@@ -34,7 +34,7 @@ def by_path(rules: Sequence[tuple[str, Any]], params: Any) -> Any:
         return value
     patterns = ', '.join(repr(pattern) for pattern, _ in rules)
     raise ValueError(
-        f'no rule covers the parameter {name!r}; add one to {patterns}.'
+      f'no rule covers the parameter {name!r}; add one to {patterns}.'
     )
 
   return jax.tree_util.tree_map_with_path(value_of, params)

@@ -1,6 +1,6 @@
 """What there is to learn: `load(settings)` is all that the trainer needs."""
 
-from train import config
+from train.config import schema as config
 from train.data import text
 from train.tasks.base import Task
 from train.tasks.images import ImageClassification
@@ -8,9 +8,12 @@ from train.tasks.language import LanguageModeling
 from train.tasks.sentences import SentenceClassification
 
 __all__ = [
-    'ImageClassification', 'LanguageModeling', 'SentenceClassification', 'Task',
-    'load',
-]  # fmt: skip
+  'ImageClassification',
+  'LanguageModeling',
+  'SentenceClassification',
+  'Task',
+  'load',
+]
 
 
 def load(settings: config.Config) -> Task:

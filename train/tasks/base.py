@@ -66,7 +66,7 @@ class Task(Protocol):
     """Shape and type of one example of a batch, `jax.ShapeDtypeStruct`s."""
 
   def train(
-      self, batch_size: int, process_index: int, process_count: int
+    self, batch_size: int, process_index: int, process_count: int
   ) -> Batches:
     """Training batches of this process."""
 

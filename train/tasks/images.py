@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train import config
+from train.config import schema as config
 from train.data import images
 from train.models import resnet
 
@@ -30,12 +30,12 @@ class ImageClassification:
     self.description = of = self._images.description
     size = ' x '.join(map(str, self._images.shape))
     self.introduction = (
-        f'{of["corpus"]}: {of["train_images"]:,} images of {size} to learn'
-        f' from, {of["held_out_images"]:,} held out, {of["classes"]} classes'
-        f' (sha256 {of["sha256"]})'
+      f'{of["corpus"]}: {of["train_images"]:,} images of {size} to learn'
+      f' from, {of["held_out_images"]:,} held out, {of["classes"]} classes'
+      f' (sha256 {of["sha256"]})'
     )
     network = resnet.Network(
-        settings.model, self._images.shape[2], self._images.classes
+      settings.model, self._images.shape[2], self._images.classes
     )
     self._network = network
     self.init = network.init
@@ -46,8 +46,8 @@ class ImageClassification:
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """An image and its label."""
     return {
-        'image': jax.ShapeDtypeStruct(self._images.shape, np.uint8),
-        'label': jax.ShapeDtypeStruct((), np.int32),
+      'image': jax.ShapeDtypeStruct(self._images.shape, np.uint8),
+      'label': jax.ShapeDtypeStruct((), np.int32),
     }
 
   def start(self, params: Any) -> Any:
@@ -62,7 +62,7 @@ class ImageClassification:
     """Mean cross-entropy, with the batch norms' statistics of this batch."""
     logits = self._network.logits(params, batch['image'])
     return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+      optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
     )
 
   def calibration(self, batch_size: int) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train import config
+from train.config import schema as config
 from train.data import text as text_lib
 from train.models import llama
 from train.models import llama_rules
@@ -29,8 +29,8 @@ class LanguageModeling:
     held_out = [f'{of["held_out_tokens"]:,} tokens held out']
     held_out += [f'{x.tokens:,} of {x.name}' for x in text.held_out[1:]]
     self.introduction = (
-        f'{of["corpus"]}: {of[learnt]:,} {learnt.removeprefix("train_")} to'
-        f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
+      f'{of["corpus"]}: {of[learnt]:,} {learnt.removeprefix("train_")} to'
+      f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
     )
     self.introduction = '\n'.join((self.introduction, *text.remarks))
     self.units_per_example = settings.data.sequence_length
@@ -65,14 +65,12 @@ class LanguageModeling:
     del params, batch
     return ()
 
-  def outputs(
-      self, params: Any, statistics: Any, batch: Any
-  ) -> jax.Array:
+  def outputs(self, params: Any, statistics: Any, batch: Any) -> jax.Array:
     """The mean loss of each window, [rows, time + 1] -> [rows]."""
     del statistics
     windows = batch['windows']
     losses = optax.softmax_cross_entropy_with_integer_labels(
-        self._apply(params, windows[:, :-1]), windows[:, 1:]
+      self._apply(params, windows[:, :-1]), windows[:, 1:]
     )
     return jnp.mean(losses, axis=1)
 

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train import config
+from train.config import schema as config
 from train.data import sentences
 from train.models import bert
 from train.models import pretrained
 
 # What GLUE reports; of all others the accuracy, of scores both correlations.
 _REPORTED = {
-    'glue/cola': ('matthews',),
-    'glue/mrpc': ('accuracy', 'f1'),
-    'glue/qqp': ('accuracy', 'f1'),
+  'glue/cola': ('matthews',),
+  'glue/mrpc': ('accuracy', 'f1'),
+  'glue/qqp': ('accuracy', 'f1'),
 }
 
 
@@ -34,7 +34,7 @@ class SentenceClassification:
     self._pretrained = None
     if settings.model.pretrained:
       self._pretrained = pretrained.Pretrained(
-          settings.model.pretrained, settings.model.dtype
+        settings.model.pretrained, settings.model.dtype
       )
     network = bert.Network(self._sizes(settings), max(self._data.classes, 1))
     self._network, self._dropout = network, settings.model.dropout
@@ -44,9 +44,9 @@ class SentenceClassification:
     self.description = of = self._data.description | {'pretrained': name}
     goal = f'{of["classes"]} classes' if of['classes'] else 'a score'
     self.introduction = (
-        f'{of["corpus"]}: {of["train_examples"]:,} examples to learn from,'
-        f' {of["held_out_examples"]:,} held out, {goal} (sha256'
-        f' {of["sha256"]}); pre-trained: {name}'
+      f'{of["corpus"]}: {of["train_examples"]:,} examples to learn from,'
+      f' {of["held_out_examples"]:,} held out, {goal} (sha256'
+      f' {of["sha256"]}); pre-trained: {name}'
     )
     self.init = network.init
     self.matrices = network.matrices
@@ -63,32 +63,37 @@ class SentenceClassification:
     length = settings.data.sequence_length
     if self._pretrained is None:
       return bert.Sizes(
-          data.vocab_size, model.width, model.layers, model.heads,
-          model.feed_forward, length, dtype=model.dtype,
-      )  # fmt: skip
+        data.vocab_size,
+        model.width,
+        model.layers,
+        model.heads,
+        model.feed_forward,
+        length,
+        dtype=model.dtype,
+      )
     sizes, name = self._pretrained.sizes, self._pretrained.name
     if length > sizes.positions - sizes.first_position:
       raise ValueError(
-          f'{name} takes sequences of up to'
-          f' {sizes.positions - sizes.first_position} tokens, got'
-          f' data.sequence_length={length}.'
+        f'{name} takes sequences of up to'
+        f' {sizes.positions - sizes.first_position} tokens, got'
+        f' data.sequence_length={length}.'
       )
     segments = 1 + max(
-        int(x['segments'].max()) for x in (data.training, data.held_out)
+      int(x['segments'].max()) for x in (data.training, data.held_out)
     )
     if data.vocab_size > sizes.vocab_size or segments > sizes.segments:
       raise ValueError(
-          f'{name} knows {sizes.vocab_size} tokens and {sizes.segments} kinds'
-          f' of sentences, but data.tokenizer makes {data.vocab_size} and'
-          f' {segments}: take the tokenizer.json that belongs to it.'
+        f'{name} knows {sizes.vocab_size} tokens and {sizes.segments} kinds'
+        f' of sentences, but data.tokenizer makes {data.vocab_size} and'
+        f' {segments}: take the tokenizer.json that belongs to it.'
       )
     return sizes
 
   def example(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Tokens, segments, their number, a label, and noise for dropout."""
     return {
-        key: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-        for key, x in self._data.held_out.items()
+      key: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+      for key, x in self._data.held_out.items()
     } | {'noise': jax.ShapeDtypeStruct((), np.uint32)}
 
   def start(self, params: Any) -> Any:
@@ -106,7 +111,7 @@ class SentenceClassification:
     if not self._data.classes:
       return jnp.mean((outputs[:, 0] - label) ** 2)
     return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(outputs, label)
+      optax.softmax_cross_entropy_with_integer_labels(outputs, label)
     )
 
   def calibration(self, batch_size: int) -> Iterator[Any]:
@@ -146,22 +151,22 @@ def _of_scores(scores: np.ndarray, label: np.ndarray) -> dict[str, float]:
 
 
 def _of_classes(
-    logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]
+  logits: np.ndarray, label: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, float]:
   """Mean cross-entropy in nats and the named metrics."""
   from scipy import special
   from sklearn import metrics
 
   losses = -np.take_along_axis(
-      special.log_softmax(logits, axis=1), label[:, None], axis=1
+    special.log_softmax(logits, axis=1), label[:, None], axis=1
   )
   guess = np.argmax(logits, axis=1)
   known = {
-      'accuracy': metrics.accuracy_score,
-      'f1': lambda label, guess: metrics.f1_score(
-          label, guess, zero_division=0.0
-      ),
-      'matthews': metrics.matthews_corrcoef,
+    'accuracy': metrics.accuracy_score,
+    'f1': lambda label, guess: metrics.f1_score(
+      label, guess, zero_division=0.0
+    ),
+    'matthews': metrics.matthews_corrcoef,
   }
   found = {'loss': float(np.mean(losses))}
   return found | {name: float(known[name](label, guess)) for name in names}

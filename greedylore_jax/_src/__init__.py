@@ -1,0 +1,1 @@
+"""The library. Users import from `greedylore_jax`."""

@@ -1,0 +1,82 @@
+"""Settings that are out of range: what was expected, and what came."""
+
+from collections.abc import Sequence
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+FLOATING = 'bfloat16', 'float16', 'float32', 'float64'
+
+
+def check_integer(name: str, value: Any, at_least: int = 1) -> None:
+  """Raises unless `value` is an int, or NumPy's, that is large enough."""
+  if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    raise TypeError(
+      f'{name} must be an int, got {name}={value!r}.{_if_injected(value)}'
+    )
+  if value < at_least:
+    raise ValueError(
+      f'{name} must be at least {at_least}, got {name}={value!r}.'
+    )
+
+
+def check_number(name: str, value: Any) -> None:
+  """Raises unless `value` is a number, or NumPy's, and one that compares."""
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    raise TypeError(
+      f'{name} must be a number, got {name}={value!r}.{_if_injected(value)}'
+    )
+  if value != value:
+    raise ValueError(f'{name} must be a number, got {name}=NaN.')
+
+
+def _if_injected(value: Any) -> str:
+  """What to do about an array in the place of a Python number."""
+  if not isinstance(value, jax.Array):
+    return ''
+  return (
+    ' optax.inject_hyperparams turns numbers into arrays: list this argument'
+    ' in its static_args.'
+  )
+
+
+def check_share(name: str, value: Any, or_zero: bool = False) -> None:
+  """Raises unless `value` is a number in (0, 1], or in [0, 1]."""
+  check_number(name, value)
+  if not 0 <= value <= 1 or (value == 0 and not or_zero):
+    interval = '[0, 1]' if or_zero else '(0, 1]'
+    raise ValueError(f'{name} must be in {interval}, got {name}={value!r}.')
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+  """Raises unless `value` is one of the choices, an int no float or bool."""
+  same_kind = lambda x: (
+    isinstance(value, type(x))
+    or (isinstance(x, int) and isinstance(value, numbers.Integral))
+  )
+  is_choice = any(same_kind(x) and value == x for x in choices)
+  if not is_choice or isinstance(value, bool):
+    known = ', '.join(map(repr, choices[:-1])) + f' or {choices[-1]!r}'
+    raise ValueError(f'{name} must be {known}, got {name}={value!r}.')
+
+
+def check_dtype(name: str, value: Any, known: Sequence[str]) -> None:
+  """Raises unless `value` is None or a dtype of one of these names."""
+  if value is None:
+    return
+  try:
+    found = jnp.dtype(value).name
+  except TypeError:
+    found = None
+  if found not in known:
+    raise TypeError(
+      f'{name} must be None or one of the dtypes {", ".join(known)}, got'
+      f' {name}={value!r}.'
+    )
+
+
+def path_name(path: Any) -> str:
+  """A leaf's path as it is written and matched: 'blocks/0/query'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')

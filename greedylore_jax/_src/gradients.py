@@ -1,0 +1,119 @@
+"""A worker's own gradients, and their mean over micro-batches."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from greedylore_jax._src import checks as _checks
+from greedylore_jax._src.wire import worker_axes as _axes
+
+
+def value_and_local_grad(
+  loss_fn: Callable[..., Any], axis_name: _axes.AxisName, has_aux: bool = False
+) -> Callable[..., Any]:
+  """`jax.value_and_grad`, but each worker gets the gradient of its own loss.
+
+  Inside `jax.shard_map`, `jax.grad` sums the gradient of replicated parameters
+  over the mesh by itself: a dense all-reduce that nobody sees, and then nothing
+  is left to compress. This one does not. Under `jax.pmap`, `jax.vmap` and with
+  `axis_name=None` the two are the same.
+
+  Args:
+    loss_fn: `loss_fn(params, *args)` -> scalar loss (the mean over this
+      worker's examples, without `pmean` or `psum`), or (loss, aux) with
+      `has_aux`.
+    axis_name: mesh axis, or tuple of all axes, over which the batch is divided.
+    has_aux: as for `jax.value_and_grad`.
+
+  Returns:
+    A function of (params, *args) giving (value, gradient), both one per worker.
+
+  Raises:
+    ValueError: when traced inside `jax.shard_map`, if the loss is already
+      averaged over the axis, or differs over axes that are not named.
+
+  Example:
+    >>> import greedylore_jax as gl, jax.numpy as jnp
+    >>> loss_fn = lambda w, x: jnp.mean((x @ w) ** 2)
+    >>> grad_fn = gl.value_and_local_grad(loss_fn, axis_name=None)
+    >>> loss, grad = grad_fn(jnp.ones(3), jnp.eye(3))
+  """
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
+
+  @functools.wraps(loss_fn)
+  def local_grad_fn(params, *args, **kwargs):
+    _axes.num_workers(axis_name)
+    local = _axes.local(params, axis_name)
+    value, grads = grad_fn(local, *args, **kwargs)
+    _check_loss(value[0] if has_aux else value, local, axis_name)
+    return value, grads
+
+  return local_grad_fn
+
+
+def _check_loss(
+  loss: jax.Array, params: Any, axis_name: _axes.AxisName
+) -> None:
+  """Raises if JAX's types show that the gradient is not this worker's own."""
+  if axes := _axes.missing_axes(loss, axis_name):
+    raise ValueError(
+      'loss_fn must return the loss of one worker, got one that is already'
+      f' averaged or summed over {axes}: its gradients would be too small by'
+      ' the number of workers. Remove the pmean or psum from loss_fn and'
+      " divide by the number of the worker's own examples."
+    )
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    summed = _axes.varying_axes(loss) - _axes.varying_axes(x)
+    if summed:
+      others = sorted(summed)
+      every = (*_axes.names(axis_name), *others)
+      raise ValueError(
+        f'The loss differs over the mesh axes {others}, which'
+        f' axis_name={axis_name!r} does not name, so the gradient of'
+        f' {_checks.path_name(path)!r} would be summed over them: use'
+        f' gl.value_and_local_grad(loss_fn, {every}).'
+      )
+
+
+def accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
+  """The mean value and gradient over micro-batches, one after the other.
+
+  Returns:
+    A function of (params, batch, args, key): `args` are passed on as they are,
+    and every micro-batch gets a key of its own unless `key` is None.
+  """
+
+  def one(params, batch, args, key):
+    return grad_fn(params, batch, *args, *([] if key is None else [key]))
+
+  if steps == 1:
+    return one
+
+  def accumulated(params, batch, args, key):
+    cut = lambda x: x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
+    keys = None if key is None else jax.random.split(key, steps)
+    micro = jax.tree.map(cut, batch), keys
+    part = lambda i: jax.tree.map(lambda x: x[i], micro)
+    grads_of = lambda x: one(params, x[0], args, x[1])
+    first = grads_of(part(0))
+
+    def add(total, x):
+      return jax.tree.map(jnp.add, total, wide(grads_of(x))), None
+
+    (value, grads), _ = jax.lax.scan(add, wide(first), part(slice(1, None)))
+    value = jax.tree.map(lambda x: x / steps, value)
+    as_first = lambda x, one: (x / steps).astype(jnp.result_type(one))
+    return value, jax.tree.map(as_first, grads, first[1])
+
+  return accumulated
+
+
+def wide(tree: Any) -> Any:
+  """In at least float32, in which sums are exact enough."""
+  widen = lambda x: jnp.asarray(
+    x, jnp.promote_types(jnp.result_type(x), jnp.float32)
+  )
+  return jax.tree.map(widen, tree)

@@ -1,0 +1,97 @@
+"""How well compression does while it runs, without a round of its own."""
+
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from greedylore_jax._src.engine import feedback as _feedback
+from greedylore_jax._src.engine import leaf as _leaves
+
+
+class Diagnostics(NamedTuple):
+  """What a step of compression kept and left; equal on all workers.
+
+  All are over the compressed leaves together, scalars in float32.
+
+  Attributes:
+    captured_energy: 1 - sum_i ||H_i - S_i||^2 / sum_i ||H_i||^2, the share of
+      the squared norm of gradient plus error that was sent; 1 is everything.
+    error_to_gradient: the norm of what is kept for later over that of the
+      gradients, as root mean squares over the workers. It settles at a level
+      that depends on the method; if it grows all the time, too little is sent.
+    basis_drift: of methods with a basis, the share of its leading directions
+      that lies outside of those of the step before; 0 between refreshes, near 0
+      after one if gradients keep their directions, and NaN without a basis.
+  """
+
+  captured_energy: jax.Array
+  error_to_gradient: jax.Array
+  basis_drift: jax.Array
+
+
+class Observer:
+  """Sees what `compress_gradients` does while a step is traced.
+
+  It is handed to `tx.update` as the extra argument `observe`, which
+  `optax.chain` passes on.
+  """
+
+  def __init__(self) -> None:
+    self.forget()
+
+  def forget(self) -> None:
+    """Begins anew, for another call of `tx.update` in the same step."""
+    self._seen: list[Any] = []
+
+  def __call__(
+    self, leaves: list[_leaves.Leaf], grads: Any, before: Any, after: Any
+  ) -> None:
+    """Called once per compression: its leaves, gradients and states."""
+    treedef: Any = jax.tree.structure(grads)
+    columns = (grads, before.error, after.error, before.memory, after.memory)
+    rows = zip(leaves, *map(treedef.flatten_up_to, columns), strict=True)
+    self._seen.append([row for row in rows if row[0].matrices])
+
+  def energies(self) -> jax.Array:
+    """This worker's squared norms of G, H and what is kept of H, [3]."""
+    total = jnp.zeros(3)
+    for _, g, e_old, e_new, _, memory in self._compressed():
+      if not jax.tree.leaves(e_old):
+        raise ValueError(
+          'diagnose=True measures errors, and error_feedback=False keeps'
+          ' none: leave diagnose at False.'
+        )
+      g, e_old, e_new = (x.astype(jnp.float32) for x in (g, e_old[0], e_new[0]))
+      # Under EF21 the state holds -D_i, and what the others lack is G_i - D_i.
+      kept = g + e_new if isinstance(memory, _feedback.Tracked) else e_new
+      total += jnp.stack([jnp.sum(x**2) for x in (g, g + e_old, kept)])
+    return total
+
+  def diagnostics(self, mean_energies: jax.Array) -> Diagnostics:
+    """From the mean over the workers of their `energies`."""
+    g, h, kept = mean_energies
+    return Diagnostics(1 - kept / h, jnp.sqrt(kept / g), self._drift())
+
+  def _drift(self) -> jax.Array:
+    """The mean over all matrices whose method has a basis."""
+    outside, count = jnp.zeros([]), 0
+    for leaf, _, _, _, *memories in self._compressed():
+      method: Any = leaf.compressor
+      if not hasattr(method, 'leading'):
+        continue
+      p, q = (method.leading(_feedback.remembered(x)) for x in memories)
+      shared = jnp.sum((p.mT @ q) ** 2, axis=(1, 2)) / q.shape[2]
+      outside += jnp.sum(1 - shared)
+      count += len(shared)
+    return outside / count if count else jnp.array(jnp.nan)
+
+  def _compressed(self) -> list[Any]:
+    """(leaf, G, error and compressor state before and after) per matrix."""
+    if len(self._seen) != 1:
+      raise ValueError(
+        'diagnose=True needs exactly one compress_gradients in tx, found'
+        f' {len(self._seen)}.'
+      )
+    return self._seen[0]

@@ -1,0 +1,97 @@
+"""A plan as a person reads it: tables of leaves and of steps."""
+
+import collections
+import re
+from typing import Any
+
+from greedylore_jax._src.engine import schedule as _schedule
+
+_Rows = list[tuple[str, ...]]
+
+
+def leaf_table(p: Any) -> list[str]:
+  """One line per kind of leaf; the same leaf of many layers is one kind."""
+  kinds = collections.defaultdict(list)
+  for x in p.leaves:
+    how = x.how + (f', gathered: {x.gathered}' if x.gathered else '')
+    kinds[_family(x.path), x.shape, how].append(x)
+  rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
+  phase = list(p.rounds)[-1]
+  for (path, shape, how), group in kinds.items():
+    size = f'{len(group)} x ' if len(group) > 1 else ''
+    sent = sum(x.sent[phase] for x in group)
+    whole = sum(x.dense_bytes for x in group)
+    rows.append(
+      (
+        path,
+        size + ' x '.join(map(str, shape)),
+        _sent_as(group[0], how),
+        _human(whole),
+        _human(sent),
+        f'{whole / max(sent, 1):.1f}x' if group[0].compressed else '',
+      )
+    )
+  return _aligned(rows)
+
+
+def _family(path: str) -> str:
+  """The path with a star for the numbers of layers, not for 'conv1d'."""
+  return re.sub(r'\d+(?=/|$)', '*', path)
+
+
+def _sent_as(leaf: Any, how: str) -> str:
+  if leaf.compressed:
+    return f'matrices {how}'
+  return how if how == 'frozen' else f'dense: {how}'
+
+
+def step_table(p: Any) -> list[str]:
+  """What steps send, what is kept, and what that saves on some links."""
+  ratio = lambda x: f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
+  name = lambda phase: f'{phase.replace("_", "-")} step sends'
+  rows: _Rows = [('dense step would send', _human(p.dense_bytes), '')]
+  if _schedule.DENSE not in p.rounds:
+    rows += [
+      (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
+    ]
+    rows.append(
+      ('average step sends', _human(p.bytes_per_step), ratio(p.bytes_per_step))
+    )
+    rows.append(('state added per worker', _human(p.state_bytes), ''))
+  if p.devices_per_worker > 1:
+    rows.append(
+      (
+        'each device of a worker sends',
+        f'1/{p.devices_per_worker}',
+        'of that, over its own link',
+      )
+    )
+  saved = p.ring_factor * (p.dense_bytes - p.bytes_per_step)
+  if saved > 0:
+    for gbits in (0.1, 1, 10, 100):
+      rows.append(
+        (
+          f'saved per step at {gbits:g} Gbit/s',
+          f'{8e-6 * saved / gbits:.3g} ms',
+          f'on the wire, ring of {p.num_workers}' if gbits == 0.1 else '',
+        )
+      )
+  return _aligned(rows)
+
+
+def _aligned(rows: _Rows) -> list[str]:
+  """Rows of cells as lines of columns."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    '  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+    for row in rows
+  ]
+
+
+def _human(count: float) -> str:
+  """Bytes in decimal units, three digits."""
+  units = ['B', 'kB', 'MB', 'GB', 'TB']
+  while count >= 999.5 and len(units) > 1:
+    count /= 1000
+    units.pop(0)
+  return f'{count:.3g} {units[0]}'

@@ -1,0 +1,118 @@
+"""Will it pay? Seconds of a step from bytes, links and workers."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from greedylore_jax._src.report import plan as _plan
+from greedylore_jax._src.wire import transport as _transport
+
+
+class Prediction(NamedTuple):
+  """Seconds of a step, by the model of `predict`.
+
+  Attributes:
+    dense: if everything were sent.
+    average: with compression, in the long run, refreshes at their share.
+    worst: of the longest kind of step that goes on to occur.
+    break_even: the bandwidth below which compression is the faster on average,
+      bytes per second; infinite if it is on any link, 0 if it saves no bytes.
+  """
+
+  dense: float
+  average: float
+  worst: float
+  break_even: float
+
+
+def predict(
+  plan: _plan.Plan,
+  *,
+  bandwidth: float,
+  latency: float = 0.0,
+  compute_seconds: float = 0.0,
+  overhead_seconds: float | Mapping[str, float] = 0.0,
+) -> Prediction:
+  """What steps of a plan will take, with links and computing as given.
+
+  Workers form a ring, as most libraries' all-reduce does: each of 2 (N - 1)
+  times a worker waits for the latency and sends 1 / N of a message. Computing
+  and sending do not overlap, which favours compression; where your dense
+  all-reduce hides behind the backward pass, take for `compute_seconds` only
+  what it does not hide behind.
+
+  Args:
+    plan: from `gl.plan`, with the `num_workers` in question.
+    bandwidth: of each worker's link, bytes per second one way (a Gbit/s is
+      1.25e8, of which headers leave some 95 %).
+    latency: seconds until a message begins to arrive, and of starting it.
+    compute_seconds: of a step without communication, dense; measure it with
+      one worker.
+    overhead_seconds: what compression adds to that: the time of a compressed
+      step less that of a dense one, with one worker or, as handling messages
+      takes time, too, with several on a fast link. A mapping gives it for each
+      kind of step, by the phases of `plan.rounds`.
+
+  Returns:
+    A `Prediction`.
+
+  Raises:
+    ValueError: for a plan of a single worker, a bandwidth that is not
+      positive, or negative seconds.
+
+  Example:
+    >>> import greedylore_jax as gl, jax.numpy as jnp
+    >>> params = {'w': jnp.ones((1024, 4096))}
+    >>> p = gl.plan(gl.PowerSGD(rank=32), params, num_workers=2)
+    >>> found = gl.predict(p, bandwidth=12.5e6, overhead_seconds=0.01)
+    >>> round(found.dense, 3), round(found.average, 3)
+    (1.342, 0.062)
+
+  References:
+    Rings: Thakur, Rabenseifner, Gropp, Optimization of Collective Communication
+    Operations in MPICH (2005), the model of latency and bandwidth there.
+  """
+  if bandwidth <= 0:
+    raise ValueError(
+      f'bandwidth must be positive, bytes per second, got {bandwidth!r}.'
+    )
+  if plan.num_workers < 2:
+    raise ValueError(
+      'predict needs a plan of at least 2 workers, as a single one sends'
+      f' nothing, got num_workers={plan.num_workers}: make the plan with'
+      ' gl.plan(..., num_workers=...).'
+    )
+  phases = plan.lasting_phases()
+  overheads = overhead_seconds
+  if not isinstance(overheads, Mapping):
+    overheads = dict.fromkeys(phases, overheads)
+  if phases.keys() - overheads.keys():
+    raise ValueError(
+      'overhead_seconds must be given for every phase that lasts,'
+      f' {sorted(phases)}, got {sorted(overheads)}.'
+    )
+  if min(latency, compute_seconds, *overheads.values()) < 0:
+    raise ValueError(
+      'latency, compute_seconds and overhead_seconds must not be negative,'
+      f' got {latency!r}, {compute_seconds!r} and {overhead_seconds!r}.'
+    )
+  workers, ring = plan.num_workers, plan.ring_factor
+
+  def waiting(sent: _transport.Sent) -> float:
+    return latency * (workers - 1) * (1 if 'gather' in sent.kind else 2)
+
+  # Beside the wire: what starts messages, and what compression computes.
+  dense_beside = latency * 2 * (workers - 1)
+  beside = {x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases}
+  dense = compute_seconds + dense_beside + ring * plan.dense_bytes / bandwidth
+  seconds = {
+    x: compute_seconds + beside[x] + ring * plan.bytes_in(x) / bandwidth
+    for x in phases
+  }
+  mean = lambda of: sum(of[x] * share for x, share in phases.items())
+  slower = mean(beside) - dense_beside
+  saved = ring * (plan.dense_bytes - plan.bytes_per_step)
+  if saved <= 0:
+    break_even = 0.0
+  else:
+    break_even = saved / slower if slower > 0 else float('inf')
+  return Prediction(dense, mean(seconds), max(seconds.values()), break_even)

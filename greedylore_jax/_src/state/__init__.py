@@ -1,0 +1,1 @@
+"""Where the state is on a mesh, in a checkpoint, and back."""

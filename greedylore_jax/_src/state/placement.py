@@ -1,0 +1,358 @@
+"""Where optimizer state lives on the mesh."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from greedylore_jax._src import checks as _checks
+from greedylore_jax._src.state import checkpoint as _elastic
+from greedylore_jax._src.state import restore as _restore
+from greedylore_jax._src.wire import worker_axes as _axes
+from greedylore_jax._src.wire.worker_axes import AxisName
+
+_P: Any = jax.sharding.PartitionSpec
+
+
+def state_partition_specs(
+  opt_state: Any, axis_name: AxisName, params: Any = None
+) -> Any:
+  """The PartitionSpec of every leaf of an optimizer state.
+
+  Args:
+    opt_state: state (or its `jax.eval_shape`) of any chain of optax
+      transformations that contains a `compress_gradients`.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+    params: parameters (or shapes that know their sharding) that lie spread over
+      other axes of the mesh. None leaves these out, which is what
+      `jax.shard_map` over the axes of the workers wants to be told.
+
+  Returns:
+    A tree like `opt_state`: `P(axis_name, ...)` for errors, of which every
+    worker has its own, and no `axis_name` for all else, which is equal on all
+    workers. `...` is as the parameter is spread, and so is whatever else has a
+    parameter's path and shape; what a compressor remembers, [k, rows, ...], has
+    its rows over all axes that are not the workers'.
+
+  Raises:
+    ValueError: if parameters lie spread over the workers.
+
+  Example:
+    >>> import greedylore_jax as gl, jax.numpy as jnp
+    >>> state = gl.greedylore(2, 'data').init({'w': jnp.ones((8, 16))})
+    >>> gl.state_partition_specs(state, 'data').error
+    {'w': P('data',)}
+  """
+  spread = _Spread(params, axis_name)
+  return _elastic.map_states(
+    lambda s: s._replace(
+      count=_P(),
+      error=jax.tree_util.tree_map_with_path(
+        lambda path, x: _P(axis_name, *spread.like(path, x.shape[1:])), s.error
+      ),
+      memory=jax.tree_util.tree_map_with_path(spread.memory, s.memory),
+    ),
+    lambda path, x: spread.like(path, jnp.shape(x)),
+    opt_state,
+  )
+
+
+def check_spec(path: Any, spec: Any, axis_name: AxisName) -> None:
+  """Raises if a parameter is sharded over the workers, who all need it."""
+  axes = {axis for entry in spec for axis in _axes.names(entry)}
+  if axes.intersection(_axes.names(axis_name)):
+    raise ValueError(
+      f'{_checks.path_name(path)!r} is sharded as {spec} over the axis of the'
+      f' workers, axis_name={axis_name!r}, but must be equal on all of them:'
+      ' shard it over another axis of the mesh.'
+    )
+
+
+class _Spread:
+  """How parameters lie spread over the devices of a worker."""
+
+  def __init__(self, params: Any, axis_name: AxisName):
+    self._known = {
+      path: (x.shape, x.sharding)
+      for path, x in jax.tree_util.tree_leaves_with_path(params)
+      if isinstance(getattr(x, 'sharding', None), jax.sharding.NamedSharding)
+    }
+    for path, (_, sharding) in self._known.items():
+      check_spec(path, sharding.spec, axis_name)
+    specs = [_spelled(sharding) for _, sharding in self._known.values()]
+    self._used = set(jax.tree.leaves([tuple(spec) for spec in specs]))
+    self._workers = _axes.names(axis_name)
+
+  def like(self, path: Any, shape: tuple[int, ...]) -> Any:
+    """The spec of what has the path (or its end) and shape of a parameter."""
+    for start in range(len(path) + 1):
+      known, sharding = self._known.get(path[start:], (None, None))
+      if known == shape:
+        return _spelled(sharding)
+    return _P()
+
+  def memory(self, path: Any, x: Any) -> Any:
+    """The spec of something that a compressor remembers of a parameter."""
+    for end in range(len(path) + 1):
+      shape, sharding = self._known.get(path[:end], (None, None))
+      if sharding is None:
+        continue
+      if x.shape == shape and end < len(path):  # What EF21 follows.
+        return _spelled(sharding)
+      sizes = sharding.mesh.shape
+      # The workers' axes are not known for the state of a single one.
+      inner = tuple(
+        axis
+        for axis, size in sizes.items()
+        if size > 1
+        and axis not in self._workers
+        and (self._workers or axis in self._used)
+      )
+      count = math.prod(sizes[axis] for axis in inner)
+      divides = inner and len(x.shape) > 1 and x.shape[1] % count == 0
+      return _P(None, inner) if divides else _P()
+    return _P()
+
+
+def init_state(
+  tx: optax.GradientTransformation,
+  params: Any,
+  mesh: jax.sharding.Mesh,
+  *,
+  axis_name: AxisName,
+) -> Any:
+  """The optimizer state, created where it belongs on the mesh.
+
+  Args:
+    tx: any chain that contains a `compress_gradients`.
+    params: the parameters (the same on all workers). They may lie spread over
+      other axes of the mesh. For `jax.ShapeDtypeStruct`s the state is such,
+      too: enough to compile a step and see what memory it takes.
+    mesh: the devices, one worker for each index along `axis_name`.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+
+  Returns:
+    The state of `tx.init`, with errors [N, *leaf.shape] sharded over
+    `axis_name` and everything else equal on all workers, both spread within a
+    worker as the parameters are (see `state_partition_specs`).
+
+  Raises:
+    ValueError: if the mesh has no such axis, another axis of it is not left to
+      the partitioner, or parameters lie spread over the workers.
+
+  Example:
+    >>> import greedylore_jax as gl, jax, jax.numpy as jnp
+    >>> mesh = jax.make_mesh(
+    ...     (1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> tx = gl.greedylore(2, 'data')
+    >>> params = {'w': jnp.ones((8, 16))}
+    >>> state = gl.init_state(tx, params, mesh, axis_name='data')
+    >>> state.error['w'].sharding.spec
+    P('data',)
+  """
+  workers = workers_on(mesh, axis_name)
+  init = lambda params: _elastic.expand(tx.init(params), workers, exact=False)
+  return _on_mesh(init, params, params, mesh, axis_name)
+
+
+def place_state(
+  opt_state: Any,
+  mesh: jax.sharding.Mesh,
+  *,
+  axis_name: AxisName,
+  tx: optax.GradientTransformation | None = None,
+  params: Any = None,
+  exact: bool = True,
+) -> Any:
+  """A saved state on a mesh with any number of workers, ready to resume.
+
+  Args:
+    opt_state: what `collapse` returned, on any devices or as NumPy arrays; with
+      `tx` also the dicts and lists of a checkpoint that was restored without a
+      template.
+    mesh: the devices, one worker for each index along `axis_name`.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+    tx: the transformation that will continue. The state is then checked against
+      it and converted if it can continue exactly, for instance from float32 to
+      int8 factors. None takes the state as it is.
+    params: the parameters or their shapes; needed with `tx`, and if parameters
+      are sharded over other axes of the mesh, as the state then is.
+    exact: False also accepts a state that cannot continue exactly: every worker
+      gets the mean error of a method that is not linear, and entries that do
+      not fit `tx` start anew.
+
+  Returns:
+    The state as `init_state` places it. For linear methods no device holds the
+    errors of all workers, not even in between.
+
+  Raises:
+    ValueError: if the mesh has no such axis; with `exact`, if the state does
+      not fit `tx` or needs another number of workers.
+    TypeError: without `tx`, for a state that has lost its types.
+
+  Example:
+    >>> import greedylore_jax as gl, jax, jax.numpy as jnp
+    >>> mesh = jax.make_mesh(
+    ...     (1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> tx = gl.greedylore(2, 'data')
+    >>> params = {'w': jnp.ones((8, 16))}
+    >>> state = gl.init_state(tx, params, mesh, axis_name='data')
+    >>> saved = gl.collapse(state)
+    >>> state = gl.place_state(
+    ...     saved, mesh, axis_name='data', tx=tx, params=params)
+    >>> state.error['w'].sharding.spec
+    P('data',)
+  """
+  workers = workers_on(mesh, axis_name)
+  if tx is not None:
+    if params is None:
+      raise TypeError('place_state needs params= together with tx=, got None.')
+    opt_state = _restore.adapt(opt_state, tx, params, workers, exact)
+
+  def resume(state):
+    mean = _elastic.collapse(state, exact=exact)
+    return _elastic.expand(mean, workers, exact=exact)
+
+  given = _on_devices(opt_state, mesh, axis_name, params)
+  return _on_mesh(resume, given, params, mesh, axis_name)
+
+
+def state_template(
+  tx: optax.GradientTransformation,
+  params: Any,
+  mesh: jax.sharding.Mesh,
+  *,
+  axis_name: AxisName,
+  num_workers: int | None = None,
+) -> Any:
+  """What a checkpoint holds: the shapes and shardings of `collapse`'s result.
+
+  A checkpoint library restores into it, in one process or in many, and
+  `place_state` continues from what it restored.
+
+  Args:
+    tx: the transformation of the run that saved.
+    params: the parameters, or their shapes.
+    mesh: the devices that restore.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+    num_workers: how many workers the run that saved had, which matters only for
+      methods that are not linear. None means as many as the mesh has.
+
+  Returns:
+    A tree of `jax.ShapeDtypeStruct`s with their shardings: errors [1, *shape],
+    or [num_workers, *shape] for methods that are not linear.
+
+  Example:
+    >>> import greedylore_jax as gl, jax, jax.numpy as jnp
+    >>> mesh = jax.make_mesh(
+    ...     (1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    >>> params = {'w': jnp.ones((8, 16))}
+    >>> gl.state_template(
+    ...     gl.greedylore(2, 'data'), params, mesh, axis_name='data'
+    ... ).error['w'].shape
+    (1, 8, 16)
+  """
+  saved = num_workers or workers_on(mesh, axis_name)
+  _checks.check_integer('num_workers', saved)
+  shapes = jax.eval_shape(
+    lambda params: _elastic.collapse(
+      _elastic.expand(tx.init(params), saved, exact=False)
+    ),
+    params,
+  )
+  return _abstract(shapes, _shardings(shapes, params, mesh, axis_name))
+
+
+def _on_devices(
+  opt_state: Any, mesh: jax.sharding.Mesh, axis_name: AxisName, params: Any
+) -> Any:
+  """The state with all arrays that are on other devices moved to the mesh."""
+  devices = set(mesh.devices.flat)
+
+  def move(x, sharding):
+    if not isinstance(x, jax.Array) or x.sharding.device_set == devices:
+      return x
+    return jax.device_put(x, sharding)
+
+  shardings = _shardings(opt_state, params, mesh, axis_name)
+  return jax.tree.map(move, opt_state, shardings)
+
+
+def _shardings(
+  opt_state: Any, params: Any, mesh: jax.sharding.Mesh, axis_name: AxisName
+) -> Any:
+  """Where the arrays of a state are on the mesh, saved ones included."""
+  specs = state_partition_specs(opt_state, axis_name, params)
+  workers = workers_on(mesh, axis_name)
+
+  def one(x, spec):
+    of_workers = spec and _axes.names(spec[0]) == _axes.names(axis_name)
+    if of_workers and jnp.shape(x)[0] % workers:
+      spec = _P(None, *spec[1:])  # One mean error for all.
+    return jax.sharding.NamedSharding(mesh, spec)
+
+  return jax.tree.map(one, opt_state, specs)
+
+
+def _on_mesh(
+  function: Any, given: Any, params: Any, mesh: Any, axis_name: AxisName
+) -> Any:
+  """The state that a function makes of what is given, made where it belongs."""
+  shapes = jax.eval_shape(function, given)
+  shardings = _shardings(shapes, params, mesh, axis_name)
+  if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(given)):
+    return _abstract(shapes, shardings)
+  return jax.jit(function, out_shardings=shardings)(given)
+
+
+def _abstract(shapes: Any, shardings: Any) -> Any:
+  """Shapes that know where their arrays are to be."""
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
+@functools.cache
+def on_mesh(mesh: jax.sharding.Mesh, sharding: Any) -> Any:
+  """A sharding on the mesh, in one spelling of many; None for any other."""
+  if not isinstance(sharding, jax.sharding.NamedSharding):
+    return None
+  if sharding.mesh != mesh:
+    return None
+  return jax.sharding.NamedSharding(mesh, _spelled(sharding))
+
+
+def _spelled(sharding: jax.sharding.NamedSharding) -> Any:
+  """Its spec without axes of one device and last entries that say nothing."""
+  sizes = sharding.mesh.shape
+  entries = [
+    tuple(axis for axis in _axes.names(entry) if sizes[axis] > 1)
+    for entry in sharding.spec
+  ]
+  used = [i for i, entry in enumerate(entries) if entry]
+  return _P(*entries[: used[-1] + 1 if used else 0])
+
+
+def workers_on(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
+  """How many workers a mesh has along `axis_name`."""
+  axes = _axes.names(axis_name)
+  for axis in axes:
+    if axis not in mesh.shape:
+      raise ValueError(
+        f'The mesh has no axis {axis!r}, only {tuple(mesh.axis_names)}.'
+      )
+  for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
+    if kind == jax.sharding.AxisType.Explicit and axis not in axes:
+      raise ValueError(
+        f'The axis {axis!r} of the mesh, beside those of the workers, must be'
+        ' left to the partitioner: make the mesh with axis_types='
+        f'(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}.'
+      )
+  return math.prod(mesh.shape[axis] for axis in axes)

@@ -1,0 +1,148 @@
+"""From a saved state to the one that a transformation continues from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from greedylore_jax._src import checks as _checks
+from greedylore_jax._src.state import compress_state as _state
+from greedylore_jax._src.state.compress_state import CompressState
+from greedylore_jax._src.state.compress_state import NonlinearCompressState
+
+_REMEDY = (
+  'Use the configuration of the run that saved it, or pass exact=False to'
+  ' keep whatever fits.'
+)
+
+
+def adapt(
+  saved: Any,
+  tx: optax.GradientTransformation,
+  params: Any,
+  num_workers: int,
+  exact: bool,
+) -> Any:
+  """A saved state in the structure of `tx.init(params)`.
+
+  Entries are found by name, so the dicts and lists of a checkpoint that was
+  restored without a template get their types back.
+
+  Args:
+    saved: the state, or its entries as dicts and lists.
+    tx: the transformation that continues from it.
+    params: the parameters, or their shapes.
+    num_workers: N, how many workers continue.
+    exact: False takes what does not fit from `tx.init(params)`, and drops
+      errors for which `tx` has no place.
+
+  Returns:
+    The state; its errors have as many workers as they had, or N.
+
+  Raises:
+    ValueError: with `exact`, if an entry is missing, left over or of another
+      shape or dtype.
+  """
+  fresh = jax.eval_shape(tx.init, params) if exact else tx.init(params)
+  is_state = lambda x: isinstance(x, CompressState)
+
+  def entry(path, wanted):
+    if is_state(wanted):
+      return _adapt_state(path, wanted, saved, num_workers, exact)
+    return _take(path, wanted, saved, exact)
+
+  adapted = jax.tree_util.tree_map_with_path(entry, fresh, is_leaf=is_state)
+  given, kept = (len(jax.tree.leaves(x)) for x in (saved, adapted))
+  if exact and given != kept:
+    raise ValueError(
+      f'The saved state must have {kept} arrays, as tx.init(params) has, got'
+      f' {given}. {_REMEDY}'
+    )
+  return adapted
+
+
+def _adapt_state(
+  path: Any, wanted: CompressState, saved: Any, num_workers: int, exact: bool
+) -> CompressState:
+  """The compression state in this place."""
+  kind = type(_find(saved, path))
+  of_linear = kind is CompressState
+  spread = of_linear and isinstance(wanted, NonlinearCompressState)
+  nothing = lambda x: isinstance(x, optax.MaskedNode)
+
+  def error(below, fresh):
+    place = (*path, jax.tree_util.GetAttrKey('error'), *below)
+    found = _find(saved, place)
+    unsent = jax.tree.leaves(found)
+    if nothing(fresh):
+      if unsent and exact:
+        raise ValueError(
+          f'The saved state holds an unsent error at {_name(place)}, which tx'
+          f' would never send. {_state.SEND_FIRST} {_REMEDY}'
+        )
+      return fresh
+    if not unsent or found.shape[1:] != fresh.shape[1:]:
+      return _take(place, fresh, saved, exact)
+    if found.dtype != fresh.dtype:
+      if exact:
+        return _take(place, fresh, saved, exact)  # Raises.
+      found = found.astype(fresh.dtype)
+    if spread:  # The mean is all that is known of a linear method's errors.
+      mean = jnp.mean(found, 0, keepdims=True, dtype=jnp.float32)
+      found = jnp.broadcast_to(
+        mean.astype(found.dtype), (num_workers, *found.shape[1:])
+      )
+    return found
+
+  def memory(below, fresh):
+    place = (*path, jax.tree_util.GetAttrKey('memory'), *below)
+    return _take(place, fresh, saved, exact)
+
+  count = (*path, jax.tree_util.GetAttrKey('count'))
+  return wanted._replace(
+    count=_take(count, wanted.count, saved, exact),
+    error=jax.tree_util.tree_map_with_path(
+      error, wanted.error, is_leaf=nothing
+    ),
+    memory=jax.tree_util.tree_map_with_path(memory, wanted.memory),
+  )
+
+
+def _take(place: Any, wanted: Any, saved: Any, exact: bool) -> Any:
+  """The saved array in this place; what is wanted if it does not fit."""
+  found = _find(saved, place)
+  if _state.described(found) == _state.described(wanted):
+    return found
+  if exact:
+    raise ValueError(
+      f'The saved state must hold {_state.described(wanted)} at'
+      f' {_name(place)}, got {_state.described(found)}. {_REMEDY}'
+    )
+  return wanted
+
+
+def _find(tree: Any, path: Any) -> Any:
+  """What a tree, or dicts and lists of its entries, holds at a path."""
+  for key in path:
+    (name,) = (
+      getattr(key, x) for x in ('name', 'key', 'idx') if hasattr(key, x)
+    )
+    tree = _entry(tree, name)
+  return tree
+
+
+def _entry(node: Any, name: Any) -> Any:
+  """One entry by its name or number; None if there is none."""
+  if isinstance(node, Mapping):
+    return node.get(name, node.get(str(name)))
+  if isinstance(node, list | tuple) and not hasattr(node, '_fields'):
+    return node[name] if isinstance(name, int) and name < len(node) else None
+  if isinstance(node, tuple) and isinstance(name, int):
+    return node[name] if name < len(node) else None
+  return getattr(node, name, None) if isinstance(name, str) else None
+
+
+def _name(place: Any) -> str:
+  return repr(_checks.path_name(place))

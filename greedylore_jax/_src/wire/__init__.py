@@ -1,0 +1,1 @@
+"""Rounds of communication, and the only code that communicates."""

@@ -1,0 +1,167 @@
+"""Are there hosts, with real links, and do their cards count what is planned?
+
+Needs root and iproute2, and is skipped without.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks import hosts as hosts_lib
+from benchmarks import wire
+
+try:
+  hosts_lib.require()
+except hosts_lib.Unavailable as reason:
+  pytest.skip(str(reason), allow_module_level=True)
+
+RECEIVE = """
+import socket
+with socket.create_server(('', 5000)) as server:
+  print('ready', flush=True)
+  connection, _ = server.accept()
+  while connection.recv(2**20):
+    pass
+  connection.send(b'.')
+"""
+SEND = """
+import socket, sys, time
+connection = socket.create_connection((sys.argv[1], 5000))
+start = time.perf_counter()
+connection.sendall(bytes(int(sys.argv[2])))
+connection.shutdown(socket.SHUT_WR)
+connection.recv(1)
+print(time.perf_counter() - start)
+"""
+ABANDONED = """
+import time
+from benchmarks import hosts
+with hosts.Hosts(2, '1gbit') as pair:
+  pair.popen(1, ['sleep', '1000'])
+  print(pair.run(1, ['readlink', '/proc/self/ns/net']), end='', flush=True)
+  time.sleep(1000)
+"""
+
+
+def network_of(hosts, i):
+  return hosts.run(i, ['readlink', '/proc/self/ns/net']).strip()
+
+
+def networks():
+  """Those in which there is a process."""
+  found = set()
+  for folder in pathlib.Path('/proc').glob('[0-9]*'):
+    with contextlib.suppress(OSError):  # It has ended.
+      found.add(os.readlink(folder / 'ns' / 'net'))
+  return found
+
+
+def around():
+  """What hosts must leave alone: the machine's own cards and names."""
+  done = subprocess.run(
+    ['ip', '-o', 'link'], capture_output=True, text=True, check=True
+  )
+  return done.stdout, pathlib.Path('/etc/hosts').read_text(encoding='utf-8')
+
+
+def sent_through(hosts, size):
+  """Sends so many bytes from host 0 to host 1; returns the seconds."""
+  receiver = hosts.popen(
+    1, [sys.executable, '-c', RECEIVE], stdout=subprocess.PIPE
+  )
+  with receiver:
+    assert receiver.stdout.readline() == b'ready\n'
+    send = [sys.executable, '-c', SEND, hosts.address(1), str(size)]
+    return float(hosts.run(0, send))
+
+
+def test_a_link_is_as_slow_as_asked_and_counts_its_bytes():
+  size = 2_000_000
+  with hosts_lib.Hosts(2, '40mbit') as hosts:
+    seconds = sent_through(hosts, size)
+    # The first 80 kB are in the bucket; the headers of 1,500 bytes come to 5 %.
+    assert seconds > 0.9 * 8 * size / 40e6
+    assert size < hosts.sent_bytes(0) < 1.01 * size
+    assert hosts.sent_bytes(1) < 0.01 * size, 'only acknowledges'
+    hosts.limit(None)
+    assert sent_through(hosts, size) < seconds / 4
+
+
+def test_a_host_knows_its_name_as_gloo_needs_it():
+  ask = 'import socket; print(socket.gethostbyname(socket.gethostname()))'
+  with hosts_lib.Hosts(2) as hosts:
+    for i in range(2):
+      said = hosts.run(i, [sys.executable, '-c', ask])
+      assert said.strip() == hosts.address(i)
+    with pytest.raises(subprocess.CalledProcessError):
+      hosts.run(0, ['false'])
+
+
+def interrupted(seen):
+  """Notes the networks of four hosts, and leaves them like Ctrl-C does."""
+  with (
+    hosts_lib.Hosts(2, '1gbit') as some,
+    hosts_lib.Hosts(2, '1gbit') as others,
+  ):
+    others.popen(0, ['sleep', '1000'])
+    seen |= {network_of(hosts, i) for hosts in (some, others) for i in range(2)}
+    assert len(seen) == 4
+    assert seen <= networks()
+    raise KeyboardInterrupt
+
+
+def test_nothing_is_left_behind():
+  before, seen = around(), set()
+  with pytest.raises(KeyboardInterrupt):
+    interrupted(seen)
+  assert not seen & networks()
+  assert around() == before
+
+
+def test_nothing_is_left_behind_by_a_program_that_is_killed():
+  program = subprocess.Popen(
+    [sys.executable, '-c', ABANDONED], stdout=subprocess.PIPE, text=True
+  )
+  with program:
+    network = program.stdout.readline().strip()
+    assert network in networks()
+    program.send_signal(signal.SIGKILL)
+  until = time.monotonic() + 20
+  while network in networks() and time.monotonic() < until:
+    time.sleep(0.05)
+  assert network not in networks()
+
+
+def test_without_tools_a_line_says_what_to_install(monkeypatch):
+  monkeypatch.setenv('PATH', '')
+  with pytest.raises(hosts_lib.Unavailable, match='apt-get install iproute2'):
+    hosts_lib.require()
+
+
+def test_the_cards_count_what_is_planned(tmp_path, monkeypatch):
+  # A host has one device.
+  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
+  run = wire.measure(
+    2,
+    'GreedyLore, r = 8',
+    tmp_path,
+    '1gbit',
+    steps=4,
+    model__width=256,
+    model__layers=1,
+    model__feed_forward=688,
+    compression__rank=16,
+    compression__start_step=1,
+    compression__update_interval=2,
+  )
+  assert [x.phase for x in run.kinds] == ['warm_up', 'refresh', 'compress']
+  for kind in run.kinds:
+    assert kind.told == kind.planned + 16, 'the loss, and three diagnostics'
+    assert 0 < kind.beyond < wire.TOLERANCE
+  assert run.before < 20_000

@@ -1,0 +1,176 @@
+"""The methods in NumPy float64, from the mathematics.
+
+A method is a function of the workers' H_i = G_i + E_i, its memory and its
+random draws, to (update, what each worker sent of it, memory), with a <= b.
+"""
+
+import numpy as np
+
+mean = lambda matrices: sum(matrices) / len(matrices)
+orth = lambda y: np.linalg.qr(y)[0]
+
+
+class Oracle:
+  """One matrix on N workers; `step` takes their gradients, [a, b] each."""
+
+  def __init__(self, interval, start, compress, refresh=None):
+    self.compress, self.refresh = compress, refresh
+    self.interval, self.start = interval, start
+    self.count, self.errors, self.memory = 0, None, None
+
+  def step(self, grads, draws):
+    """The update. `draws` has the random numbers of either kind of step.
+
+    Warm-up sends G; else the method acts on H = G + E, and E is what is left.
+    Everything works on the short side; a tall gradient is transposed.
+    """
+    grads = [np.asarray(g, np.float64) for g in grads]
+    tall = grads[0].shape[0] > grads[0].shape[1]
+    grads = [g.T if tall else g for g in grads]
+    if self.errors is None:
+      self.errors = [np.zeros_like(g) for g in grads]
+    since, self.count = self.count - self.start, self.count + 1
+    if since < 0:
+      update = mean(grads)
+    else:
+      again = self.interval and since % self.interval == 0
+      method = self.refresh if again else self.compress
+      h = [g + e for g, e in zip(grads, self.errors, strict=True)]
+      draw = draws['refresh' if again else 'compress']
+      update, sent, self.memory = method(h, self.memory, draw)
+      self.errors = [x - s for x, s in zip(h, sent, strict=True)]
+    return update.T if tall else update
+
+
+def between(h, p, q=None):
+  """All H_i projected on the columns of P, and of Q."""
+  right = np.eye(h[0].shape[1]) if q is None else q @ q.T
+  sent = [p @ p.T @ x @ right for x in h]
+  return mean(sent), sent
+
+
+def best(energies, count):
+  return np.argsort(-energies, kind='stable')[:count]
+
+
+def dense_refresh(h, memory, draw):
+  """Everything is sent; all singular vectors of the mean are kept."""
+  u, _, vt = np.linalg.svd(mean(h))
+  return mean(h), h, (u, vt.T)
+
+
+def greedylore(rank, independent=False):
+  def compress(h, bases, v):
+    u = bases[0]
+    if independent:
+      energies = mean([np.sum((u.T @ x) * v, axis=1) for x in h]) ** 2
+    else:
+      energies = np.sum(mean([u.T @ x @ v for x in h]) ** 2, axis=1)
+    return *between(h, u[:, best(energies, rank)]), bases
+
+  return compress
+
+
+def subspace(choose):
+  """Columns of the basis, chosen by a draw."""
+  return lambda h, bases, draw: (*between(h, bases[0][:, choose(draw)]), bases)
+
+
+def sketched_refresh(h, memory, omega):
+  """A basis of what a sketch of the mean spans, and the mean within it."""
+  q = orth(mean([x @ omega for x in h]))
+  output, sent = between(h, q)
+  u = np.linalg.svd(output)[0][:, : q.shape[1]]
+  return output, sent, (u, None)
+
+
+def range_finder(rank, warm=0):
+  def compress(h, memory, draw):
+    """`draw` are the fresh columns, and the first warm ones."""
+    fresh, first = draw
+    kept = first if memory is None else memory
+    p = orth(mean([x @ np.concatenate([kept, fresh], axis=1) for x in h]))
+    output, sent = between(h, p)
+    r = p.T @ output
+    return output, sent, r[best(np.sum(r**2, axis=1), warm)].T
+
+  return compress
+
+
+def two_sided(rank):
+  def compress(h, bases, draws):
+    (u, v), a = bases, h[0].shape[0]
+    left = mean([u.T @ x @ draws[a:] for x in h])
+    right = mean([v.T @ x.T @ draws[:a] for x in h])
+    chosen = [best(np.sum(s**2, axis=1), rank) for s in (left, right)]
+    return *between(h, u[:, chosen[0]], v[:, chosen[1]]), bases
+
+  return compress
+
+
+def tsr(rank, power_iterations, average):
+  """Returns compress and refresh."""
+
+  def find(h, omega):
+    q = orth(mean([x @ omega for x in h]))
+    for _ in range(power_iterations):
+      z = orth(mean([x.T @ q for x in h]))
+      q = orth(mean([x @ z for x in h]))
+    return q
+
+  def compress(h, bases, draw):
+    u, v = bases
+    sent = [u @ (u.T @ x @ v) @ v.T for x in h]
+    return mean(sent), sent, bases
+
+  def refresh(h, bases, omega):
+    if average == 'gradients':
+      q = find(h, omega)
+    else:
+      q = mean([find([x], omega) for x in h])
+    u, _, vt = np.linalg.svd(q.T @ mean(h), full_matrices=False)
+    return compress(h, (q @ u[:, :rank], vt[:rank].T), None)
+
+  return compress, refresh
+
+
+def top_columns(count):
+  def compress(h, memory, v):
+    energies = np.sum(mean([x.T @ v for x in h]) ** 2, axis=1)
+    chosen = np.isin(np.arange(h[0].shape[1]), best(energies, count))
+    sent = [x * chosen for x in h]
+    return mean(sent), sent, None
+
+  return compress
+
+
+def entries(count, scores_of):
+  """The entries of highest score in each worker's own H."""
+
+  def compress(h, memory, draw):
+    sent = []
+    for x in h:
+      keep = best(scores_of(x, draw).ravel(), count)
+      sent.append(x * np.isin(np.arange(x.size), keep).reshape(x.shape))
+    return mean(sent), sent, None
+
+  return compress
+
+
+def levels(bits):
+  def compress(h, memory, draw):
+    s = 2 ** (bits - 1) - 1
+    largest = [np.abs(x).max(axis=1, keepdims=True) for x in h]
+    sent = [
+      t / s * np.floor(x / t * s + 0.5) for x, t in zip(h, largest, strict=True)
+    ]
+    return mean(sent), sent, None
+
+  return compress
+
+
+def signs(h, memory, draw):
+  sent = [
+    np.where(x < 0, -1, 1) * np.abs(x).mean(axis=1, keepdims=True) for x in h
+  ]
+  return mean(sent), sent, None

@@ -1,0 +1,97 @@
+"""Runs of the trainer that take seconds, for the tests."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from train import tasks
+from train.config import schema as config
+from train.run import loop
+from train.study import budget
+
+TEXT = 'the quick brown fox jumps over the lazy dog, again and again. '
+
+
+def settings(folder, **changes):
+  """A run of seconds: 8 steps of a tiny model on 4 workers."""
+  files = tuple(str(folder / f'{name}.txt') for name in 'abcd')
+  for i, file in enumerate(files):
+    pathlib.Path(file).write_text(TEXT * (40 + i), encoding='utf-8')
+  start = config.Config(
+    steps=8,
+    batch_size=8,
+    data=config.Data(
+      source='files', files=files, sequence_length=16, eval_fraction=0.2
+    ),
+    model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
+    compression=config.Compression(
+      rank=2, update_interval=3, start_step=1, probes=2
+    ),
+    mesh=config.Mesh(replica=4),
+    evaluation=config.Evaluation(every=4, sequences=16),
+    checkpoint=config.Checkpoint(every=4),
+    log=config.Log(every=2, tensorboard=False),
+  )
+  return dataclasses.replace(start, **changes)
+
+
+def write(folder):
+  """The usual run as a file of configs/; its path."""
+  path = folder / 'mine.py'
+  path.write_text(f'config = {settings(folder)!r}', encoding='utf-8')
+  return str(path)
+
+
+def environment(**more):
+  """For a run in a process of its own: it compiles fast, or not at all."""
+  return (
+    os.environ
+    | {
+      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+      'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+      'PYTHONUNBUFFERED': '1',
+    }
+    | more
+  )
+
+
+def recording():
+  """Remembers the parameters that the next run ends with."""
+  ends = []
+  original = loop._summary
+
+  def remember(run_settings, job, now, journal):
+    ends.append(jax.tree.map(np.asarray, now.params))
+    return original(run_settings, job, now, journal)
+
+  loop._summary = remember
+
+  def last():
+    loop._summary = original
+    return ends[-1]
+
+  return last
+
+
+def lines_of(workdir):
+  text = (workdir / 'metrics.jsonl').read_text(encoding='utf-8')
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def check_bytes(settings, workdir, summary):
+  """One account of bytes: the summary's, the last lines' and the budget's."""
+  for line in lines_of(workdir)[-2:]:
+    for key in ('bytes_sent', 'dense_bytes'):
+      assert line[key] == summary[key], key
+  predicted = budget.times_fewer(settings, tasks.load(settings))
+  assert summary['compression'] == pytest.approx(predicted, rel=1e-12)
+
+
+class Interrupted(Exception):
+  """Stands for a power cut."""

@@ -1,0 +1,76 @@
+"""Ways to run an update on several workers, for the tests."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import greedylore_jax as gl
+
+AXIS = 'data'
+# Relative errors that count as rounding, for every test of an identity.
+FLOAT32_ROUNDING = 1e-5
+# The same between two programs that feed errors back over ten steps, in which
+# rounding grows: float32 lies up to 3e-5 from float64, depending on the draw.
+FLOAT32_FEEDBACK = 1e-4
+
+
+def mesh_of(n):
+  """A mesh of n workers on virtual devices."""
+  devices = np.array(jax.devices()[:n])
+  return jax.sharding.Mesh(devices, (AXIS,))
+
+
+def simulated(tx, n):
+  """`tx.update` on n workers of one device: (grads [n, ...], state) -> same.
+
+  That updates, count and memory come out without a worker axis proves that
+  they do not depend on the worker.
+  """
+
+  def axes(tree):
+    specs = gl.state_partition_specs(tree, AXIS)
+    return jax.tree.map(lambda spec: 0 if spec else None, specs)
+
+  def run(grads, state):
+    assert jax.tree.leaves(grads)[0].shape[0] == n
+    one = lambda x: x[:, None]  # [n, ...] -> [n, 1, ...]; vmap takes n away.
+    states = axes(state)
+    inner = jax.vmap(
+      tx.update, in_axes=(0, states), out_axes=(None, states), axis_name=AXIS
+    )
+    updates, state = inner(grads, map_errors(one, state))
+    return updates, map_errors(lambda x: x[:, 0], state)
+
+  return jax.jit(run)
+
+
+def fresh(tx, shapes, n):
+  """The state of `tx` on n workers before the first step."""
+  return gl.expand(tx.init(zeros(shapes)), n, exact=False)
+
+
+def map_errors(function, state):
+  """Applies a function to the errors in a bare `CompressState`."""
+  return state._replace(error=jax.tree.map(function, state.error))
+
+
+def random_grads(shapes, n, seed):
+  """Gradients of n workers, a common part and noise, leaves [n, *shape]."""
+  rng = np.random.default_rng(seed)
+  return {
+    name: np.asarray(
+      rng.normal(size=shape) + 0.5 * rng.normal(size=(n, *shape)), np.float32
+    )
+    for name, shape in shapes.items()
+  }
+
+
+def relative(x, y):
+  """Frobenius norm of x - y over that of y, in float64."""
+  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  return np.linalg.norm(x - y) / max(np.linalg.norm(y), 1e-30)
+
+
+def zeros(shapes, dtype=jnp.float32):
+  """Parameters of the given shapes."""
+  return {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()}

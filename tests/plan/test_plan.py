@@ -1,0 +1,146 @@
+"""Are the bytes that are promised the bytes that the program sends?"""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import greedylore_jax as gl
+import workers
+
+SHAPES = {'w': (16, 24), 'u': (24, 16), 'layers': (2, 8, 40), 'bias': (24,)}
+COMPRESSORS = {
+  'shared': gl.GreedyLore(3, update_interval=5, probes=2),
+  'independent': gl.GreedyLore(3, 5, probes='independent'),
+  'fixed': gl.FixedSubspace(3, update_interval=5),
+  'random': gl.RandomSubspace(3, update_interval=5),
+  'powersgd': gl.PowerSGD(3),
+  'range finder': gl.RangeFinder(3),
+  'half warm': gl.RangeFinder(3, warm=0.5),
+  'sketched basis': gl.GreedyLore(3, 5, basis_size=5),
+  'two-sided': gl.TwoSided(3, update_interval=5, probes=1),
+  'tsr': gl.TSR(3, update_interval=5, oversampling=2),
+  'tsr, bases': gl.TSR(3, update_interval=5, average='bases'),
+  'top columns': gl.TopK(0.1, probes=2),
+  'top entries': gl.TopK(0.1, indices='own'),
+  'random entries': gl.RandomK(0.1),
+  '4 bits': gl.Quantize(4),
+  'sign': gl.Sign(),
+  'dense': gl.Dense(),
+}
+
+
+def compiled_update(tx, params, n=4):
+  """The program of a bare update, without loss and model around it."""
+  mesh = workers.mesh_of(n)
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  specs = gl.state_partition_specs(state, workers.AXIS)
+  p = jax.sharding.PartitionSpec
+
+  def update(grads, state):
+    return tx.update(jax.tree.map(lambda g: g[0], grads), state)
+
+  sharded = jax.shard_map(
+    update, mesh=mesh, in_specs=(p(workers.AXIS), specs), out_specs=(p(), specs)
+  )
+  grads = jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), params)
+  return jax.jit(sharded).lower(grads, state).compile()
+
+
+@pytest.mark.parametrize(
+  ('name', 'start_step'), [*((x, 0) for x in COMPRESSORS), ('shared', 2)]
+)
+def test_compiled_collectives_are_the_plan_number_by_number(name, start_step):
+  options = {'start_step': start_step, 'min_compression_rate': 0}
+  if name == 'dense':
+    options.pop('min_compression_rate')
+  params = workers.zeros(SHAPES)
+  plan = gl.plan(COMPRESSORS[name], params, num_workers=4, **options)
+  tx = gl.compress_gradients(COMPRESSORS[name], workers.AXIS, **options)
+  sent = {}
+  for c in gl.collectives(compiled_update(tx, params)):
+    size = c.size // 4 if c.kind == 'all-gather' else c.size
+    sent.setdefault(c.phase, []).append((c.kind, c.dtype, size))
+  assert sent == plan.rounds
+  if name != 'dense':
+    # A collective per round, and no dense one hides in a compressed step. The
+    # vector is averaged, so what is gathered has one beside it.
+    once = ('fixed', 'random', 'tsr', 'tsr, bases', 'random entries')
+    assert len(sent['compress']) == (1 if name in once else 2)
+    refresh = {'sketched basis': 2, 'tsr': 4, 'tsr, bases': 3}
+    assert len(sent.get('refresh', [1])) == refresh.get(name, 1)
+    assert plan.bytes_in('compress') < plan.dense_bytes / 2
+
+
+def test_the_numbers_are_those_of_the_formulas():
+  """a * m + r * b per matrix, a * b at a refresh, dense leaves whole."""
+  plan = gl.plan(
+    COMPRESSORS['shared'], workers.zeros(SHAPES), min_compression_rate=0
+  )
+  scores = 2 * (16 + 16 + 2 * 8) + 24
+  factors = 3 * (24 + 24 + 2 * 40)
+  assert plan.rounds['compress'] == [
+    ('all-reduce', 'float32', scores),
+    ('all-reduce', 'float32', factors),
+  ]
+  whole = 2 * 16 * 24 + 2 * 8 * 40 + 24
+  assert plan.dense_bytes == plan.bytes_in('refresh') == 4 * whole
+  average = (whole + 4 * (scores + factors)) / 5
+  assert plan.bytes_per_step == pytest.approx(4 * average)
+  # One error of each matrix and one basis.
+  assert plan.state_bytes == 4 * (whole - 24 + 2 * 16 * 16 + 2 * 8 * 8)
+
+
+def test_bytes_of_a_run_add_up_over_the_phases():
+  plan = gl.plan(
+    COMPRESSORS['shared'],
+    workers.zeros(SHAPES),
+    start_step=3,
+    min_compression_rate=0,
+  )
+  phases = [plan.phase_at(step) for step in range(10)]
+  assert phases == (
+    ['warm_up'] * 3 + ['refresh'] + ['compress'] * 4 + ['refresh', 'compress']
+  )
+  assert plan.bytes_after(10) == sum(map(plan.bytes_in, phases))
+  assert plan.peak_bytes == plan.dense_bytes
+
+
+def test_lower_precision_on_the_wire_is_planned():
+  params = workers.zeros(SHAPES)
+  plan = gl.plan(COMPRESSORS['shared'], params, factor_dtype=jnp.bfloat16)
+  full = gl.plan(COMPRESSORS['shared'], params)
+  bias = 4 * 24
+  assert plan.bytes_in('compress') - bias == (
+    (full.bytes_in('compress') - bias) // 2
+  )
+  assert plan.bytes_in('refresh') == full.bytes_in('refresh')
+
+
+def test_a_matrix_that_would_not_shrink_stays_dense():
+  params = {'w': jnp.zeros((4, 40)), 'big': jnp.zeros((64, 64))}
+  plan = gl.plan(gl.GreedyLore(3), params, min_compression_rate=2.0)
+  decided = {leaf.path: leaf for leaf in plan.leaves}
+  assert not decided['w'].compressed
+  assert decided['w'].how == 'would shrink only 1.18x'
+  assert decided['big'].compressed
+
+
+def test_the_table_names_every_leaf_and_its_bytes():
+  plan = gl.plan(COMPRESSORS['shared'], workers.zeros(SHAPES), num_workers=8)
+  text = str(plan)
+  for word in ('layers', 'bias', '1-D, not a matrix', 'refresh step sends'):
+    assert word in text
+
+
+def test_a_train_step_sends_the_plan_and_its_loss():
+  params = workers.zeros(SHAPES)
+  tx = optax.chain(gl.greedylore(3, workers.AXIS), optax.adam(0.1))
+  mesh = workers.mesh_of(4)
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  loss_fn = lambda p, x: sum(jnp.mean(v**2) for v in p.values()) + x.mean()
+  step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
+  compiled = step.lower(params, state, jnp.zeros(4)).compile()
+  sent = sum(c.bytes for c in gl.collectives(compiled))
+  plan = gl.plan(gl.GreedyLore(3), params, num_workers=4)
+  assert sent == 4 + sum(map(plan.bytes_in, plan.rounds))

@@ -1,0 +1,125 @@
+"""Is the rank that is chosen for a budget the largest that stays within it?"""
+
+import dataclasses
+import functools
+import typing
+
+import pytest
+
+import greedylore_jax as gl
+from train import tasks
+from train.config import schema as config
+from train.models import llama_rules
+from train.run import optimizer
+from train.study import budget
+
+
+@functools.cache
+def task(settings):
+  """The same for settings that differ in their compression."""
+  return tasks.load(settings)
+
+
+@pytest.mark.parametrize('method', ['greedylore', 'powersgd', 'fixed_subspace'])
+def test_the_largest_rank_that_fits(method):
+  """Every rank that a matrix can have is planned and compared."""
+  settings = config.Config(
+    steps=40,
+    mesh=config.Mesh(replica=1),
+    model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
+    compression=config.Compression(
+      method, update_interval=12, start_step=1, embeddings=True
+    ),
+  )
+  params = task(settings).init(0)
+  reached = {}
+  for rank in range(1, 17):
+    compression = dataclasses.replace(settings.compression, rank=rank)
+    plan = gl.plan(
+      optimizer.compressor(compression),
+      params,
+      start_step=1,
+      weight_dimension_numbers=(
+        lambda x: llama_rules.matrix_dimension_numbers(x, True)
+      ),
+    )
+    # A step also averages the loss and, of errors, three diagnostics.
+    extra = 16 if any(leaf.error_bytes for leaf in plan.leaves) else 4
+    sent = plan.bytes_after(40) + 40 * extra
+    reached[rank] = 40 * (plan.dense_bytes + 4) / sent
+  chosen = []
+  for times in (1.0, 1.5, 2.0, 3.0, reached[5]):
+    fitting = [rank for rank, x in reached.items() if x >= times]
+    chosen.append(budget.largest(settings, task(settings), times))
+    assert chosen[-1] == max(fitting), f'{times} times fewer, of {reached}'
+  assert len({*chosen}) >= 4, 'budgets that different ranks meet'
+  assert chosen[-1] == 5, 'a budget that is met exactly'
+
+
+@pytest.mark.parametrize('method', ['top_k', 'random_k'])
+def test_the_largest_density_that_fits_to_three_digits(method):
+  settings = config.Config(
+    steps=40,
+    mesh=config.Mesh(replica=1),
+    model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
+    compression=config.Compression(method, embeddings=True),
+  )
+  density = budget.largest(settings, task(settings), 3.0)
+  assert density == float(f'{density:.2e}')
+  times = lambda x: budget.times_fewer(
+    budget._with(settings, 'density', x), task(settings)
+  )
+  # A step further would send more, or round to as many numbers.
+  assert times(density + 1e-3) < 3.0 <= times(density) < 3.3
+
+
+def test_a_budget_that_cannot_be_met_says_what_can():
+  settings = config.Config(
+    steps=40,
+    mesh=config.Mesh(replica=1),
+    compression=config.Compression('powersgd', start_step=20),
+  )
+  with pytest.raises(LookupError, match=r'rank, 1, sends 1\.\d\d times'):
+    budget.largest(settings, task(settings), 2.0)
+
+
+def test_every_method_has_a_knob_of_the_configuration_or_none():
+  fields = {field.name for field in dataclasses.fields(config.Compression)}
+  methods = [
+    x for of in typing.get_args(config.Method) for x in typing.get_args(of)
+  ]
+  assert 'tsr_adam' in methods
+  for method in methods:
+    assert budget.knob(method) in fields | {None}, (
+      f'{method}: say in train/budget.py which key sets its bytes'
+    )
+  assert budget.knob('dense') is None
+  assert budget.knob('powersgd') == 'rank'
+
+
+@pytest.mark.parametrize('key', config.METHODS_OF)
+def test_the_methods_that_read_a_key_are_those_that_change_with_it(key):
+  other = {
+    'rank': 3,
+    'update_interval': 7,
+    'density': 0.2,
+    'bits': 4,
+    'indices': 'own',
+    'warm': 0.5,
+    'basis_size': 30,
+    'average': 'bases',
+    'rotate_moments': True,
+    'scale': 0.5,
+    'probes': 2,
+  }
+  methods = [
+    x for of in typing.get_args(config.Method) for x in typing.get_args(of)
+  ]
+  for method in methods:
+    usual = config.Compression(method)
+    changed = dataclasses.replace(usual, **{key: other[key]})
+    is_read = key not in changed.unread()
+    assert is_read == (method in config.METHODS_OF[key])
+    if method != 'tsr_adam':  # Which reads its own keys in `gl.tsr_adam`.
+      same = optimizer.compressor(usual) == optimizer.compressor(changed)
+      assert same != is_read, f'{method} and {key}: see config.METHODS_OF'

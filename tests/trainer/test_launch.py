@@ -1,0 +1,200 @@
+"""Do the ways to start several processes lead to the same run?"""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import runs
+from train import launch
+from train.config import command_line as command
+
+
+def launched(folder, *options):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'train.launch',
+      '--num-processes',
+      '2',
+      runs.write(folder),
+      '--workdir',
+      str(folder / 'work'),
+      *options,
+    ],
+    env=runs.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def until_step(process, step):
+  """Reads the output up to the line of that step."""
+  for line in process.stdout:
+    if re.match(rf'\[0\] step +{step} ', line):
+      return
+  pytest.fail(process.stderr.read())
+
+
+def children(process):
+  path = f'/proc/{process.pid}/task/{process.pid}/children'
+  return [*map(int, pathlib.Path(path).read_text().split())]
+
+
+def test_launch_runs_all_with_their_numbers_in_front(tmp_path):
+  process = launched(tmp_path)
+  out, error = process.communicate(timeout=200)
+  assert process.returncode == 0, out + error
+  assert {line[:4] for line in out.splitlines()} <= {'[0] ', '[1] '}
+  assert '[0] 8 steps took the training loss from' in out
+  summary = json.loads((tmp_path / 'work' / 'summary.json').read_text())
+  assert summary['num_workers'] == 4
+
+
+def test_launch_passes_on_that_all_should_stop_and_ends_all_when_one_fails(
+  tmp_path,
+):
+  long = '--steps', '100000', '--log.every', '5'
+  process = launched(tmp_path, *long)
+  until_step(process, 10)
+  process.terminate()
+  out, _ = process.communicate(timeout=100)
+  assert process.returncode == command.PREEMPTED
+  stopped = int(re.search(r'Stopped after step (\d+), as asked', out)[1])
+  process = launched(tmp_path, *long)
+  until_step(process, 5 * (stopped // 5 + 3))
+  os.kill(children(process)[1], signal.SIGKILL)
+  _, error = process.communicate(timeout=100)
+  assert process.returncode == 128 + signal.SIGKILL
+  assert 'Process 1 was ended by SIGKILL; the others have to end.' in error
+
+
+@pytest.mark.parametrize(
+  ('words', 'said'),
+  [
+    ([], 'expected python -m train.launch --num-processes N CONFIG'),
+    (['--num-processes'], 'expected python -m train.launch'),
+    (['--num-processes', 'two', 'c.py'], "from 1 on, got 'two'"),
+    (['--num-processes=0', 'c.py'], "from 1 on, got '0'"),
+    (['--num-processes', '2', 'none.py'], 'none.py: No such file'),
+    (['--num-processes', '3', 'FILE'], 'of the 3 processes, got 4'),
+  ],
+)
+def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
+  words = [runs.write(tmp_path) if w == 'FILE' else w for w in words]
+  assert launch.main(words) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ')
+  assert said in error
+
+
+def test_help_says_what_it_does(capsys):
+  with pytest.raises(SystemExit) as ended:
+    launch.main(['--help'])
+  assert not ended.value.code
+  assert 'python -m train.launch --num-processes N' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('tasks', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_slurm_is_found_without_a_word(tmp_path, tasks):
+  """As srun sets the environment; with virtual devices for four workers."""
+  path = runs.write(tmp_path)
+  processes = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        'train',
+        path,
+        '--mesh.replica',
+        '4',
+        '--workdir',
+        str(tmp_path / 'work'),
+      ],
+      env=runs.environment(
+        SLURM_JOB_ID=str(os.getpid()),
+        SLURM_STEP_NODELIST='127.0.0.1',
+        SLURM_NTASKS=str(tasks),
+        SLURM_PROCID=str(i),
+        SLURM_LOCALID=str(i),
+        SLURM_STEP_NUM_NODES='1',
+      ),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(tasks)
+  ]
+  said = [process.communicate(timeout=200)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0] * tasks, said
+  assert '4 workers on cpu' in said[0]
+  for others in said[1:]:
+    assert all(line.startswith('[Gloo]') for line in others.splitlines())
+
+
+def test_killing_the_launcher_ends_its_processes(tmp_path):
+  process = launched(tmp_path, '--steps', '100000')
+  while len(pids := children(process)) < 2:
+    time.sleep(0.01)
+  process.kill()
+  process.communicate(timeout=10)
+  for _ in range(50):
+    if not any(map(is_alive, pids)):
+      return
+    time.sleep(0.1)
+  for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+  pytest.fail('They were still there after 5 s.')
+
+
+def is_alive(pid):
+  """Whether there is such a process, and not only its exit code."""
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+  except OSError:
+    return False
+  return stat.rpartition(')')[2].split()[0] != 'Z'
+
+
+@pytest.mark.slow
+def test_closing_the_output_makes_all_processes_save_and_stop(tmp_path):
+  """As with `| head`."""
+  long = '--steps', '100000', '--log.every', '5', '--checkpoint.every', '0'
+  with launched(tmp_path, *long) as process:
+    until_step(process, 10)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait(100) == command.PREEMPTED
+  assert not error
+  assert [*(tmp_path / 'work' / 'checkpoints').iterdir()]
+
+
+@pytest.mark.parametrize(
+  'words',
+  [
+    ('train', 'FILE', '--log.every', '1', '--log.tensorboard', 'False'),
+    ('train', '--help'),
+    ('train.launch', '--help'),
+  ],
+)
+def test_a_command_ends_silently_when_its_output_is_closed(tmp_path, words):
+  words = [runs.write(tmp_path) if w == 'FILE' else w for w in words]
+  words += [] if words[-1].startswith('--') else ['--workdir', str(tmp_path)]
+  with subprocess.Popen(
+    [sys.executable, '-m', *words],
+    env=runs.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    process.stdout.close()
+    error = process.stderr.read()
+    assert (process.wait(100), error) == (command.CLOSED, '')

@@ -1,0 +1,35 @@
+"""Are signals to a study answered as shells and schedulers expect?"""
+
+import os
+import signal
+import threading
+import time
+
+from train import compare
+from train.config import command_line as command
+
+
+def test_being_asked_to_stop_is_handed_on(tmp_path):
+  """The run may save; and no run is left behind."""
+  ready = tmp_path / 'ready'
+  program = (
+    'import pathlib, signal, sys, time;'
+    'signal.signal(signal.SIGTERM, lambda *_: sys.exit(75));'
+    f'pathlib.Path({str(ready)!r}).touch();'
+    'time.sleep(60)'
+  )
+
+  def ask():
+    while not ready.exists():
+      time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  before = signal.getsignal(signal.SIGTERM)
+  threading.Thread(target=ask, daemon=True).start()
+  assert compare._call(['-c', program]) == command.PREEMPTED
+  assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_is_an_exit_code_as_in_a_shell():
+  assert compare._call(['-c', 'import os; os.kill(os.getpid(), 9)']) == 137
+  assert compare._call(['-c', 'raise SystemExit(3)']) == 3

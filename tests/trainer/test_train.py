@@ -1,0 +1,320 @@
+"""Does a run do what it says, and go on exactly where it stopped?"""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import greedylore_jax as gl
+import runs
+from train import tasks
+from train.config import schema as config
+from train.models import llama
+from train.run import loop
+from train.run import optimizer
+import workers
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """An uninterrupted run: its folder, workdir, summary and parameters."""
+  folder = tmp_path_factory.mktemp('run')
+  with_parameters = runs.recording()
+  summary = loop.run(runs.settings(folder), folder / 'work')
+  return folder, folder / 'work', summary, with_parameters()
+
+
+def test_a_run_leaves_what_it_promises(finished):
+  folder, workdir, summary, _ = finished
+  assert json.loads((workdir / 'summary.json').read_text()) == summary
+  assert summary['steps'] == 8
+  assert summary['num_workers'] == 4
+  assert summary['compressor'] == 'greedylore'
+  for name in ('final_loss', 'final_eval_loss', 'seconds', 'compression'):
+    assert math.isfinite(summary[name])
+  saved = json.loads((workdir / 'config.json').read_text())
+  settings = dataclasses.asdict(runs.settings(folder))
+  assert saved == json.loads(json.dumps(settings))
+  train = [x for x in runs.lines_of(workdir) if 'loss' in x]
+  assert [x['step'] for x in train] == [2, 4, 6, 8]
+  for key in (
+    'loss',
+    'learning_rate',
+    'seconds',
+    'tokens_per_second',
+    'bytes_sent',
+    'dense_bytes',
+  ):
+    assert all(math.isfinite(x[key]) for x in train), key
+  held_out = [x for x in runs.lines_of(workdir) if 'eval_loss' in x]
+  assert [x['step'] for x in held_out] == [4, 8]
+  assert (workdir / 'loss.png').stat().st_size > 10_000
+
+
+def test_bytes_are_those_of_the_plan_and_checkpoints_are_apart(finished):
+  folder, workdir, summary, params = finished
+  compression = runs.settings(folder).compression
+  task = tasks.load(runs.settings(folder))
+  plan = gl.plan(
+    optimizer.compressors(compression, task),
+    params,
+    **optimizer.policy(compression, task),
+  )
+  errors = sum(leaf.error_bytes for leaf in plan.leaves)
+  assert errors > 0
+  assert summary['dense_bytes'] == 8 * (plan.dense_bytes + 4)
+  extra = 8 * (4 + 12)  # Losses and diagnostics.
+  assert summary['bytes_sent'] == plan.bytes_after(8) + extra
+  assert summary['checkpoint_bytes'] == 2 * errors
+  runs.check_bytes(runs.settings(folder), workdir, summary)
+
+
+@pytest.mark.parametrize('steps', [5, 7])
+def test_an_interrupted_run_gives_the_same_numbers(
+  finished, interrupt, monkeypatch, tmp_path, steps
+):
+  """Bit by bit, whether it stops in a compressed step or after a refresh."""
+  folder, workdir, summary, params = finished
+  interrupt(steps)
+  with pytest.raises(runs.Interrupted):
+    loop.run(runs.settings(folder), tmp_path)
+  monkeypatch.undo()
+  last = runs.recording()
+  resumed = loop.run(runs.settings(folder), tmp_path)
+  for a, b in zip(
+    jax.tree.leaves(last()), jax.tree.leaves(params), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  timeless = lambda x: {
+    k: v for k, v in x.items() if 'second' not in k and k != 'seconds'
+  }
+  assert timeless(resumed) == timeless(summary)
+  assert list(map(timeless, runs.lines_of(tmp_path))) == list(
+    map(timeless, runs.lines_of(workdir))
+  )
+
+
+@pytest.fixture(scope='module')
+def parameters(finished):
+  """What uninterrupted runs end with, by their numbers of workers."""
+  folder, _, _, params = finished
+  with_parameters = runs.recording()
+  two = runs.settings(folder, mesh=config.Mesh(replica=2))
+  loop.run(two, folder / 'two')
+  return {4: params, 2: with_parameters()}
+
+
+@pytest.mark.parametrize(
+  ('before', 'after'),
+  [
+    (4, 1),
+    (4, 2),
+    pytest.param(2, 4, marks=pytest.mark.slow),
+    pytest.param(4, 8, marks=pytest.mark.slow),
+  ],
+)
+def test_a_run_goes_on_with_another_number_of_workers(
+  finished, parameters, interrupt, monkeypatch, tmp_path, before, after
+):
+  folder, params = finished[0], parameters[before]
+  interrupt(6)
+  of = lambda n: runs.settings(folder, mesh=config.Mesh(replica=n))
+  with pytest.raises(runs.Interrupted):
+    loop.run(of(before), tmp_path)
+  monkeypatch.undo()
+  last = runs.recording()
+  summary = loop.run(of(after), tmp_path)
+  for a, b in zip(
+    jax.tree.leaves(last()), jax.tree.leaves(params), strict=True
+  ):
+    # Adam divides by what may be close to zero, so rounding is amplified.
+    assert workers.relative(a, b) < 10 * workers.FLOAT32_ROUNDING
+
+  # Steps 5 to 8 are those of `after` workers, and a single one sends nothing.
+  at_4 = next(x for x in runs.lines_of(tmp_path) if x['step'] == 4)
+  later = at_4['dense_bytes'] if after > 1 else 0
+  assert at_4['dense_bytes'] > at_4['bytes_sent'] > 0
+  assert summary['dense_bytes'] == at_4['dense_bytes'] + later
+  assert summary['compression'] == (
+    summary['dense_bytes'] / summary['bytes_sent']
+  )
+
+
+def test_lines_say_what_was_kept_and_how_far_a_refresh_turned(finished):
+  """Steps are 0 warm-up, 1, 4 and 7 refreshes; a line every two steps."""
+  _, workdir, _, _ = finished
+  train = [x for x in runs.lines_of(workdir) if 'loss' in x]
+  assert all(0 < x['captured_energy'] <= 1 for x in train)
+  assert train[0]['captured_energy'] == 1
+  kept = [x['error_to_gradient'] for x in train]
+  # Steps 1 and 7 are refreshes, which leave nothing behind; 3 and 5 are not.
+  assert kept[0] == kept[3] == 0
+  assert min(kept[1:3]) > 0.1
+  drifts = ['basis_drift' in x for x in train]
+  assert drifts == [True, False, True, True]
+  assert all(0 <= x.get('basis_drift', 0) <= 1 for x in train)
+
+
+def test_a_finished_run_is_only_reported_again(finished):
+  folder, workdir, summary, _ = finished
+  before = runs.lines_of(workdir)
+  assert loop.run(runs.settings(folder), workdir) == summary
+  assert runs.lines_of(workdir) == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(finished):
+  folder, workdir, _, _ = finished
+  other = runs.settings(folder, compression=config.Compression(rank=3))
+  with pytest.raises(ValueError, match=r'compression\.rank was 2 and is 3'):
+    loop.run(other, workdir)
+
+
+def test_other_data_are_refused(finished):
+  folder, workdir, _, _ = finished
+  same_files = runs.settings(folder)
+  (folder / 'a.txt').write_text(runs.TEXT * 90, encoding='utf-8')
+  with pytest.raises(ValueError, match=r'data\.sha256 was'):
+    loop.run(same_files, workdir)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'mesh': config.Mesh(replica=64)}, 'devices, but JAX sees 8'),
+    ({'mesh': config.Mesh(replica=3)}, 'batch_size must be a multiple of'),
+    ({'optimizer': config.Optimizer(name='adamx')}, "nearest is 'adam"),
+    ({'optimizer': config.Optimizer(momentum=0.9)}, 'does not apply to'),
+    ({'optimizer': config.Optimizer('lbfgs')}, "'lbfgs' does not fit here"),
+    ({'data': config.Data('digits')}, 'built in, images for a resnet'),
+    (
+      {'compression': config.Compression('tsr_adam', stagger=True)},
+      r'compression\.stagger is only for .* other than tsr_adam',
+    ),
+  ],
+)
+def test_what_cannot_work_is_said_before_it_starts(tmp_path, changes, message):
+  changes |= {'batch_size': 64} if 'replica=64' in str(changes) else {}
+  if 'batch_size' in changes:
+    changes['evaluation'] = config.Evaluation(sequences=64)
+  with pytest.raises(ValueError, match=message):
+    loop.run(runs.settings(tmp_path, **changes), tmp_path / 'work')
+  assert not (tmp_path / 'work' / 'config.json').exists()
+
+
+@pytest.mark.parametrize('every', [2, 30])
+def test_gradients_that_stay_non_finite_end_the_run(tmp_path, every):
+  """Before more of it is saved, however rarely a line is written."""
+  broken = runs.settings(
+    tmp_path,
+    steps=30,
+    optimizer=config.Optimizer(learning_rate=1e30),
+    log=config.Log(every=every, tensorboard=False),
+  )
+  with pytest.raises(FloatingPointError, match=r'lower optimizer\.learning'):
+    loop.run(broken, tmp_path / 'work')
+  folder = tmp_path / 'work' / 'checkpoints'
+  assert {x.name for x in folder.iterdir()} == {'4', '8'}
+
+
+def test_a_run_does_not_end_well_with_broken_parameters(tmp_path):
+  """Without eps, Adam divides zero by zero where no gradient ever came."""
+  broken = runs.settings(
+    tmp_path,
+    steps=2,
+    optimizer=config.Optimizer(eps=0.0),
+    evaluation=config.Evaluation(every=1000, sequences=8),
+  )
+  with pytest.raises(FloatingPointError, match='must be finite, got'):
+    loop.run(broken, tmp_path / 'work')
+  assert not [*(tmp_path / 'work' / 'checkpoints').glob('[0-9]*')]
+  assert not (tmp_path / 'work' / 'summary.json').exists()
+
+
+def test_a_run_does_not_end_well_without_a_score(tmp_path, monkeypatch):
+  original = llama.make_apply
+
+  def make_apply(*args):
+    apply = original(*args)
+    return lambda *given: jnp.nan * apply(*given)
+
+  monkeypatch.setattr(llama, 'make_apply', make_apply)
+  run = runs.settings(tmp_path, steps=2)
+  with pytest.raises(FloatingPointError, match=r'held-out loss .* got nan'):
+    loop.run(run, tmp_path / 'work')
+  assert runs.lines_of(tmp_path / 'work')[-1]['eval_loss'] is None
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'name': 'sgd', 'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.1},
+    {'name': 'lion', 'weight_decay': 0.1, 'clip_norm': 0.0},
+  ],
+)
+def test_other_optimizers(tmp_path, options):
+  summary = loop.run(
+    runs.settings(
+      tmp_path,
+      steps=2,
+      optimizer=config.Optimizer(**options),
+      evaluation=config.Evaluation(every=0, sequences=8),
+    ),
+    tmp_path / 'work',
+  )
+  assert math.isfinite(summary['final_loss'])
+
+
+@pytest.mark.slow
+def test_low_precision_and_accumulation(tmp_path, capsys):
+  """What the compiled program sends is counted, not what was planned."""
+  low = config.Compression(
+    rank=2, update_interval=3, error_dtype='bfloat16', factor_dtype='bfloat16'
+  )
+  summary = loop.run(
+    runs.settings(tmp_path, steps=4, compression=low, accumulate_steps=2),
+    tmp_path / 'work',
+  )
+  assert math.isfinite(summary['final_eval_loss'])
+  # XLA widens 16-bit all-reduces on CPU, and the run says so.
+  assert 'Counted is what is read' in capsys.readouterr().out
+
+
+def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
+  """A rare character makes the loss of its worker NaN."""
+  settings = runs.settings(tmp_path, compression=config.Compression(rank=2))
+  rare = ord('Q')
+  for name in 'abcd':  # Whichever of them is held out.
+    text = (tmp_path / f'{name}.txt').read_text(encoding='utf-8')
+    third = len(text) // 3
+    (tmp_path / f'{name}.txt').write_text(
+      text[:third] + 'Q' + text[third : 2 * third] + 'Q' + text[2 * third :]
+    )
+  original = llama.make_loss
+
+  def make_loss(*args):
+    loss_fn = original(*args)
+    bad = lambda batch: jnp.where(jnp.any(batch == rare), jnp.nan, 1.0)
+    return lambda params, batch: loss_fn(params, batch) * bad(batch)
+
+  monkeypatch.setattr(llama, 'make_loss', make_loss)
+  with_parameters = runs.recording()
+  loop.run(
+    dataclasses.replace(
+      settings,
+      steps=40,
+      evaluation=config.Evaluation(0, 8),
+      log=config.Log(every=1, tensorboard=False),
+    ),
+    tmp_path / 'work',
+  )
+  lines = [x for x in runs.lines_of(tmp_path / 'work') if 'loss' in x]
+  losses = np.array([x['loss'] for x in lines], float)  # NaN for null.
+  skipped = [x['skipped_steps'] for x in lines]
+  assert np.isnan(losses).sum() == max(skipped) > 0
+  assert np.isfinite(losses[-1])
+  for leaf in jax.tree.leaves(with_parameters()):
+    assert np.isfinite(leaf).all()

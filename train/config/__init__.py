@@ -1,0 +1,1 @@
+"""A configuration: its keys, and how it is read."""

@@ -1,0 +1,28 @@
+"""Where two trees of settings differ, key by key."""
+
+from typing import Any
+
+
+def between(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+  """{'data.bytes': (value in one, value in the other)}, where they differ.
+
+  Args:
+    one: nested dicts of what JSON can hold, tuples counted as lists.
+    other: the same. A key that one of them lacks is None there.
+  """
+  left, right = _flat(one), _flat(other)
+  return {
+    key: (left.get(key), right.get(key))
+    for key in sorted(left.keys() | right.keys())
+    if left.get(key) != right.get(key)
+  }
+
+
+def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+  """Nested dicts as {'data.bytes': ...}; sequences as lists, as in JSON."""
+  if not isinstance(tree, dict):
+    return {prefix: list(tree) if isinstance(tree, tuple) else tree}
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    flat |= _flat(value, f'{prefix}.{key}'.removeprefix('.'))
+  return flat

@@ -1,0 +1,134 @@
+"""A part of a configuration: a frozen dataclass that checks its own values."""
+
+import types
+import typing
+from typing import Any
+
+# Programs count in 32 bits, and seeds fill as many; bytes of data may be more.
+# XLA ends the process where the size of a matrix overflows.
+_LARGEST = {
+  'seed': 2**32 - 1,
+  'max_bytes': 2**63 - 1,
+  'width': 2**20,
+  'feed_forward': 2**20,
+  'layers': 2**16,
+}
+_LARGEST_INTEGER = 2**31 - 1
+_LARGEST_FLOAT32 = 3.4028234e38
+
+
+class Section:
+  """A part of the configuration that checks itself when it is built."""
+
+  def __post_init__(self):
+    hints = typing.get_type_hints(type(self))
+    for name, hint in hints.items():
+      value = getattr(self, name)
+      if not is_of(value, hint):
+        raise ValueError(
+          f'{self._key(name)} must be {_words(hint)}, got {shown(value)}.'
+        )
+      largest = _LARGEST.get(name, _LARGEST_INTEGER)
+      if hint in (int, int | None) and (value or 0) > largest:
+        raise ValueError(
+          f'{self._key(name)} must be at most {largest}, got {shown(value)}.'
+        )
+    self._check()
+
+  def _check(self) -> None:
+    """Raises a ValueError for values that are of the right type but no good."""
+
+  def only_for(self, reader: str, *names: str) -> None:
+    """Raises a ValueError if a key that nothing reads is not at its default.
+
+    Args:
+      reader: what would read these keys: "text data sets".
+      *names: of the keys.
+    """
+    fields: dict[str, Any] = vars(type(self))['__dataclass_fields__']
+    for name in names:
+      value = getattr(self, name)
+      if value != fields[name].default:
+        raise ValueError(
+          f'{self._key(name)} is only for {reader}: leave it at'
+          f' {fields[name].default!r}, got {shown(value)}.'
+        )
+
+  def _key(self, name: str) -> str:
+    """A field as it is written on the command line: section.name."""
+    section = type(self).__name__.lower()
+    return name if section == 'config' else f'{section}.{name}'
+
+  def _at_least(self, bound: float, *names: str) -> None:
+    """Raises for a value that is smaller, or nan; None is no value."""
+    for name in names:
+      value = getattr(self, name)
+      if value is not None and not value >= bound:
+        raise ValueError(
+          f'{self._key(name)} must be at least {bound}, got {shown(value)}.'
+        )
+
+  def _below(self, bound: float, *names: str) -> None:
+    """Raises for a value that is not smaller; None is no value."""
+    for name in names:
+      value = getattr(self, name)
+      if value is not None and not value < bound:
+        raise ValueError(
+          f'{self._key(name)} must be below {bound}, got {shown(value)}.'
+        )
+
+  def _fraction(self, *names: str) -> None:
+    """Raises for a value outside of [0, 1]; None is no value."""
+    for name in names:
+      value = getattr(self, name)
+      if value is not None and not 0 <= value <= 1:
+        raise ValueError(
+          f'{self._key(name)} must be a fraction between 0 and 1, got'
+          f' {shown(value)}.'
+        )
+
+
+def is_of(value: Any, hint: Any) -> bool:
+  """Whether a value is of a type as it is written in a section.
+
+  A float is finite, also as a float32.
+  """
+  match typing.get_origin(hint):
+    case typing.Literal:
+      choices = typing.get_args(hint)
+      return any(type(x) is type(value) and x == value for x in choices)
+    case types.UnionType | typing.Union:
+      return any(is_of(value, h) for h in typing.get_args(hint))
+    case origin if origin is tuple:
+      item = typing.get_args(hint)[0]
+      return isinstance(value, tuple) and all(is_of(v, item) for v in value)
+  if isinstance(value, bool):
+    return hint is bool
+  if hint is float:
+    is_number = isinstance(value, (int, float))
+    return is_number and -_LARGEST_FLOAT32 <= value <= _LARGEST_FLOAT32
+  return isinstance(value, hint)
+
+
+def shown(value: Any) -> str:
+  """A value for an error message: its `repr`, shortened."""
+  try:
+    text = repr(value)
+  except ValueError:  # Python refuses to print an integer of so many digits.
+    return 'a number of thousands of digits'
+  return text if len(text) <= 100 else f'{text[:80]} ...'
+
+
+def _words(hint: Any) -> str:
+  """A type as a person would say it."""
+  match typing.get_origin(hint):
+    case typing.Literal:
+      choices = [*map(repr, typing.get_args(hint))]
+      return ('one of ' if len(choices) > 1 else '') + ', '.join(choices)
+    case types.UnionType | typing.Union:
+      return ' or '.join(map(_words, typing.get_args(hint)))
+    case origin if origin is tuple:
+      return 'a tuple of strings'
+  names = {int: 'an integer', float: 'a finite number', str: 'a string'}
+  names |= {bool: 'True or False', types.NoneType: 'None'}
+  return names.get(hint, f'a {hint.__name__}')

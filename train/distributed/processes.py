@@ -1,0 +1,160 @@
+"""The processes of a run: how they find each other, and how they part."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import functools
+import os
+import socket
+import sys
+import time
+from typing import Any
+from typing import NoReturn
+
+import jax
+from jax._src import distributed as jax_distributed
+
+from train.config import command_line as command
+from train.config import schema as config
+from train.distributed import last_words
+
+
+def join(distributed: config.Distributed) -> int:
+  """Joins the other processes; returns how many there are.
+
+  Raises:
+    ValueError: if the coordinator cannot listen, or never comes.
+  """
+  timeouts = distributed.start_timeout, distributed.heartbeat_timeout
+  initialize = functools.partial(
+    jax.distributed.initialize,
+    initialization_timeout=timeouts[0],
+    heartbeat_timeout_seconds=timeouts[1],
+  )
+  if distributed.coordinator:
+    listens = distributed.bind or distributed.coordinator
+    if distributed.process_id == 0:
+      _check_free(listens)
+    else:
+      _await(distributed.coordinator, distributed.start_timeout)
+    last_words.attach(distributed.coordinator, *timeouts)
+    initialize(
+      distributed.coordinator,
+      distributed.num_processes,
+      distributed.process_id,
+      coordinator_bind_address=listens,
+    )
+  elif not jax.distributed.is_initialized():
+    _join_found(initialize, distributed.bind, timeouts)
+  # `jax.process_count` would start the devices, whose number is not set yet.
+  return jax_distributed.global_state.num_processes
+
+
+def index() -> int:
+  """Which of the processes this is, also before the devices start."""
+  return jax_distributed.global_state.process_id
+
+
+def _join_found(
+  initialize: Callable[..., None], bind: str | None, timeouts: tuple[int, int]
+) -> None:
+  """Joins the processes of a cluster that JAX finds by itself, if any."""
+  try:
+    initialize(coordinator_bind_address=bind)
+  except (ValueError, RuntimeError) as error:
+    # No cluster, or a process in which JAX has started already, is alone.
+    alone = 'coordinator_address should', 'must be called before any JAX calls'
+    if not any(words in str(error) for words in alone):
+      raise
+  else:
+    last_words.attach('its address', *timeouts)
+
+
+def _check_free(address: str) -> None:
+  """Raises if process 0 cannot listen there."""
+  try:
+    family, kind, _, _, where = _resolve(address)[0]
+    with socket.socket(family, kind) as listener:
+      listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      listener.bind(where)
+  except OSError as error:
+    raise ValueError(
+      f'process 0 cannot listen at {address}: {error.strerror}. Set'
+      ' distributed.coordinator (or distributed.bind) to a free port of this'
+      ' host.'
+    ) from None
+
+
+def _await(address: str, timeout: int) -> None:
+  """Returns when somebody listens there."""
+  begin = time.monotonic()
+  told = False
+  while time.monotonic() < begin + timeout:
+    with contextlib.suppress(OSError):
+      *_, where = _resolve(address)[0]
+      socket.create_connection(where[:2], timeout=1).close()
+      return
+    if not told and time.monotonic() > begin + 5:
+      print(f'Waiting for the coordinator at {address} ...', file=sys.stderr)
+      told = True
+    time.sleep(0.2)
+  raise ValueError(
+    f'no coordinator answered at {address} within {timeout} s: is process 0'
+    ' running, and is that its address?'
+  )
+
+
+def _resolve(address: str) -> list[Any]:
+  host, _, port = address.rpartition(':')
+  if not host or not port.isdigit():
+    raise ValueError(
+      f'distributed.coordinator must be HOST:PORT, got {address!r}.'
+    )
+  return socket.getaddrinfo(host.strip('[]'), port, type=socket.SOCK_STREAM)
+
+
+def is_main() -> bool:
+  """Whether this process speaks for all: it prints and writes the files."""
+  return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def patience(heartbeat_timeout: int) -> Iterator[None]:
+  """Gives JAX the time to say which process is gone when a step fails.
+
+  A collective fails at once where another process ends; which one it was is
+  known when its heartbeat is missed, and then JAX ends this process.
+  """
+  try:
+    yield
+  except (ValueError, RuntimeError) as error:
+    if jax.process_count() > 1:
+      reason = str(error).splitlines()[0]
+      print(
+        f'A step failed: {reason}. If a process is gone, its number follows'
+        f' within {heartbeat_timeout} s.',
+        file=sys.stderr,
+      )
+      time.sleep(heartbeat_timeout + 5)
+    raise
+
+
+def leave(code: int) -> NoReturn:
+  """Ends this process with that exit code.
+
+  Waits for no thread: after a save that failed, Orbax's would run for minutes.
+  Waits for the other processes only if all end alike: after an error they may
+  be waiting for this one in a collective.
+  """
+  if jax.distributed.is_initialized():
+    if code in (0, command.PREEMPTED):
+      try:
+        jax.distributed.shutdown()
+      except RuntimeError as error:  # Another process has gone since.
+        code = command.fail(error, 1)
+    elif is_main():
+      time.sleep(1)  # When the coordinator goes, the others have no last words.
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      stream.flush()
+  os._exit(code)

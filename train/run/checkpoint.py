@@ -1,0 +1,301 @@
+"""Checkpoints: parameters, mean errors, data position and configuration.
+
+Saving replaces every worker's error by the mean of all of them, in the run as
+well as on disk: what goes on is exactly what would be restored. So runs with
+the same checkpoints give the same numbers, interrupted or not (one more of them
+changes the rounding), and the size on disk does not depend on the number of
+workers. Methods of which every single error matters save all of them.
+
+Saving continues in the background, and a checkpoint gets its name when all of
+it is on disk. It holds a checksum of each of its parts: of every array, of the
+progress (which contains the step) and of the run's identity. Parts that do not
+match their checksums are refused, and so is a checkpoint under another step's
+name.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import json
+import logging
+import pathlib
+import re
+import textwrap
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+import greedylore_jax as gl
+from train.config import differences
+from train.config import schema as config
+from train.distributed import agreement
+from train.distributed import fingerprint
+from train.run import json_files
+
+# Parts of a checkpoint that are JSON, and the part with all checksums.
+_NOTES = 'progress', 'identity'
+_CHECKSUMS = 'checksums'
+# What may differ when a run is resumed; everything else is part of what it is.
+_FREE = ('workdir', 'mesh', 'distributed', 'evaluation', 'checkpoint', 'log')
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+  """What a run is between two steps."""
+
+  step: int
+  params: Any
+  opt_state: Any
+  progress: dict[str, Any]
+  """Fit for JSON: the data iterator's state and what was counted so far."""
+
+
+class Checkpoints:
+  """The checkpoints of one run in a folder."""
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    settings: config.Config,
+    description: dict[str, Any],
+    mesh: jax.sharding.Mesh,
+    axis_name: str,
+    is_linear: bool,
+  ):
+    """Opens the folder.
+
+    Args:
+      folder: of the checkpoints.
+      settings: the configuration.
+      description: of the data, which must be the same on resuming.
+      mesh: the devices.
+      axis_name: its axis of the workers.
+      is_linear: whether the mean error is enough to go on (`gl.collapse`).
+    """
+    # Orbax logs the errors of its threads with their tracebacks, and raises
+    # them here.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    self._mesh = mesh
+    self._saved_axis = None if is_linear else axis_name
+    workers = mesh.shape[axis_name]
+    self._collapse = _OnMesh(gl.collapse, mesh, self._saved_axis)
+    self._expand = _OnMesh(lambda s: gl.expand(s, workers), mesh, axis_name)
+    self._identity = {
+      'config': identity(settings),
+      # What is scored on besides may change.
+      'data': {k: v for k, v in description.items() if k != 'held_out'},
+      'workers': 'any' if is_linear else mesh.shape[axis_name],
+    }
+    self._manager = ocp.CheckpointManager(
+      folder.absolute(),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=settings.checkpoint.keep
+      ),
+      item_names=('state', *_NOTES, _CHECKSUMS),
+    )
+
+  def save(self, now: Snapshot) -> Snapshot:
+    """Starts saving and returns the state to go on with.
+
+    Raises:
+      OSError: if this or an earlier one could not be written.
+      ValueError: if not all processes hold the same, bit by bit.
+    """
+    collapsed = self._collapse(now.opt_state, now.params)
+    state = {'params': now.params, 'opt_state': collapsed}
+    notes = {
+      'progress': json_files.finite(now.progress | {'step': now.step}),
+      'identity': self._identity,
+    }
+    arrays = fingerprint.of(state)
+    agreement.check(state=arrays)
+    checksums = {'state': arrays, **_of_notes(notes)}
+    with self._writing():
+      self._manager.save(
+        now.step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          **{k: ocp.args.JsonSave(v) for k, v in notes.items()},
+          **{_CHECKSUMS: ocp.args.JsonSave(checksums)},
+        ),
+      )
+    expanded = self._expand(collapsed, now.params)
+    return dataclasses.replace(now, opt_state=expanded)
+
+  def latest(self, fresh: Snapshot) -> Snapshot:
+    """The newest checkpoint, or `fresh` if there is none.
+
+    Raises:
+      ValueError: if the checkpoint is of another configuration or other data,
+        or damaged.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return fresh
+    notes, checksums = self._notes(step)
+    _check_identity(notes['identity'], self._identity, self._manager.directory)
+    progress = dict(notes['progress'])
+    if (was := progress.pop('step')) != step:
+      raise ValueError(
+        f'{self._manager.directory / str(step)} must hold the state after'
+        f' step {step}, got that after step {was}. Give the folder its own'
+        ' name back, or delete it to resume from the checkpoint before it.'
+      )
+    collapsed = jax.eval_shape(gl.collapse, fresh.opt_state)
+    shardings = _shardings(
+      collapsed, self._saved_axis, fresh.params, self._mesh
+    )
+    placed = lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    )
+    target = {
+      'params': jax.tree.map(lambda x: placed(x, x.sharding), fresh.params),
+      'opt_state': jax.tree.map(placed, collapsed, shardings),
+    }
+    with self._reading(step, 'state'):
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+      ).state
+      arrays = fingerprint.of(restored, checksums['state'])
+    agreement.check(restored=arrays)
+    with self._reading(step, 'state'):
+      _check_checksums(arrays, checksums['state'])
+    return Snapshot(
+      step,
+      restored['params'],
+      self._expand(restored['opt_state'], restored['params']),
+      progress,
+    )
+
+  def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a checkpoint says of itself, and its checksums."""
+    saved: dict[str, Any] = {}
+    for part in (*_NOTES, _CHECKSUMS):
+      with self._reading(step, part):
+        read = ocp.args.Composite(**{part: ocp.args.JsonRestore()})
+        saved[part] = self._manager.restore(step, args=read)[part]
+    checksums = saved.pop(_CHECKSUMS)
+    with self._reading(step, _CHECKSUMS):
+      _check_checksums(
+        _of_notes(saved), {part: checksums[part] for part in _NOTES}
+      )
+    return saved, checksums
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    """Waits until everything is on disk."""
+    with self._writing() if kind is None else contextlib.suppress(Exception):
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      raise OSError(
+        f'{self._manager.directory}: a checkpoint could not be written'
+        f' ({_reason(error)}). The earlier ones are complete; the same'
+        ' command goes on from the last of them.'
+      ) from error
+
+  @contextlib.contextmanager
+  def _reading(self, step: int, part: str) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      folder = self._manager.directory / str(step)
+      raise ValueError(
+        f'{folder} is damaged ({part}: {_reason(error)}). Delete it to'
+        ' resume from the checkpoint before it, or put back a copy of it.'
+      ) from error
+
+
+class _OnMesh:
+  """A function of the state, with the errors of its result over an axis.
+
+  Compiled at the first call, for all that follow; all of it lies spread as the
+  parameters do.
+  """
+
+  def __init__(
+    self,
+    function: Callable[[Any], Any],
+    mesh: jax.sharding.Mesh,
+    axis_name: str | None,
+  ):
+    self._function, self._mesh, self._axis = function, mesh, axis_name
+    self._compiled: Callable[[Any], Any] | None = None
+
+  def __call__(self, state: Any, params: Any) -> Any:
+    if self._compiled is None:
+      shapes = jax.eval_shape(self._function, state)
+      shardings = _shardings(shapes, self._axis, params, self._mesh)
+      self._compiled = jax.jit(self._function, out_shardings=shardings)
+    return self._compiled(state)
+
+
+def _shardings(
+  state: Any, axis_name: str | None, params: Any, mesh: jax.sharding.Mesh
+) -> Any:
+  """Where a state lies if the parameters lie so."""
+  specs = gl.state_partition_specs(state, axis_name, params)
+  place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
+  return jax.tree.map(place, specs)
+
+
+def _of_notes(notes: dict[str, Any]) -> dict[str, int]:
+  """Their checksums, the same before they are written and after."""
+  return {
+    part: fingerprint.of_text(json.dumps(value, sort_keys=True))
+    for part, value in notes.items()
+  }
+
+
+def _check_checksums(now: Any, saved: Any) -> None:
+  """Raises a ValueError if checksums are not those that were saved."""
+  if differing := differences.between(now, saved):
+    names = (name.removesuffix('.whole') for name in differing)
+    raise ValueError(f'not as it was written: {", ".join(names)}')
+
+
+def identity(settings: config.Config) -> dict[str, Any]:
+  """The part of a configuration that may not change when a run goes on."""
+  fields = dataclasses.asdict(settings)
+  # The description tells data, and what is pre-trained, apart, by content.
+  for key in ('data_dir', 'files', 'tokenizer', 'held_out'):
+    del fields['data'][key]
+  del fields['model']['pretrained']
+  return {key: value for key, value in fields.items() if key not in _FREE}
+
+
+def _check_identity(saved: Any, now: Any, where: Any) -> None:
+  """Raises if a checkpoint belongs to something else, naming what differs."""
+  differing = differences.between(saved, now)
+  if [*differing] == ['workers']:
+    was, is_now = differing['workers']
+    raise ValueError(
+      f'{where} holds the errors of {was} workers, got {is_now}: the updates'
+      ' of this method depend on every single error, so it only goes on with'
+      ' as many workers as before.'
+    )
+  if differing:
+    words = '; '.join(
+      f'{key} was {was!r} and is {is_now!r}'
+      for key, (was, is_now) in differing.items()
+    )
+    raise ValueError(
+      f'{where} holds a run of another configuration: {words}. Use another'
+      ' --workdir, or set these back.'
+    )
+
+
+def _reason(error: Exception) -> str:
+  """The first line of what went wrong, without paths and places in C++."""
+  text = (str(error) or type(error).__name__).splitlines()[0]
+  text = re.sub(r' \[source locations=.*|"[^"]*"(: )?', '', text)
+  return textwrap.shorten(text, 200, placeholder=' ...')

@@ -1,0 +1,229 @@
+"""Will it pay? Steps of a run on links of several rates, before it begins.
+
+Bytes are those of the plan; what a worker computes is measured, with one worker
+on one of this machine's devices (or, with mesh.fsdp, on as many as it has).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+import greedylore_jax as gl
+from train import tasks
+from train.config import machines
+from train.config import schema as config
+from train.distributed import cluster
+from train.run import job as job_lib
+from train.run import optimizer
+
+_GBITS = 0.1, 1, 10, 100
+_SHARE = 0.95  # Of a link's rate, what headers leave.
+_LATENCY = 1e-4
+_TURNS = 3
+_STEPS = 3  # Of a phase in a turn; the first warms up.
+
+
+def describe(settings: config.Config) -> str:
+  """The plan, one worker's seconds and memory, and steps on several links.
+
+  Raises:
+    ValueError: if configuration, data and devices do not fit together.
+  """
+  alone = of_one_worker(settings)
+  mesh = cluster.start(alone)
+  workers = settings.mesh.replica or jax.device_count() // mesh.size
+  if settings.batch_size % workers:
+    raise ValueError(
+      f'batch_size must be a multiple of {workers} workers, got'
+      f' {settings.batch_size}.'
+    )
+  alone = dataclasses.replace(alone, batch_size=settings.batch_size // workers)
+  task = tasks.load(alone)
+  dense, compressed = measure([with_dense(alone), alone], mesh, task)
+  plan = optimizer.plan(
+    settings.compression, task, compressed.params, workers, mesh.size
+  )
+  return '\n'.join(
+    [
+      task.introduction,
+      '',
+      str(plan),
+      '',
+      *_worker_lines(dense, compressed, alone.batch_size, mesh),
+      '',
+      *_link_lines(plan, dense, compressed),
+    ]
+  )
+
+
+def of_one_worker(settings: config.Config) -> config.Config:
+  """The run of a single worker, who has nobody to talk to."""
+  return dataclasses.replace(
+    settings,
+    mesh=dataclasses.replace(settings.mesh, replica=1),
+    distributed=machines.Distributed(),
+    batch_size=settings.mesh.fsdp * settings.accumulate_steps,
+    log=dataclasses.replace(settings.log, diagnostics=False),
+  )
+
+
+def with_dense(settings: config.Config) -> config.Config:
+  """The same run with everything sent."""
+  changed = dataclasses.replace(
+    settings.compression, method='dense', embedding_method=None
+  )
+  return dataclasses.replace(settings, compression=changed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What one worker needs.
+
+  Attributes:
+    params: the shapes of the parameters, as they lie on the mesh.
+    seconds: of a step, by phase.
+    memory: bytes of a device, at the peak of a step.
+    added: bytes that compression adds to it, by the plan.
+  """
+
+  params: Any
+  seconds: dict[str, float]
+  memory: int
+  added: int
+
+
+def measure(
+  runs: Sequence[config.Config], mesh: jax.sharding.Mesh, task: tasks.Task
+) -> list[Measured]:
+  """Takes some steps of every phase that lasts, of the runs in turns.
+
+  What else the machine does meets all of them alike. One run's state at a time
+  has to fit on the device; the others' wait on the host.
+  """
+  workers = [_Worker(run, mesh, task) for run in runs]
+  for _ in range(_TURNS):
+    for worker in workers:
+      worker.take_turn()
+  return [worker.measured() for worker in workers]
+
+
+class _Worker:
+  """One worker of a run, and what its steps took."""
+
+  def __init__(
+    self, settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+  ):
+    job = job_lib.prepare(settings, mesh, task)
+    fresh = job.fresh.params, job.fresh.opt_state
+    self._params = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      job.fresh.params,
+    )
+    self._places = jax.tree.map(lambda x: x.sharding, fresh)
+    self._waiting = jax.device_get(fresh)
+    self._step, self._plan = job.step, job.plan
+    self._batch = job.place(next(task.train(settings.batch_size, 0, 1)))
+    self._seconds: dict[str, list[float]] = {}
+
+  def take_turn(self) -> None:
+    """Some steps of each phase, timed."""
+    params, state = jax.device_put(self._waiting, self._places)
+    for phase in self._plan.lasting_phases():
+      at = next(i for i in range(2**31) if self._plan.phase_at(i) == phase)
+      seconds = []
+      for _ in range(_STEPS):
+        state = _at(state, at)
+        jax.block_until_ready((params, state))
+        begin = time.perf_counter()
+        params, state, loss = self._step(params, state, self._batch)
+        jax.block_until_ready((params, state, loss))
+        seconds.append(time.perf_counter() - begin)
+      self._seconds.setdefault(phase, []).extend(seconds[1:])
+
+  def measured(self) -> Measured:
+    """Of all turns."""
+    return Measured(
+      params=self._params,
+      seconds={x: statistics.median(s) for x, s in self._seconds.items()},
+      memory=_peak(self._step.memory_analysis()),
+      added=self._plan.state_bytes,
+    )
+
+
+def _peak(memory: Any) -> int:
+  """Bytes of a device that XLA says a step needs; 0 if it does not say."""
+  if memory is None:
+    return 0
+  made = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return memory.argument_size_in_bytes + memory.temp_size_in_bytes + made
+
+
+def _at(state: Any, step: int) -> Any:
+  """The state with all its counters as before that step."""
+
+  def moved(path, x):
+    if getattr(path[-1], 'name', '') != 'count':
+      return x
+    return jax.device_put(np.full_like(x, step), x.sharding)
+
+  return jax.tree_util.tree_map_with_path(moved, state)
+
+
+def _worker_lines(
+  dense: Measured, compressed: Measured, examples: int, mesh: Any
+) -> list[str]:
+  """What was measured, in lines."""
+  kind = jax.devices()[0].device_kind
+  size = f'{mesh.size} x {kind}' if mesh.size > 1 else kind
+  (of_dense,) = dense.seconds.values()
+  of_phases = ', '.join(
+    f'{phase.replace("_", "-")} {1e3 * x:.4g} ms'
+    for phase, x in compressed.seconds.items()
+  )
+  return [
+    f'One worker with {examples} examples on {size}, measured: dense step'
+    f' {1e3 * of_dense:.4g} ms; {of_phases}.',
+    f'Memory of a device at its peak: dense {dense.memory / 1e6:,.0f} MB,'
+    f' compressed {compressed.memory / 1e6:,.0f} MB.',
+  ]
+
+
+def _link_lines(
+  plan: gl.Plan, dense: Measured, compressed: Measured
+) -> list[str]:
+  """A line per link, and where it begins to pay."""
+  (of_dense,) = dense.seconds.values()
+  predict = lambda gbits: gl.predict(
+    plan,
+    bandwidth=_SHARE * gbits * 1e9 / 8,
+    latency=_LATENCY,
+    compute_seconds=of_dense,
+    overhead_seconds={
+      phase: max(x - of_dense, 0.0) for phase, x in compressed.seconds.items()
+    },
+  )
+  lines = [
+    f'Seconds of a step, predicted for a ring of {plan.num_workers},'
+    f' {1e3 * _LATENCY:g} ms to a neighbour:',
+    f'{"Gbit/s":>8}{"dense":>12}{"compressed":>12}{"worst":>12}{"":4}',
+  ]
+  for gbits in _GBITS:
+    x = predict(gbits)
+    lines.append(
+      f'{gbits:8g}{x.dense:12.4g}{x.average:12.4g}{x.worst:12.4g}'
+      f'{x.dense / x.average:9.2f}x'
+    )
+  return [*lines, _verdict(8e-9 / _SHARE * predict(1).break_even)]
+
+
+def _verdict(gbits: float) -> str:
+  if gbits == 0:
+    return 'Compression is slower on any link.'
+  if gbits == float('inf'):
+    return 'Compression is the faster on any link.'
+  return f'Compression is the faster below {gbits:.3g} Gbit/s.'

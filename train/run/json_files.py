@@ -1,0 +1,107 @@
+"""JSON files: strict when written, and damage is reported with the file's name.
+
+JSON has no NaN and no infinity. A number that is not finite is written as null.
+"""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+  """Strict JSON, with null for every number that is not finite.
+
+  Example:
+    >>> dumps({'loss': float('nan'), 'step': 3})
+    '{"loss": null, "step": 3}'
+  """
+  return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+  """The same nested dicts and lists, with None for non-finite numbers."""
+  if isinstance(value, dict):
+    return {key: finite(x) for key, x in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [finite(x) for x in value]
+  broken = isinstance(value, float) and not math.isfinite(value)
+  return None if broken else value
+
+
+def write(path: pathlib.Path, text: str) -> None:
+  """Writes a file that is either the old one or all of the new one.
+
+  Args:
+    path: of the file.
+    text: its content.
+  """
+  partial = path.with_suffix('.partial')
+  partial.write_text(text, encoding='utf-8')
+  os.replace(partial, path)
+
+
+def read(path: pathlib.Path) -> Any:
+  """The value in a JSON file.
+
+  Raises:
+    ValueError: if the file is damaged; the message names it.
+    OSError: if the file cannot be read.
+  """
+  try:
+    return json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+      f'{path} is damaged: expected JSON, got {_reason(error)}. Put back a'
+      ' copy of it, or delete it.'
+    ) from None
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The objects of a file with one JSON object per line.
+
+  A last line without its line break was cut off and is left out. A file that
+  does not exist has no lines.
+
+  Raises:
+    ValueError: if a line is damaged; the message names the file and the line.
+    OSError: if the file cannot be read.
+  """
+  if not path.exists():
+    return []
+  lines = path.read_bytes().split(b'\n')[:-1]
+  return [_object(path, i, line) for i, line in enumerate(lines, start=1)]
+
+
+def _object(path: pathlib.Path, number: int, line: bytes) -> dict[str, Any]:
+  try:
+    value = json.loads(line)
+    if not isinstance(value, dict):
+      raise ValueError('another kind of value')
+  except (ValueError, RecursionError) as error:
+    shown = line[:40].decode(errors='replace')
+    raise damaged_line(
+      path, number, f'a JSON object, got {shown!r} ({_reason(error)})'
+    ) from None
+  return value
+
+
+def damaged_line(path: pathlib.Path, number: int, what: str) -> ValueError:
+  """The error for a line that is not what it must be.
+
+  Args:
+    path: of the file.
+    number: of the line, from 1.
+    what: what was expected, and what came.
+  """
+  return ValueError(
+    f'{path} is damaged: line {number} must hold {what}. Delete the line, or'
+    ' put back a copy of the file.'
+  )
+
+
+def _reason(error: Exception) -> str:
+  if isinstance(error, RecursionError):
+    return 'values that are nested too deeply'
+  return str(error)

@@ -1,0 +1,140 @@
+"""What a run writes down while it goes on: metrics.jsonl and TensorBoard."""
+
+import contextlib
+import math
+import pathlib
+import time
+from typing import Any
+
+from tensorboardX import event_file_writer
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
+
+from train.run import json_files
+from train.run import workdir as workdir_lib
+
+# Every line has these, as numbers.
+_ALWAYS = ('step', 'bytes_sent', 'dense_bytes')
+
+
+class Metrics:
+  """A line of JSON per logged step, also after the run was interrupted."""
+
+  def __init__(
+    self, workdir: pathlib.Path, step: int, tensorboard: bool, writes: bool
+  ):
+    """Opens the files for a run that stands after `step` steps.
+
+    Lines of steps that will be run again are dropped. Only one process
+    `writes`; the others just remember.
+    """
+    path = workdir / 'metrics.jsonl'
+    self.lines = [x for x in read(path) if x['step'] <= step]
+    self._file = self._board = None
+    if not writes:
+      return
+    with workdir_lib.writing(path):
+      json_files.write(path, ''.join(map(_line, self.lines)))
+      self._file = path.open('a', encoding='utf-8')
+    if tensorboard:
+      self._board = _Board(workdir / 'tensorboard', step)
+
+  def write(self, step: int, **values: Any) -> None:
+    """Adds a line."""
+    self.lines.append({'step': step, **values})
+    if self._file:
+      with workdir_lib.writing(pathlib.Path(self._file.name)):
+        self._file.write(_line(self.lines[-1]))
+        self._file.flush()
+    if self._board:
+      self._board.write(step, values)
+
+  def last(self, name: str, default: Any = None) -> Any:
+    """The newest value of that name."""
+    values = (x[name] for x in reversed(self.lines) if name in x)
+    return next(values, default)
+
+  def names(self, prefix: str) -> list[str]:
+    """The names of all values so far that begin so, in their order."""
+    return list(
+      dict.fromkeys(
+        name for x in self.lines for name in x if name.startswith(prefix)
+      )
+    )
+
+  def __enter__(self) -> 'Metrics':
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    # Everything is flushed, unless that failed, which has been reported.
+    for file in (self._file, self._board):
+      if file:
+        with contextlib.suppress(OSError):
+          file.close()
+
+
+class _Board:
+  """Event files for TensorBoard.
+
+  They are written in the thread of the caller, who sees the errors. The queue
+  and thread of `tensorboardX.SummaryWriter` deadlock when the disk is full.
+  """
+
+  def __init__(self, folder: pathlib.Path, step: int):
+    """Begins a file that replaces all events after `step`."""
+    self._folder = folder
+    with workdir_lib.writing(folder):
+      folder.mkdir(exist_ok=True)
+      self._file = event_file_writer.EventsWriter(str(folder / 'events'))
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._add(step=step + 1, session_log=start)
+      self._file.flush()
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Adds scalars."""
+    with workdir_lib.writing(self._folder):
+      for name, value in values.items():
+        self._add(step=step, summary=summary.scalar(name, value))
+      self._file.flush()
+
+  def _add(self, **fields: Any) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    self._file.write_event(event)
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl, with NaN for null.
+
+  A last line that was cut off is left out.
+
+  Raises:
+    ValueError: if a line is damaged; the message names the file and the line.
+  """
+  lines = json_files.read_lines(path)
+  for number, line in enumerate(lines, start=1):
+    for key in _ALWAYS:
+      if type(line.get(key)) not in (int, float):
+        raise json_files.damaged_line(
+          path, number, f'a number {key!r}, got {line.get(key)!r}'
+        )
+  return [
+    {key: math.nan if x is None else x for key, x in line.items()}
+    for line in lines
+  ]
+
+
+def beside(values: dict[str, Any]) -> str:
+  """What it says beside the held-out loss: ', 0.912 accuracy'."""
+  return ''.join(
+    f', {value:.3f} {name.split("eval_")[1].replace("_", " ")}'
+    for name, value in values.items()
+    if 'eval_' in name and not name.endswith('eval_loss')
+  )
+
+
+def _line(values: dict[str, Any]) -> str:
+  return json_files.dumps(values) + '\n'

@@ -1,0 +1,104 @@
+"""What a person sees while a run goes on."""
+
+from collections.abc import Iterator
+import contextlib
+import sys
+import time
+from typing import Any
+
+import jax
+from rich import console
+from rich import progress
+from rich import table
+
+from train.run import metrics
+
+
+class _Console(console.Console):
+  """Leaves it to the command what happens when its output is not read."""
+
+  def on_broken_pipe(self) -> None:
+    """Called where the error is handled; rich would exit."""
+    raise
+
+
+class Bar:
+  """A progress bar; where the output is no terminal, a line now and then."""
+
+  def __init__(self, total: int, done: int, shown: bool):
+    self._console = _Console(highlight=False, quiet=not shown)
+    self._live = shown and sys.stdout.isatty()
+    self._total = total
+    self._bar = progress.Progress(
+      progress.BarColumn(8),
+      progress.MofNCompleteColumn(
+        table_column=table.Column(min_width=2 * len(str(total)) + 1)
+      ),
+      progress.TextColumn('{task.fields[text]}'),
+      progress.TimeRemainingColumn(elapsed_when_finished=True),
+      console=self._console,
+      disable=not self._live,
+    )
+    self._task = self._bar.add_task('', total=total, completed=done, text='')
+
+  def __enter__(self) -> 'Bar':
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._bar.stop()
+
+  def advance(self, step: int) -> None:
+    """Moves the bar."""
+    self._bar.update(self._task, completed=step)
+
+  def show(self, line: dict[str, Any]) -> None:
+    """Shows the numbers of a logged step."""
+    text = describe(line)
+    self._bar.update(self._task, text=text)
+    if not self._live:
+      self.say(f'step {line["step"]:>{len(str(self._total))}}  {text}')
+
+  def say(self, text: str) -> None:
+    """Prints a line above the bar."""
+    self._console.print(text, markup=False, soft_wrap=True)
+
+
+class Clock:
+  """Seconds spent in training steps; evaluations and checkpoints left out."""
+
+  def __init__(self, seconds: float, step: int):
+    self._origin = time.monotonic() - seconds
+    self._lap = step, seconds
+
+  @property
+  def seconds(self) -> float:
+    """Since the first step, earlier parts of the run included."""
+    return time.monotonic() - self._origin
+
+  def lap(self, step: int) -> float:
+    """Steps per second since the last lap."""
+    (was, then), self._lap = self._lap, (step, self.seconds)
+    return (step - was) / (self._lap[1] - then)
+
+  @contextlib.contextmanager
+  def stopped_after(self, result: Any) -> Iterator[None]:
+    """Does not count what happens once `result` has been computed."""
+    jax.block_until_ready(result)
+    stopped = time.monotonic()
+    yield
+    self._origin += time.monotonic() - stopped
+
+
+def describe(line: dict[str, Any]) -> str:
+  """A line of metrics.jsonl in a few words."""
+  if 'eval_loss' in line:
+    return f'held-out loss {line["eval_loss"]:.4f}{metrics.beside(line)}'
+  sent, dense = line['bytes_sent'] / 1e6, line['dense_bytes'] / 1e6
+  digits = 0 if dense >= 100 else 2
+  unit = next(x for x in line if x.endswith('_per_second'))
+  speed = f'{line[unit]:,.0f} {unit.removesuffix("_per_second")}/s'
+  return (
+    f'loss {line["loss"]:.3f}  {speed} '
+    f' sent {sent:,.{digits}f} of {dense:,.{digits}f} MB'
+  )

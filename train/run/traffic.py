@@ -1,0 +1,94 @@
+"""How many bytes a run sends: one account for runs, budgets and summaries.
+
+Counted are the payloads that a worker puts into the all-reduces of training
+steps: messages, the mean of the loss and, where they are on, the diagnostics.
+For a checkpoint the errors of a linear method are averaged. Those bytes depend
+on how often a run is saved and not on its method, so they are counted apart.
+"""
+
+import collections
+
+import jax
+
+import greedylore_jax as gl
+
+# Numbers whose mean over the workers is taken at every step, in one message.
+_LOSS, _DIAGNOSTICS = 1, 3
+
+
+def is_diagnosed(plan: gl.Plan, wanted: bool) -> bool:
+  """Whether diagnostics are sent: only a method with errors has any."""
+  return wanted and any(leaf.error_bytes for leaf in plan.leaves)
+
+
+def extra_bytes(plan: gl.Plan, diagnosed: bool) -> int:
+  """Bytes of every step that the plan does not have: loss and diagnostics."""
+  # A mean that does not divide over the devices is padded to a number for each.
+  devices = plan.devices_per_worker
+  up = lambda count: 4 * devices * -(-count // devices)
+  return up(_LOSS) + (up(_DIAGNOSTICS) if diagnosed else 0)
+
+
+def dense_bytes(plan: gl.Plan) -> int:
+  """Bytes of a step without compression."""
+  return plan.dense_bytes + 4 * _LOSS
+
+
+class Traffic:
+  """The bytes of a run, as in its compiled program.
+
+  A single worker sends nothing, whatever the plan says of its messages.
+
+  Attributes:
+    dense_bytes: of a step without compression.
+    save_bytes: of a checkpoint, for which the errors of linear methods are
+      averaged.
+  """
+
+  def __init__(
+    self,
+    plan: gl.Plan,
+    compiled: jax.stages.Compiled,
+    diagnosed: bool,
+    axis_name: str,
+  ):
+    """Reads the compiled step of a run.
+
+    Args:
+      plan: what it should send.
+      compiled: the step.
+      diagnosed: whether diagnostics are sent, too.
+      axis_name: mesh axis of the workers.
+    """
+    devices = plan.devices_per_worker
+    self._plan = plan
+    self._extra = extra_bytes(plan, diagnosed)
+    self._by_phase: collections.Counter[str | None] = collections.Counter()
+    for collective in gl.collectives(compiled):
+      if axis_name in (collective.axes or ()):
+        self._by_phase[collective.phase] += devices * collective.payload
+    alone = plan.num_workers == 1
+    errors = sum(leaf.error_bytes for leaf in plan.leaves)
+    self.dense_bytes = 0 if alone else dense_bytes(plan)
+    self.save_bytes = 0 if alone or not plan.is_linear else errors
+
+  def step_bytes(self, step: int) -> int:
+    """Bytes of a step, counted from 0."""
+    return self._by_phase[None] + self._by_phase[self._plan.phase_at(step)]
+
+  def describe(self) -> str:
+    """Whether the compiled program sends what was planned, in a sentence."""
+    read = sum(self._by_phase.values())
+    planned = sum(map(self._plan.bytes_in, self._plan.rounds)) + self._extra
+    if not self.dense_bytes:
+      return 'A single worker: nothing is sent.'
+    if read == planned:
+      return (
+        'Read from the compiled step: its all-reduces send exactly this, and'
+        f' {self._extra} bytes for the loss and what is observed.'
+      )
+    return (
+      f'Read from the compiled step: its all-reduces send {read:,} bytes over'
+      f' the kinds of step together, planned were {planned:,}. (XLA widens'
+      ' 16-bit all-reduces to 32 bits on CPU.) Counted is what is read.'
+    )

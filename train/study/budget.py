@@ -1,0 +1,119 @@
+"""The setting with which a method sends so many times fewer bytes than dense.
+
+The bytes are those that a run reports (see `train.traffic`), predicted by
+`gl.plan` from the shapes of the parameters: dense steps at the start,
+refreshes, losses and diagnostics count. Where XLA widens messages (16-bit ones
+on a CPU) a run sends more than predicted, and reports it.
+"""
+
+import bisect
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+import greedylore_jax as gl
+from train import tasks
+from train.config import schema as config
+from train.run import optimizer
+from train.run import traffic
+
+# What sets the bytes of a method, where it is not the rank.
+_KNOBS = {
+  'dense': None,
+  'quantize': None,
+  'sign': None,
+  'top_k': 'density',
+  'random_k': 'density',
+}
+# Three digits are as close as anybody wants to read.
+_DENSITIES = [
+  float(f'{m}e{e}') for e in range(-8, -2) for m in range(100, 1000)
+]
+
+
+def knob(method: str) -> str | None:
+  """The key of the compression section that sets a method's bytes, if any."""
+  return _KNOBS.get(method, 'rank')
+
+
+def plan(settings: config.Config, task: tasks.Task) -> gl.Plan:
+  """What a run will send.
+
+  Raises:
+    ValueError: if the compression cannot be as it is configured.
+  """
+  # No seed changes what is sent.
+  compression = dataclasses.replace(settings.compression, seed=0)
+  mesh = settings.mesh
+  return _plan(compression, task, mesh.replica, mesh.fsdp * mesh.tensor)
+
+
+@functools.cache
+def _plan(
+  compression: config.Compression, task: tasks.Task, workers: int, devices: int
+) -> gl.Plan:
+  return optimizer.plan(compression, task, _shapes(task), workers, devices)
+
+
+def times_fewer(settings: config.Config, task: tasks.Task) -> float:
+  """Bytes of dense steps over the bytes of the run, as its summary has them."""
+  planned, steps = plan(settings, task), settings.steps
+  diagnosed = traffic.is_diagnosed(planned, settings.log.diagnostics)
+  extra = steps * traffic.extra_bytes(planned, diagnosed)
+  sent = planned.bytes_after(steps) + extra
+  return steps * traffic.dense_bytes(planned) / sent
+
+
+def largest(settings: config.Config, task: tasks.Task, budget: float) -> float:
+  """The largest rank or density that stays within the budget.
+
+  Args:
+    settings: a configuration of a method with a knob.
+    task: of that configuration.
+    budget: times fewer bytes than dense, over the whole run.
+
+  Raises:
+    LookupError: if even the smallest sends more; its message says how much.
+  """
+  method = settings.compression.method
+  name = str(knob(method))
+  values = _values(name, _shapes(task))
+
+  def reached(value):
+    try:
+      return times_fewer(_with(settings, name, value), task)
+    except ValueError:  # More than another setting allows.
+      return 0.0
+
+  # A higher setting never sends less, so the first that is too high is sought.
+  too_high = bisect.bisect_left(
+    values, True, key=lambda value: reached(value) < budget
+  )
+  if too_high == 0:
+    raise LookupError(
+      f'{method} cannot send {budget:g} times fewer bytes than dense; its'
+      f' smallest {name}, {values[0]:g}, sends {reached(values[0]):.2f} times'
+      ' fewer (compression.start_step and .update_interval count too)'
+    )
+  return values[too_high - 1]
+
+
+def _values(name: str, shapes: Any) -> Sequence[float]:
+  """What a knob can be, from low to high."""
+  if name == 'density':
+    return [*_DENSITIES, 1.0]
+  sides = [sorted(x.shape)[-2:] for x in jax.tree.leaves(shapes)]
+  return range(1, max(a for a, *b in sides if b) + 1)
+
+
+def _with(settings: config.Config, name: str, value: float) -> config.Config:
+  changes: dict[str, Any] = {name: value}
+  changed = dataclasses.replace(settings.compression, **changes)
+  return dataclasses.replace(settings, compression=changed)
+
+
+def _shapes(task: tasks.Task) -> Any:
+  return jax.eval_shape(lambda: task.init(0))

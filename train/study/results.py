@@ -1,0 +1,247 @@
+"""What is known of the runs of a study: results.jsonl, a line per finished run.
+
+A line holds all that tables and figures need, so it survives the folder of its
+run, can be committed, and lets a study go on elsewhere.
+"""
+
+import datetime
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+from typing import Any
+
+import numpy as np
+
+from train import tasks
+from train.config import schema as config
+from train.distributed import cluster
+from train.run import checkpoint
+from train.run import json_files
+from train.run import metrics
+from train.run import optimizer
+from train.study import budget
+from train.study import grid
+
+Line = dict[str, Any]
+# Points of the training loss that a line keeps.
+_POINTS = 50
+# Only for going on with a run, or as large as everything else together.
+_HEAVY = ('checkpoints', 'tensorboard')
+
+
+def check(runs: list[grid.Run], task: tasks.Task) -> None:
+  """Raises a ValueError for an optimizer or compression that cannot be."""
+  for run in runs:
+    optimizer.build(run.config, cluster.WORKER_AXIS, task)
+    budget.plan(run.config, task)
+
+
+def identity(run: grid.Run, description: dict[str, Any]) -> str:
+  """A hash of all that the numbers of a run depend on.
+
+  That is what a checkpoint calls its identity, and what a run may go on with
+  changed, but not without another result: its workers and held-out sequences.
+  Settings at their default are left out, so that a line keeps its hash when the
+  configuration gets a new key.
+
+  Args:
+    run: the run.
+    description: of the data, as `train.tasks.Task` has it.
+
+  Returns:
+    sha256 of sorted JSON, in hexadecimal.
+  """
+  whole = {
+    'config': _changed(checkpoint.identity(run.config)),
+    'data': description,
+    'workers': run.config.mesh.replica,
+    'held_out': run.config.evaluation.sequences,
+  }
+  text = json.dumps(whole, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _changed(settings: dict[str, Any]) -> dict[str, Any]:
+  """Those that are not what they are in a new `Config`."""
+  usual = json.dumps(checkpoint.identity(config.Config()))
+  return _difference(json.loads(json.dumps(settings)), json.loads(usual))
+
+
+def _difference(tree: Any, usual: Any) -> Any:
+  """What of nested dicts differs from others with the same keys."""
+  pairs = {k: (v, usual[k]) for k, v in tree.items() if v != usual[k]}
+  return {
+    k: _difference(*both) if isinstance(both[0], dict) else both[0]
+    for k, both in pairs.items()
+  }
+
+
+# What every line of a results.jsonl holds, among other things.
+_NUMBER = (int, float)
+_TYPES: dict[str, Any] = {
+  'identity': str,
+  'seconds_per_step': _NUMBER,
+  'wall_seconds': _NUMBER,
+  'summary': {
+    'final_eval_loss': (*_NUMBER, type(None)),
+    'num_workers': int,
+    'bytes_per_step': _NUMBER,
+    'compression': _NUMBER,
+  },
+  'curve': {'evaluations': list},
+}
+
+
+class Results:
+  """The lines of a results.jsonl, by identity."""
+
+  def __init__(self, path: pathlib.Path):
+    """Reads the file, if it exists.
+
+    Raises:
+      ValueError: if it is damaged; the message names the file and the line.
+    """
+    self._path = path
+    self.lines: dict[str, Line] = {}
+    for number, line in enumerate(json_files.read_lines(path), start=1):
+      if wrong := _wrong_key(line, _TYPES):
+        raise json_files.damaged_line(
+          path, number, f'a result of train.compare, got a wrong {wrong!r}'
+        )
+      self.lines[line['identity']] = line
+
+  def add(self, line: Line) -> None:
+    """Appends a line, in the place of one that was cut off."""
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with self._path.open('ab+') as file:
+      file.seek(0)
+      file.truncate(file.read().rfind(b'\n') + 1)
+      file.write(json_files.dumps(line).encode() + b'\n')
+      file.flush()
+      os.fsync(file.fileno())
+    self.lines[line['identity']] = line
+
+
+def _wrong_key(values: Any, types: dict[str, Any]) -> str | None:
+  """The first key whose value is missing or of another type."""
+  for key, kind in types.items():
+    value = values.get(key, ...)
+    if not isinstance(value, dict if isinstance(kind, dict) else kind):
+      return key
+    if isinstance(kind, dict) and (wrong := _wrong_key(value, kind)):
+      return f'{key}.{wrong}'
+  return None
+
+
+def describe(
+  run: grid.Run,
+  identity: str,
+  folder: pathlib.Path,
+  wall_seconds: float,
+  diverged: bool = False,
+) -> Line:
+  """The line of a finished run.
+
+  Args:
+    run: the run.
+    identity: its hash.
+    folder: in which it wrote.
+    wall_seconds: that its process took.
+    diverged: whether it ended because of that; then it has no summary.
+  """
+  lines = metrics.read(folder / 'metrics.jsonl')
+  if diverged:
+    summary = _summary_of_diverged(run, lines)
+  else:
+    summary = json_files.read(folder / 'summary.json')
+  return {
+    'name': run.name,
+    'entry': run.entry,
+    'budget': run.budget,
+    'knob': {run.knob.name: run.knob.value} if run.knob else {},
+    'learning_rate': run.config.optimizer.learning_rate,
+    'seed': run.config.seed,
+    'identity': identity,
+    'summary': summary,
+    'curve': thin(lines),
+    'seconds_per_step': steady_seconds(lines),
+    # A run that went on from a checkpoint took longer than its last process.
+    'wall_seconds': max(wall_seconds, summary['seconds']),
+    'commit': _commit(),
+    'date': datetime.date.today().isoformat(),
+  }
+
+
+def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
+  """What there is to say of a run that stopped: its losses are None."""
+  last = lines[-1]
+  return {
+    'diverged_at': last['step'],
+    'final_eval_loss': None,
+    **{f'final_{x}': None for line in lines for x in line if 'eval_' in x},
+    'num_workers': run.config.mesh.replica,
+    'bytes_per_step': last['bytes_sent'] / last['step'],
+    'compression': last['dense_bytes'] / max(last['bytes_sent'], 1),
+    'seconds': max(x.get('seconds', 0.0) for x in lines),
+  }
+
+
+def thin(lines: list[Line]) -> dict[str, list[Line]]:
+  """All evaluations, and some of the training losses, of a metrics.jsonl.
+
+  Returns:
+    'evaluations' with step, eval_loss, bytes_sent and seconds, 'training' with
+    loss in the place of eval_loss. The seconds are those of training alone.
+  """
+  logged = [x for x in lines if 'loss' in x]
+  steps = [0, *(x['step'] for x in logged)]
+  seconds = [0.0, *(x['seconds'] for x in logged)]
+  at = lambda x: round(float(np.interp(x['step'], steps, seconds)), 3)
+  point = lambda x, loss: {
+    'step': x['step'],
+    loss: x[loss],
+    'bytes_sent': x['bytes_sent'],
+    'seconds': at(x),
+  }
+  # From the last one backwards, so that the end is always among them.
+  every = -(-len(logged) // _POINTS) or 1
+  return {
+    'evaluations': [point(x, 'eval_loss') for x in lines if 'eval_loss' in x],
+    'training': [point(x, 'loss') for x in logged[::-1][::every][::-1]],
+  }
+
+
+def steady_seconds(lines: list[Line]) -> float:
+  """Median seconds per step over the logged lines: a pause does not count."""
+  logged = [{'step': 0, 'seconds': 0.0}, *(x for x in lines if 'loss' in x)]
+  return statistics.median(
+    (b['seconds'] - a['seconds']) / (b['step'] - a['step'])
+    for a, b in itertools.pairwise(logged)
+  )
+
+
+def lighten(folder: pathlib.Path) -> None:
+  """Deletes what only an unfinished run needs."""
+  for name in _HEAVY:
+    shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _commit() -> str | None:
+  """The commit of this code, '-dirty' with changes in it; None without git."""
+  git = ('git', '-C', str(pathlib.Path(__file__).parent.parent))
+  call = lambda *words: subprocess.run(
+    [*git, *words], capture_output=True, text=True, check=False, timeout=60
+  )
+  try:
+    described = call('describe', '--always', '--tags')
+    changed = call('diff', '--quiet', 'HEAD', '--', '*.py').returncode
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  if described.returncode:
+    return None
+  return described.stdout.strip() + ('-dirty' if changed else '')
