@@ -160,7 +160,7 @@ def test_the_cards_count_what_is_planned(tmp_path, monkeypatch):
     compression__start_step=1,
     compression__update_interval=2,
   )
-  assert [x.phase for x in run.kinds] == ['warm_up', 'refresh', 'compress']
+  assert [x.phase for x in run.kinds] == ['warmup', 'refresh', 'compress']
   for kind in run.kinds:
     assert kind.told == kind.planned + 16, 'the loss, and three diagnostics'
     assert 0 < kind.beyond < wire.TOLERANCE

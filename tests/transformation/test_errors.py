@@ -16,14 +16,10 @@ PARAMS = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Refreshed:
+class Refreshed(gl.Compressor):
   update_interval: int = 5
-  linear: bool = True
 
-  def init(self, k, a, b, dtype):
-    return ()
-
-  def compress(self, h, memory, key):
+  def compress(self, h, state, key):
     yield h
 
 
@@ -56,12 +52,12 @@ class Refreshed:
     (
       lambda: gl.compress_gradients(gl.GreedyLore, 'data'),
       TypeError,
-      r'an instance such as gl\.GreedyLore\(rank=32\)',
+      r'a gl\.Compressor such as gl\.GreedyLore\(rank=32\)',
     ),
     (
       lambda: gl.compress_gradients('greedylore', None),
       TypeError,
-      "an instance such as.*got 'greedylore'",
+      "gl.Compressor such as.*got 'greedylore'",
     ),
     (
       lambda: gl.compress_gradients([gl.PowerSGD(2)], None),

@@ -111,8 +111,8 @@ def test_a_plan_says_that_nothing_is_compressed():
 
 
 def test_state_of_absurd_size_is_refused():
-  """V of `TwoSided` has 200,000 x 200,000 numbers, 160 GB."""
-  params = {'embed': jax.ShapeDtypeStruct((200_000, 8), jnp.float32)}
+  """A basis of 200,000 x 200,000 numbers is 160 GB."""
+  params = {'embed': jax.ShapeDtypeStruct((200_000, 200_008), jnp.float32)}
   for use in (
     lambda x: gl.plan(x, params),
     lambda x: jax.eval_shape(gl.compress_gradients(x, None).init, params),
