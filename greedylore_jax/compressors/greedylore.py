@@ -49,7 +49,7 @@ class GreedyLore(LazyBasis):
       sends basis_size * (a + b) numbers, so that no step is dense; what it does
       not see stays in the errors.
     decomposition: 'gram' takes U from the eigenvectors of H H^T, which is a few
-      times faster; 'svd' decomposes H itself, which tells directions apart
+      times faster; 'svd' decomposes H itself, which separates directions
       whose singular values are below about 3e-4 of the largest (in float32).
 
   Raises:

@@ -58,7 +58,7 @@ class Quantize(Compressor):
     """One round: levels and scales of all workers."""
     s = 2 ** (self.bits - 1) - 1
     t = jnp.max(jnp.abs(h), axis=-1, keepdims=True)
-    u = _own_lots(key, h) if self.stochastic else 0.5
+    u = _own_uniform(key, h) if self.stochastic else 0.5
     q = jnp.floor(h / jnp.where(t > 0, t, 1) * s + u)
     q = jnp.clip(jnp.nan_to_num(q), -s, s)  # A NaN is in t, too.
     read = lambda packed, t: t / s * (_unpack(packed, self.bits, h.shape) - s)
@@ -126,7 +126,7 @@ def _shifts(bits: int) -> Array:
   return jnp.arange(0, 8, bits, dtype=jnp.uint8)[None, None]
 
 
-def _own_lots(key: Array, h: Array) -> Array:
+def _own_uniform(key: Array, h: Array) -> Array:
   """Uniform in [0, 1), other ones for other h: workers round independently."""
 
   def of_leaf(key: Array, h: Array) -> Array:
@@ -135,5 +135,5 @@ def _own_lots(key: Array, h: Array) -> Array:
     return jax.random.uniform(jax.random.fold_in(key, own), h.shape, h.dtype)
 
   keys = key.reshape(-1)
-  lots = jax.vmap(of_leaf)(keys, h.reshape(len(keys), -1, *h.shape[1:]))
-  return lots.reshape(h.shape)
+  numbers = jax.vmap(of_leaf)(keys, h.reshape(len(keys), -1, *h.shape[1:]))
+  return numbers.reshape(h.shape)

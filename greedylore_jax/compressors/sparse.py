@@ -140,8 +140,8 @@ class RandomK(Compressor):
   def compress(self, h: Array, state: PyTree, key: Array) -> Rounds:
     """One round: the chosen entries."""
     k, a, b = h.shape
-    lots = yield from parts.uniform(key, (k, a * b))
-    _, places = jax.lax.top_k(lots, parts.share_of(a * b, self.density))
+    scores = yield from parts.uniform(key, (k, a * b))
+    _, places = jax.lax.top_k(scores, parts.share_of(a * b, self.density))
     flat = h.reshape(k, a * b)
     chosen = jnp.take_along_axis(flat, places, axis=1)
     # Entries that are not drawn would hide that they are not finite.

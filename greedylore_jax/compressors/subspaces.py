@@ -69,8 +69,8 @@ class RandomSubspace(LazyBasis):
   decomposition: linalg.Decomposition = 'gram'
 
   def compress(self, h: Array, basis: Array, key: Array) -> Rounds:
-    """One round: the factor of directions drawn by lot."""
-    lots = yield from parts.uniform(key, h.shape[:2])
-    p = yield from parts.top_columns(basis, lots, min(self.rank, h.shape[1]))
+    """One round: the factor of directions drawn at random."""
+    scores = yield from parts.uniform(key, h.shape[:2])
+    p = yield from parts.top_columns(basis, scores, min(self.rank, h.shape[1]))
     output, sent, _ = yield from parts.project(h, p)
     return output, sent, basis

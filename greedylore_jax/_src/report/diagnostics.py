@@ -26,7 +26,7 @@ class Diagnostics(NamedTuple):
       gradients, as root mean squares over the workers. It settles at a level
       that depends on the method; if it grows all the time, too little is sent.
     basis_drift: of methods with a basis, the share of its leading directions
-      that lies outside of those of the step before; 0 between refreshes, near 0
+      that is outside of those of the step before; 0 between refreshes, near 0
       after one if gradients keep their directions, and NaN without a basis.
   """
 
@@ -38,7 +38,7 @@ class Diagnostics(NamedTuple):
 class Observer:
   """Sees what `compress_gradients` does while a step is traced.
 
-  It is handed to `tx.update` as the extra argument `observe`, which
+  It is passed to `tx.update` as the extra argument `observe`, which
   `optax.chain` passes on.
   """
 

@@ -102,15 +102,15 @@ def predict(
     return latency * (workers - 1) * (1 if 'gather' in sent.kind else 2)
 
   # Besides the wire: starting messages, and computing.
-  dense_beside = latency * 2 * (workers - 1)
-  beside = {x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases}
-  dense = compute_seconds + dense_beside + ring * plan.dense_bytes / bandwidth
+  dense_other = latency * 2 * (workers - 1)
+  other = {x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases}
+  dense = compute_seconds + dense_other + ring * plan.dense_bytes / bandwidth
   seconds = {
-    x: compute_seconds + beside[x] + ring * plan.bytes_in(x) / bandwidth
+    x: compute_seconds + other[x] + ring * plan.bytes_in(x) / bandwidth
     for x in phases
   }
   mean: Function = lambda of: sum(of[x] * share for x, share in phases.items())
-  slower = mean(beside) - dense_beside
+  slower = mean(other) - dense_other
   saved = ring * (plan.dense_bytes - plan.bytes_per_step)
   if saved <= 0:
     break_even = 0.0
