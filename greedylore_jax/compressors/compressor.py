@@ -3,6 +3,8 @@
 import abc
 from typing import Any
 
+import optax
+
 from greedylore_jax._src.types import Array
 from greedylore_jax._src.types import DType
 from greedylore_jax._src.types import Phase
@@ -100,11 +102,12 @@ class Compressor(abc.ABC):
 def check(compressor: Any) -> None:
   """Raises unless this is an instance of a method, complete and hashable."""
   if not isinstance(compressor, Compressor):
-    is_transformation = hasattr(compressor, 'update')
+    got = f'{compressor!r}.'
+    if isinstance(compressor, optax.GradientTransformation):
+      got = 'an optax transformation: pass the compressor inside it.'
     raise TypeError(
       'compressor must be a gl.Compressor such as gl.GreedyLore(rank=32), or a'
-      f' list of (pattern, compressor), got {compressor!r}.'
-      + (' Pass the method inside of it.' if is_transformation else '')
+      f' list of (pattern, compressor), got {got}'
     )
   has_refresh = type(compressor).refresh is not Compressor.refresh
   if compressor.update_interval is not None and not has_refresh:

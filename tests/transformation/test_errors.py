@@ -408,24 +408,20 @@ def test_expanding_what_was_not_collapsed():
     gl.expand(state, 2)
 
 
-def test_a_compressor_of_ones_own_that_can_change():
+def test_a_custom_compressor_that_can_change():
   @dataclasses.dataclass
-  class Changing:
-    update_interval = None
-    linear = True
-    init = gl.Dense.init
+  class Changing(gl.Compressor):
     compress = gl.Dense.compress
 
   with pytest.raises(TypeError, match='make it a frozen dataclass'):
     gl.compress_gradients(Changing(), None)
 
 
-def test_a_compressor_of_ones_own():
+def test_a_custom_compressor():
   """A method is one class with two functions: here, halves of the columns."""
 
   @dataclasses.dataclass(frozen=True)
-  class Halves:
-    update_interval = None
+  class Halves(gl.Compressor):
     linear = True
 
     def init(self, k, a, b, dtype):
