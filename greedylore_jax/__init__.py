@@ -2,6 +2,10 @@
 
 from greedylore_jax._src.engine.policy import PolicyOptions
 from greedylore_jax._src.gradients import value_and_local_grad
+from greedylore_jax._src.local_updates import QSR
+from greedylore_jax._src.local_updates import LocalUpdatesState
+from greedylore_jax._src.local_updates import local_params
+from greedylore_jax._src.local_updates import local_updates
 from greedylore_jax._src.report.collectives import Collective
 from greedylore_jax._src.report.collectives import collectives
 from greedylore_jax._src.report.diagnostics import Diagnostics
@@ -12,6 +16,7 @@ from greedylore_jax._src.report.prediction import predict
 from greedylore_jax._src.state.checkpoint import collapse
 from greedylore_jax._src.state.checkpoint import expand
 from greedylore_jax._src.state.compress_state import CompressState
+from greedylore_jax._src.state.per_worker import PerWorker
 from greedylore_jax._src.state.placement import init_state
 from greedylore_jax._src.state.placement import place_state
 from greedylore_jax._src.state.placement import state_partition_specs
@@ -41,6 +46,7 @@ from greedylore_jax.compressors import Sign
 from greedylore_jax.compressors import TopK
 
 __all__ = [
+  'QSR',
   'TSR',
   'Collective',
   'CompressState',
@@ -52,6 +58,8 @@ __all__ = [
   'Frozen',
   'Gather',
   'GreedyLore',
+  'LocalUpdatesState',
+  'PerWorker',
   'Plan',
   'PolicyOptions',
   'PowerSGD',
@@ -72,6 +80,8 @@ __all__ = [
   'expand',
   'greedylore',
   'init_state',
+  'local_params',
+  'local_updates',
   'make_train_step',
   'place_state',
   'plan',

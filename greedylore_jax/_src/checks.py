@@ -47,6 +47,15 @@ def _if_injected(value: Any) -> str:
   )
 
 
+def check_positive(name: str, value: Any) -> None:
+  """Raises unless `value` is a number above 0."""
+  check_number(name, value)
+  if not 0 < value < float('inf'):
+    raise ValueError(
+      f'{name} must be above 0 and finite, got {name}={value!r}.'
+    )
+
+
 def check_bool(name: str, value: Any) -> None:
   """Raises unless `value` is True or False, or NumPy's."""
   if not isinstance(value, bool | np.bool_):

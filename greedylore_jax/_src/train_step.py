@@ -12,6 +12,8 @@ import optax
 
 from greedylore_jax._src import checks
 from greedylore_jax._src import gradients
+from greedylore_jax._src.local_updates import find_local
+from greedylore_jax._src.local_updates import local_params
 from greedylore_jax._src.report.diagnostics import Observer
 from greedylore_jax._src.state import checkpoint
 from greedylore_jax._src.state import placement
@@ -231,12 +233,18 @@ def make_train_step(
     ):
       placement.check_spec(path, spec, axis_name)
     states = placement.state_partition_specs(opt_state, axis_name)
+    is_local = find_local(opt_state) is not None
+    if is_local and diagnose:
+      raise ValueError(
+        'diagnose=True sends in every step, got local_updates, which must not:'
+        ' leave diagnose at False.'
+      )
     sharded = jax.shard_map(
       functools.partial(local_step, _without(held, axis_name)),
       mesh=mesh,
       axis_names=_manual(mesh, axis_name),
       in_specs=(_P(), states, _P(axis_name), (_P(), _P())),
-      out_specs=(_P(), states, _P()),
+      out_specs=(_P(), states, _P(axis_name if is_local else None)),
     )
     result: tuple[Params, OptState, Any] = sharded(
       params, opt_state, batch, (args, key)
@@ -268,7 +276,9 @@ class _LocalStep:
     args, key = extra
     if key is not None and self.axis_name is not None:
       key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
-    value, grads = self.grad_fn(params, batch, args, key)
+    is_local = find_local(opt_state) is not None
+    local = local_params(params, opt_state)
+    value, grads = self.grad_fn(local, batch, args, key)
     grads = _constrain(grads, specs[: len(jax.tree.leaves(grads))])
     observer = Observer()
     observed = {'observe': observer} if self.diagnose else {}
@@ -285,9 +295,13 @@ class _LocalStep:
     new_params = optax.apply_updates(params, updates)
     if self.diagnose:
       value = value, observer.energies()
-    leaves, treedef = jax.tree.flatten(gradients.widened(value))
-    means = Transport(self.axis_name).mean(leaves)
-    value = jax.tree.unflatten(treedef, means)
+    value = gradients.widened(value)
+    if is_local:  # A mean would communicate in every step.
+      value = jax.tree.map(lambda x: x[None], value)
+    else:
+      leaves, treedef = jax.tree.flatten(value)
+      means = Transport(self.axis_name).mean(leaves)
+      value = jax.tree.unflatten(treedef, means)
     if self.diagnose:
       value, energies = value
       value = value, observer.diagnostics(energies)

@@ -17,9 +17,11 @@ PUBLIC = {
   'their parts': 'Each Gather Product',
   'transformations': (
     'compress_gradients greedylore average_gradients tsr_adam PolicyOptions'
+    ' local_updates local_params QSR'
   ),
   'states': (
-    'CompressState TSRAdamState init_state place_state state_partition_specs'
+    'CompressState TSRAdamState LocalUpdatesState PerWorker init_state'
+    ' place_state state_partition_specs'
     ' state_template collapse expand'
   ),
   'training': 'TrainStep make_train_step value_and_local_grad',

@@ -150,6 +150,7 @@ class CompressedLeaf(Leaf):
     matrices: which axes are rows and columns.
     compressor: the method C.
     error_feedback: whether errors are kept; False forgets them.
+    error_decay: what an error is multiplied by before it is added.
     error_dtype: of the errors; None is the dtype of the linear algebra.
     factor_dtype: of messages in compressed steps; None is the gradient's.
   """
@@ -157,6 +158,7 @@ class CompressedLeaf(Leaf):
   matrices: Matrices
   compressor: Compressor
   error_feedback: bool
+  error_decay: float
   error_dtype: DType
   factor_dtype: DType
 
@@ -194,12 +196,12 @@ class CompressedLeaf(Leaf):
     return jnp.zeros((1, *self.shape), self.error_dtype or dtype), state
 
   def feed(self, g: Array, error: PyTree) -> Array:
-    """H = G + E."""
+    """H = G + E, with the error decayed."""
     h = g.astype(compute_dtype(g.dtype))
     if not self.error_feedback:
       return h
     # In the error's shape: XLA can then write the next error in its place.
-    fed: Array = (h[None] + error.astype(h.dtype))[0]
+    fed: Array = (h[None] + self.error_decay * error.astype(h.dtype))[0]
     return fed
 
   def rounds(self, phase: Phase, num_workers: int) -> LeafRounds:

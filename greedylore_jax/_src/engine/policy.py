@@ -66,6 +66,10 @@ class PolicyOptions(TypedDict, total=False):
     error_feedback: True (the default) keeps what was not sent and adds it to
       the next gradient. False forgets it, so that the update is biased; only
       for ablations.
+    error_decay: what the error is multiplied by before it is added to the next
+      gradient, in [0, 1] (default 1). Lower forgets sooner what was not sent;
+      with local updates, where errors age by whole rounds, 0.9 to 0.99 is
+      usual.
     min_compression_rate: a matrix is compressed only if that sends fewer than
       1 / min_compression_rate of its bytes in a compressed step, as one of two
       workers sends them (default 1). 0 compresses every matrix.
@@ -101,6 +105,7 @@ class PolicyOptions(TypedDict, total=False):
 
   start_step: int
   error_feedback: bool
+  error_decay: float
   min_compression_rate: float
   weight_dimension_numbers: WeightDimensionNumbers
   error_dtype: DType
@@ -115,6 +120,7 @@ class Policy:
   compressor: Compressors
   start_step: int = 0
   error_feedback: bool = True
+  error_decay: float = 1.0
   min_compression_rate: float = 1.0
   weight_dimension_numbers: Any = None
   error_dtype: DType = None
@@ -144,6 +150,7 @@ class Policy:
     checks.check_integer('start_step', self.start_step, at_least=0)
     checks.check_bool('error_feedback', self.error_feedback)
     checks.check_bool('stagger', self.stagger)
+    checks.check_share('error_decay', self.error_decay, or_zero=True)
     checks.check_number('min_compression_rate', self.min_compression_rate)
     if self.min_compression_rate < 0:
       raise ValueError(
@@ -231,6 +238,7 @@ class Policy:
       m,
       compressor,
       self.error_feedback,
+      self.error_decay,
       self.error_dtype,
       self.factor_dtype,
     )

@@ -10,6 +10,8 @@ from greedylore_jax._src import checks
 from greedylore_jax._src.state.compress_state import CompressState
 from greedylore_jax._src.state.compress_state import NonlinearCompressState
 from greedylore_jax._src.state.compress_state import is_state
+from greedylore_jax._src.state.per_worker import PerWorker
+from greedylore_jax._src.state.per_worker import is_per_worker
 from greedylore_jax._src.types import Array
 from greedylore_jax._src.types import KeyPath
 from greedylore_jax._src.types import OptState
@@ -45,6 +47,8 @@ def collapse(opt_state: OptState, *, exact: bool = True) -> OptState:
   """
 
   def mean(error: Array) -> Array:
+    if not jnp.issubdtype(error.dtype, jnp.floating):
+      return error[:1]  # Counts are equal on all workers.
     wide = jnp.promote_types(error.dtype, jnp.float32)
     return jnp.mean(error, 0, wide, keepdims=True).astype(error.dtype)
 
@@ -127,17 +131,19 @@ def check_num_workers(opt_state: OptState, num_workers: int) -> None:
   _map_errors(lambda _: check, opt_state)
 
 
-def _is_linear(state: CompressState) -> bool:
-  return not isinstance(state, NonlinearCompressState)
+def _is_linear(state: CompressState | PerWorker) -> bool:
+  """Whether one mean stands for all workers exactly."""
+  return not isinstance(state, NonlinearCompressState | PerWorker)
 
 
 def _map_errors(
-  function_of: Callable[[CompressState], Callable[[Array], Any] | None],
+  function_of: Callable[[Any], Callable[[Array], Any] | None],
   opt_state: OptState,
 ) -> OptState:
-  """Maps the errors, wherever they are, by what `function_of` their state is.
+  """Maps what every worker has for itself, by what `function_of` its state is.
 
-  None leaves them alone.
+  These are the errors of a `CompressState` and the tree of a `PerWorker`. None
+  leaves them alone.
   """
 
   def on_state(state: CompressState) -> CompressState:
@@ -146,19 +152,29 @@ def _map_errors(
       return state
     return state._replace(error=jax.tree.map(function, state.error))
 
-  return map_states(on_state, lambda path, leaf: leaf, opt_state)
+  def on_own(path: KeyPath, state: PerWorker) -> PerWorker:
+    del path
+    function = function_of(state)
+    if function is None:
+      return state
+    return PerWorker(jax.tree.map(function, state.tree))
+
+  return map_states(on_state, on_own, lambda path, leaf: leaf, opt_state)
 
 
 def map_states(
   on_state: Callable[[CompressState], Any],
-  on_leaf: Callable[[Any, Any], Any],
+  on_own: Callable[[KeyPath, PerWorker], Any],
+  on_leaf: Callable[[KeyPath, Any], Any],
   opt_state: OptState,
 ) -> OptState:
-  """Maps compression states as a whole and every other (path, leaf)."""
+  """Maps compression states, (path, what is per worker), other (path, leaf)."""
 
   def one(path: KeyPath, x: Any) -> Any:
     if is_state(x):
       return on_state(x)
+    if is_per_worker(x):
+      return on_own(path, x)
     if _lost_its_type(x):
       raise TypeError(
         'The state must hold a CompressState, got a dict with its entries at'
@@ -169,7 +185,9 @@ def map_states(
     return on_leaf(path, x)
 
   return jax.tree_util.tree_map_with_path(
-    one, opt_state, is_leaf=lambda x: is_state(x) or _lost_its_type(x)
+    one,
+    opt_state,
+    is_leaf=lambda x: is_state(x) or is_per_worker(x) or _lost_its_type(x),
   )
 
 

@@ -11,6 +11,7 @@ import optax
 from greedylore_jax._src import checks
 from greedylore_jax._src.state import checkpoint
 from greedylore_jax._src.state import restore
+from greedylore_jax._src.state.per_worker import PerWorker
 from greedylore_jax._src.types import AxisName
 from greedylore_jax._src.types import Function
 from greedylore_jax._src.types import KeyPath
@@ -64,6 +65,14 @@ def state_partition_specs(
       compressor_state=jax.tree_util.tree_map_with_path(
         sharding.compressor_state, s.compressor_state
       ),
+    ),
+    lambda path, own: PerWorker(
+      jax.tree_util.tree_map_with_path(
+        lambda below, x: _P(
+          axis_name, *sharding.like((*path, *below), x.shape[1:])
+        ),
+        own.tree,
+      )
     ),
     lambda path, x: sharding.like(path, jnp.shape(x)),
     opt_state,

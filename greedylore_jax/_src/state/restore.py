@@ -11,6 +11,8 @@ from greedylore_jax._src import checks
 from greedylore_jax._src.state import compress_state
 from greedylore_jax._src.state.compress_state import CompressState
 from greedylore_jax._src.state.compress_state import NonlinearCompressState
+from greedylore_jax._src.state.per_worker import PerWorker
+from greedylore_jax._src.state.per_worker import is_per_worker
 from greedylore_jax._src.types import Function
 from greedylore_jax._src.types import KeyPath
 from greedylore_jax._src.types import OptState
@@ -58,10 +60,14 @@ def adapt(
       return _adapt_state(
         path, wanted, saved, num_workers=num_workers, exact=exact
       )
+    if is_per_worker(wanted):
+      return _adapt_own(path, wanted, saved, exact)
     return _take(path, wanted, saved, exact)
 
   adapted = jax.tree_util.tree_map_with_path(
-    entry, fresh, is_leaf=compress_state.is_state
+    entry,
+    fresh,
+    is_leaf=lambda x: compress_state.is_state(x) or is_per_worker(x),
   )
   given, kept = (len(jax.tree.leaves(x)) for x in (saved, adapted))
   if exact and given != kept:
@@ -124,6 +130,22 @@ def _adapt_state(
       compressor_state, wanted.compressor_state
     ),
   )
+
+
+def _adapt_own(
+  path: KeyPath, wanted: PerWorker, saved: OptState, exact: bool
+) -> PerWorker:
+  """What every worker has for itself in this place, of any number of them."""
+
+  def one(below: KeyPath, fresh: Any) -> Any:
+    place = (*path, jax.tree_util.GetAttrKey('tree'), *below)
+    found = _find(saved, place)
+    fits = jax.tree.leaves(found) and found.shape[1:] == fresh.shape[1:]
+    if fits and found.dtype == fresh.dtype:
+      return found
+    return _take(place, fresh, saved, exact)
+
+  return PerWorker(jax.tree_util.tree_map_with_path(one, wanted.tree))
 
 
 def _take(place: KeyPath, wanted: Any, saved: OptState, exact: bool) -> Any:

@@ -1,0 +1,296 @@
+"""When to send: workers take local steps, then average how far they moved."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from greedylore_jax._src import checks
+from greedylore_jax._src.state import per_worker
+from greedylore_jax._src.state.per_worker import PerWorker
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import OptState
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Updates
+from greedylore_jax._src.wire import worker_axes
+from greedylore_jax._src.wire.transport import all_finite
+
+
+class LocalUpdatesState(NamedTuple):
+  """State of `local_updates`.
+
+  Attributes:
+    count: int32 scalar, steps taken; equal on all workers.
+    since: int32 scalar, steps since the last round; equal on all workers.
+    delta: y_i - x, how far each worker is from the global parameters; zero
+      after a round. Its leaves have at least float32.
+    inner: the inner optimizer's state of each worker.
+    outer: the state of the outer chain, with the errors of its compressor.
+  """
+
+  count: Array  # type: ignore[assignment]
+  since: Array
+  delta: PerWorker
+  inner: PerWorker
+  outer: OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class QSR:
+  """The quadratic synchronisation rule: longer rounds at lower learning rates.
+
+  A round that begins at a learning rate eta has
+
+    H = max(min_steps, floor((alpha / eta)^2))
+
+  steps, so all workers know its length without a message.
+
+  Args:
+    learning_rate: the inner optimizer's schedule, of the steps taken.
+    alpha: higher sends less. The reference uses 0.01 to 0.03 for AdamW.
+    min_steps: the shortest round.
+
+  Raises:
+    ValueError, TypeError: for arguments out of range.
+
+  Example:
+    >>> import greedylore_jax as gl, optax
+    >>> schedule = optax.cosine_decay_schedule(3e-3, 1000)
+    >>> every = gl.QSR(schedule, alpha=0.0175, min_steps=4)
+
+  References:
+    QSR, arXiv 2310.14423 (2023), equation 2.
+  """
+
+  learning_rate: float | Callable[[Array], Any]
+  alpha: float
+  min_steps: int = 1
+
+  def __post_init__(self) -> None:
+    checks.check_positive('alpha', self.alpha)
+    checks.check_integer('min_steps', self.min_steps)
+
+  def steps(self, count: Array) -> Array:
+    """The length of a round that begins after `count` steps."""
+    rate = self.learning_rate
+    eta = jnp.asarray(rate(count) if callable(rate) else rate, jnp.float32)
+    ratio = jnp.where(eta > 0, self.alpha / jnp.maximum(eta, 1e-20), 0)
+    # Not longer than an int32 can count, however small the rate is.
+    longest = jnp.minimum(ratio**2, 2.0**30)
+    return jnp.maximum(self.min_steps, jnp.floor(longest).astype(jnp.int32))
+
+
+def local_updates(
+  inner: optax.GradientTransformation,
+  *,
+  outer: optax.GradientTransformation,
+  every: int | QSR,
+  start_step: int = 0,
+) -> optax.GradientTransformation:
+  """Averages how far the workers moved in a round, not every gradient.
+
+  Each worker takes steps of `inner` from the global parameters x to its own
+  y_i. At the end of a round, D_i = x - y_i, the pseudo-gradient, goes through
+  `outer`, which averages it and updates x. In a round of H steps:
+
+    y_i <- y_i + inner(grad f_i(y_i))             H times, nothing is sent
+    x <- x + outer(x - y_1 .. x - y_N),   y_i <- x.
+
+  `params` are x, equal on all workers, and change at the end of a round only.
+  Gradients belong at y_i, which `local_params` returns; `make_train_step` does
+  that. Error feedback of the compressor in `outer` works on D_i as it does on
+  gradients.
+
+  A worker skips a local step whose update is not finite.
+
+  Args:
+    inner: any optax transformation, such as `optax.adamw(1e-3)`; each worker
+      has its own state of it.
+    outer: a chain that begins with `compress_gradients` or `average_gradients`
+      and continues with the outer optimizer, for example
+      `optax.sgd(0.7, momentum=0.9, nesterov=True)`. Plain averaging is
+      `optax.sgd(1.0)`.
+    every: H, the steps in a round, or a rule such as `QSR`. Higher sends less
+      and lets the workers move further apart.
+    start_step: in so many first steps, every step is a round.
+
+  Returns:
+    An `optax.GradientTransformation` whose state is a `LocalUpdatesState`. Its
+    updates are equal on all workers, and zero between rounds.
+
+  Raises:
+    ValueError, TypeError: for arguments out of range; when traced, if `outer`
+      does not average, and as `compress_gradients`.
+
+  Example:
+    >>> import greedylore_jax as gl, optax
+    >>> tx = gl.local_updates(
+    ...     optax.adamw(1e-3),
+    ...     outer=optax.chain(
+    ...         gl.compress_gradients(gl.PowerSGD(32), 'data'),
+    ...         optax.sgd(0.7, momentum=0.9, nesterov=True),
+    ...     ),
+    ...     every=30,
+    ... )
+
+  References:
+    DiLoCo, arXiv 2311.08105 (2023), Algorithm 1; here with any compressor.
+  """
+  if not isinstance(every, QSR):
+    checks.check_integer('every', every)
+  checks.check_integer('start_step', start_step, at_least=0)
+  for name, tx in (('inner', inner), ('outer', outer)):
+    if not isinstance(tx, optax.GradientTransformation):
+      raise TypeError(
+        f'{name} must be an optax.GradientTransformation, got {tx!r}.'
+      )
+  inner = optax.with_extra_args_support(inner)
+  outer = optax.with_extra_args_support(outer)
+
+  def steps_of_round(count: Array) -> Array:
+    """The length of a round that begins after `count` steps."""
+    steps = every.steps(count) if isinstance(every, QSR) else jnp.int32(every)
+    return jnp.where(count < start_step, 1, steps)
+
+  def init(params: Params) -> LocalUpdatesState:
+    # Each in its own buffer, as a step that donates them requires.
+    zero: Function = lambda: jnp.zeros([], jnp.int32)
+    return LocalUpdatesState(
+      count=zero(),
+      since=zero(),
+      delta=per_worker.of(jax.tree.map(_zeros, params)),
+      inner=per_worker.of(inner.init(params)),
+      outer=outer.init(params),
+    )
+
+  def update(
+    updates: Updates,
+    state: LocalUpdatesState,
+    params: Params = None,
+    *,
+    observe: Any = None,
+    **extra: Any,
+  ) -> tuple[Updates, LocalUpdatesState]:
+    if params is None:
+      raise ValueError(
+        'local_updates needs the global parameters, got params=None: call'
+        ' tx.update(grads, state, params).'
+      )
+    local = _moved(params, state.delta.own)
+    moves, moments = inner.update(updates, state.inner.own, local, **extra)
+    finite = all_finite(jax.tree.leaves(moves))
+    keep = lambda new, old: jnp.where(finite, new, old)
+    delta = jax.tree.map(
+      lambda d, move: jnp.where(finite, d + move.astype(d.dtype), d),
+      state.delta.own,
+      moves,
+    )
+    moments = jax.tree.map(keep, moments, state.inner.own)
+    count, since = state.count + 1, state.since + 1
+
+    def end_round(delta: PyTree, outer_state: OptState) -> Any:
+      observed = {} if observe is None else {'observe': observe}
+      gradient = jax.tree.map(lambda d, x: (-d).astype(x.dtype), delta, params)
+      moved, outer_state = outer.update(
+        gradient, outer_state, params, **observed
+      )
+      _check_averaged(moved, count)
+      return moved, jax.tree.map(_zeros_like, delta), outer_state
+
+    def stay(delta: PyTree, outer_state: OptState) -> Any:
+      return jax.tree.map(jnp.zeros_like, params), delta, outer_state
+
+    is_round = since >= steps_of_round(state.count - state.since)
+    moved, delta, outer_state = jax.lax.cond(
+      is_round, end_round, stay, delta, state.outer
+    )
+    return moved, LocalUpdatesState(
+      count=count,
+      since=jnp.where(is_round, 0, since),
+      delta=per_worker.of(delta),
+      inner=per_worker.of(moments),
+      outer=outer_state,
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def local_params(params: Params, opt_state: OptState) -> Params:
+  """The parameters at which this worker takes its next gradient.
+
+  Args:
+    params: the global parameters x.
+    opt_state: on one worker, as in `jax.shard_map`.
+
+  Returns:
+    y_i = x + delta_i, one per worker; `params` themselves without
+    `local_updates` in the chain.
+
+  Raises:
+    ValueError: if there are several `local_updates` in the chain.
+
+  Example:
+    >>> import greedylore_jax as gl, jax.numpy as jnp, optax
+    >>> tx = gl.local_updates(
+    ...   optax.sgd(0.1),
+    ...   outer=optax.chain(gl.average_gradients(None), optax.sgd(1.0)),
+    ...   every=2,
+    ... )
+    >>> params = {'w': jnp.ones(3)}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> print(updates['w'], gl.local_params(params, state)['w'])
+    [0. 0. 0.] [0.9 0.9 0.9]
+  """
+  state = find_local(opt_state)
+  return params if state is None else _moved(params, state.delta.own)
+
+
+def find_local(opt_state: OptState) -> LocalUpdatesState | None:
+  """The state of `local_updates` in a chain's state; None without it."""
+  is_local: Function = lambda x: isinstance(x, LocalUpdatesState)
+  found = [
+    x for x in jax.tree.leaves(opt_state, is_leaf=is_local) if is_local(x)
+  ]
+  if len(found) > 1:
+    raise ValueError(
+      f'The chain must hold one local_updates, got {len(found)}: remove one.'
+    )
+  return found[0] if found else None
+
+
+def _moved(params: Params, delta: PyTree) -> Params:
+  """Y = x + delta, in the dtype of x."""
+  return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), params, delta)
+
+
+def _zeros(x: Array) -> Array:
+  return jnp.zeros(
+    jnp.shape(x), jnp.promote_types(jnp.result_type(x), jnp.float32)
+  )
+
+
+def _zeros_like(x: Array) -> Array:
+  """Zeros of the same type, also in what JAX says it varies over."""
+  zeros = jnp.zeros(x.shape, x.dtype)
+  missing = worker_axes.varying_axes(x) - worker_axes.varying_axes(zeros)
+  return (
+    jax.lax.pcast(zeros, tuple(missing), to='varying') if missing else zeros
+  )
+
+
+def _check_averaged(updates: Updates, count: Array) -> None:
+  """Raises if JAX's types say that the workers' updates differ."""
+  expected = worker_axes.varying_axes(count)
+  for path, x in jax.tree_util.tree_leaves_with_path(updates):
+    if axes := sorted(worker_axes.varying_axes(x) - expected):
+      raise ValueError(
+        f'The update of {checks.path_name(path)!r} differs over {axes}, because'
+        ' outer does not average it: begin outer with gl.compress_gradients or'
+        ' gl.average_gradients over that axis.'
+      )
