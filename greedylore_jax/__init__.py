@@ -1,8 +1,8 @@
 """Low-rank gradient compression with error feedback for distributed JAX."""
 
 from greedylore_jax._src.engine.policy import PolicyOptions
+from greedylore_jax._src.engine.round_length import QSR
 from greedylore_jax._src.gradients import value_and_local_grad
-from greedylore_jax._src.local_updates import QSR
 from greedylore_jax._src.local_updates import LocalUpdatesState
 from greedylore_jax._src.local_updates import local_params
 from greedylore_jax._src.local_updates import local_updates

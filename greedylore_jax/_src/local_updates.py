@@ -1,7 +1,5 @@
 """When to send: workers take local steps, then average how far they moved."""
 
-from collections.abc import Callable
-import dataclasses
 from typing import Any
 from typing import NamedTuple
 
@@ -10,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks
+from greedylore_jax._src.engine.round_length import QSR
+from greedylore_jax._src.engine.round_length import Rule
 from greedylore_jax._src.state import per_worker
 from greedylore_jax._src.state.per_worker import PerWorker
 from greedylore_jax._src.types import Array
@@ -39,51 +39,6 @@ class LocalUpdatesState(NamedTuple):
   delta: PerWorker
   inner: PerWorker
   outer: OptState
-
-
-@dataclasses.dataclass(frozen=True)
-class QSR:
-  """The quadratic synchronisation rule: longer rounds at lower learning rates.
-
-  A round that begins at a learning rate eta has
-
-    H = max(min_steps, floor((alpha / eta)^2))
-
-  steps, so all workers know its length without a message.
-
-  Args:
-    learning_rate: the inner optimizer's schedule, of the steps taken.
-    alpha: higher sends less. The reference uses 0.01 to 0.03 for AdamW.
-    min_steps: the shortest round.
-
-  Raises:
-    ValueError, TypeError: for arguments out of range.
-
-  Example:
-    >>> import greedylore_jax as gl, optax
-    >>> schedule = optax.cosine_decay_schedule(3e-3, 1000)
-    >>> every = gl.QSR(schedule, alpha=0.0175, min_steps=4)
-
-  References:
-    QSR, arXiv 2310.14423 (2023), equation 2.
-  """
-
-  learning_rate: float | Callable[[Array], Any]
-  alpha: float
-  min_steps: int = 1
-
-  def __post_init__(self) -> None:
-    checks.check_positive('alpha', self.alpha)
-    checks.check_integer('min_steps', self.min_steps)
-
-  def steps(self, count: Array) -> Array:
-    """The length of a round that begins after `count` steps."""
-    rate = self.learning_rate
-    eta = jnp.asarray(rate(count) if callable(rate) else rate, jnp.float32)
-    ratio = jnp.where(eta > 0, self.alpha / jnp.maximum(eta, 1e-20), 0)
-    # Not longer than an int32 can count, however small the rate is.
-    longest = jnp.minimum(ratio**2, 2.0**30)
-    return jnp.maximum(self.min_steps, jnp.floor(longest).astype(jnp.int32))
 
 
 def local_updates(
@@ -142,9 +97,7 @@ def local_updates(
   References:
     DiLoCo, arXiv 2311.08105 (2023), Algorithm 1; here with any compressor.
   """
-  if not isinstance(every, QSR):
-    checks.check_integer('every', every)
-  checks.check_integer('start_step', start_step, at_least=0)
+  rule = Rule(every, start_step)
   for name, tx in (('inner', inner), ('outer', outer)):
     if not isinstance(tx, optax.GradientTransformation):
       raise TypeError(
@@ -152,11 +105,6 @@ def local_updates(
       )
   inner = optax.with_extra_args_support(inner)
   outer = optax.with_extra_args_support(outer)
-
-  def steps_of_round(count: Array) -> Array:
-    """The length of a round that begins after `count` steps."""
-    steps = every.steps(count) if isinstance(every, QSR) else jnp.int32(every)
-    return jnp.where(count < start_step, 1, steps)
 
   def init(params: Params) -> LocalUpdatesState:
     # Each in its own buffer, as a step that donates them requires.
@@ -206,7 +154,7 @@ def local_updates(
     def stay(delta: PyTree, outer_state: OptState) -> Any:
       return jax.tree.map(jnp.zeros_like, params), delta, outer_state
 
-    is_round = since >= steps_of_round(state.count - state.since)
+    is_round = since >= rule.steps(state.count - state.since)
     moved, delta, outer_state = jax.lax.cond(
       is_round, end_round, stay, delta, state.outer
     )

@@ -5,6 +5,8 @@ The phase of a step says what all leaves do in it. It has a name: 'warmup',
 for example 'refresh_2' (of those with the interval 2 only).
 """
 
+import bisect
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -22,6 +24,8 @@ REFRESH: Phase = 'refresh'
 COMPRESS: Phase = 'compress'
 DENSE = 'dense'
 """The only phase of a step where no leaf is compressed."""
+LOCAL = 'local'
+"""The phase of a step in which nothing is sent."""
 
 
 def check_nested(intervals: Iterable[int | None]) -> None:
@@ -205,6 +209,52 @@ class Staggered(Schedule):
   def _phase_of(self, leaf: int) -> str:
     (phase,) = (p for p, members in self._members.items() if leaf in members)
     return phase
+
+
+class LocalSchedule(Schedule):
+  """The phases of a run with local updates, see `local_updates`.
+
+  A step at the end of a round is in a phase of the rounds' own schedule, which
+  counts rounds. All others are 'local' and send nothing.
+  """
+
+  def __init__(
+    self, rounds: Schedule, steps_of_round: Callable[[int], int], shortest: int
+  ):
+    """Takes the schedule of rounds, and the length of each.
+
+    Args:
+      rounds: the schedule of what is sent, a step being a round.
+      steps_of_round: from the first step of a round to its length.
+      shortest: the length of the shortest rounds in the long run.
+    """
+    self.rounds, self.shortest = rounds, shortest
+    self.start_step, self.intervals = rounds.start_step, rounds.intervals
+    self.phases = [LOCAL, *rounds.phases]
+    self._steps_of_round, self._ends = steps_of_round, [0]
+
+  def at(self, step: int) -> str:
+    """The phase of a step, counted from 0."""
+    while self._ends[-1] <= step:
+      last = self._ends[-1]
+      self._ends.append(last + self._steps_of_round(last))
+    index = bisect.bisect_left(self._ends, step + 1)
+    is_end = self._ends[index] == step + 1
+    return self.rounds.at(index - 1) if is_end else LOCAL
+
+  def of_leaf(self, phase: str, interval: int | None) -> Phase:
+    """What a compressed leaf of this update interval does in a phase."""
+    return self.rounds.of_leaf(phase, interval)
+
+  def members(self, phase: str) -> tuple[int, ...]:
+    """The leaves of which one is refreshed in this phase, if staggered."""
+    return self.rounds.members(phase)
+
+  def lasting(self) -> dict[str, float]:
+    """The share of steps of each phase if all rounds are the shortest."""
+    shares = self.rounds.lasting()
+    of_round = {phase: x / self.shortest for phase, x in shares.items()}
+    return of_round | {LOCAL: 1 - 1 / self.shortest}
 
 
 def _offsets(intervals: Mapping[int, int]) -> dict[int, int]:

@@ -15,8 +15,12 @@ from greedylore_jax._src.engine.leaf import Leaf
 from greedylore_jax._src.engine.policy import Compressors
 from greedylore_jax._src.engine.policy import Policy
 from greedylore_jax._src.engine.policy import PolicyOptions
+from greedylore_jax._src.engine.round_length import QSR
+from greedylore_jax._src.engine.round_length import Rule
 from greedylore_jax._src.engine.schedule import COMPRESS
+from greedylore_jax._src.engine.schedule import LOCAL
 from greedylore_jax._src.engine.schedule import REFRESH
+from greedylore_jax._src.engine.schedule import LocalSchedule
 from greedylore_jax._src.engine.schedule import Schedule
 from greedylore_jax._src.report import plan_table
 from greedylore_jax._src.types import Function
@@ -146,6 +150,8 @@ def plan(
   *,
   num_workers: int = 1,
   devices_per_worker: int = 1,
+  every: int | QSR = 1,
+  local_start_step: int = 0,
   **options: Unpack[PolicyOptions],
 ) -> Plan:
   """Computes what `compress_gradients` with the same arguments sends and keeps.
@@ -161,6 +167,10 @@ def plan(
     num_workers: N, for predictions about the network.
     devices_per_worker: over which parameters may be sharded, by axes of the
       mesh that are not the workers'. Messages that do not divide are padded.
+    every: the steps in a round of `local_updates`, or its rule; 1 without it.
+      `start_step` and update intervals then count rounds. With a rule, averages
+      are those of its shortest rounds, an upper bound; `bytes_after` is exact.
+    local_start_step: the `start_step` of `local_updates`.
     **options: see `PolicyOptions`.
 
   Returns:
@@ -183,8 +193,13 @@ def plan(
   policy = Policy.of(compressor, **options)
   leaves = policy.leaves(params)
   schedule = policy.schedule(leaves)
-  messages = {
-    phase: [
+  if isinstance(every, QSR) or every > 1:
+    rule = Rule(every, local_start_step)
+    schedule = LocalSchedule(schedule, rule.steps_at, rule.shortest)
+  messages: dict[str, list[list[Message]]] = {
+    phase: [[]] * len(leaves)
+    if phase == LOCAL
+    else [
       leaf.messages(own, num_workers=num_workers, devices=devices_per_worker)
       for own, leaf in _exchanged(schedule, phase, leaves)
     ]

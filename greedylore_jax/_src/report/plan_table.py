@@ -49,11 +49,11 @@ def _sent_as(leaf: Any, how: str) -> str:
 def step_table(p: Any) -> list[str]:
   """What steps send, what is kept, and what that saves on some links."""
   ratio: Function = lambda x: (
-    f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
+    f'{p.dense_bytes / x:.2f}x less than dense' if x else ''
   )
   name: Function = lambda phase: f'{phase.replace("_", "-")} step sends'
   rows: _Rows = [('dense step would send', _human(p.dense_bytes), '')]
-  if schedule.DENSE not in p.rounds:
+  if list(p.rounds) != [schedule.DENSE]:
     rows += [
       (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
     ]

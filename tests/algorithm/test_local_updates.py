@@ -1,0 +1,459 @@
+"""Are rounds of local steps what their recursion says, and exact?"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import greedylore_jax as gl
+import oracle
+import workers
+
+SHAPES = {'tall': (9, 6), 'gain': (4,)}
+RANK, EVERY, ROUNDS = 2, 3, 4
+STEPS = EVERY * ROUNDS
+P = jax.sharding.PartitionSpec
+
+
+def target(n, seed=0):
+  """Every worker's own quadratic: f_i(y) = |y - t_i|^2 c_i / 2."""
+  rng = np.random.default_rng(seed)
+  return {
+    name: rng.normal(size=shape) + 0.5 * rng.normal(size=(n, *shape))
+    for name, shape in SHAPES.items()
+  }
+
+
+def gradient(y, t):
+  """The gradient of a worker, with a curvature that differs by entry."""
+  return jax.tree.map(lambda y, t: jnp.cosh(0.3 * t) * (y - t), y, t)
+
+
+def simulated(tx, n):
+  """A step on n workers of one device: (params, state, targets) -> same."""
+
+  def axes(tree):
+    specs = gl.state_partition_specs(tree, workers.AXIS)
+    return jax.tree.map(lambda spec: 0 if spec else None, specs)
+
+  def one(params, state, t):
+    local = gl.local_params(params, state)
+    updates, state = tx.update(gradient(local, t), state, params)
+    return optax.apply_updates(params, updates), state
+
+  def step(params, state, t):
+    specs = axes(state)
+    add = lambda x, axis: x if axis is None else x[:, None]
+    take = lambda x, axis: x if axis is None else x[:, 0]
+    is_axis = lambda x: x is None
+    each = lambda f, tree: jax.tree.map(
+      lambda axis, x: f(x, axis), specs, tree, is_leaf=is_axis
+    )
+    params, state = jax.vmap(
+      one,
+      in_axes=(None, specs, 0),
+      out_axes=(None, specs),
+      axis_name=workers.AXIS,
+    )(params, each(add, state), t)
+    return params, each(take, state)
+
+  return jax.jit(step)
+
+
+def begin(tx, n, dtype=jnp.float32):
+  params = {k: jnp.zeros(shape, dtype) for k, shape in SHAPES.items()}
+  return params, gl.expand(tx.init(params), n, exact=False)
+
+
+def trained(tx, n, steps, t, dtype=jnp.float32):
+  params, state = begin(tx, n, dtype)
+  step = simulated(tx, n)
+  for _ in range(steps):
+    params, state = step(params, state, t)
+  return params, state
+
+
+def outer_of(compressor, *optimizer, **options):
+  compress = gl.compress_gradients(
+    compressor, workers.AXIS, min_compression_rate=0, **options
+  )
+  return optax.chain(compress, *(optimizer or (optax.sgd(1.0),)))
+
+
+def adam(t, y, moments, count):
+  """A step of Adam at 0.1, both decays 0.9, for one leaf of one worker."""
+  g = np.cosh(0.3 * t) * (y - t)
+  m, v = (0.9 * moments[0] + 0.1 * g, 0.9 * moments[1] + 0.1 * g**2)
+  corrected = m / (1 - 0.9**count), v / (1 - 0.9**count)
+  return y - 0.1 * corrected[0] / (np.sqrt(corrected[1]) + 1e-8), (m, v)
+
+
+def expected(n, t, decay, dtype):
+  """x after all rounds: the whole recursion in float64."""
+  method = oracle.range_finder(RANK, RANK)
+  b, a = SHAPES['tall']
+  first = jax.random.normal(jax.random.key(0), (1, b, RANK), dtype)[0]
+  draw = np.zeros((b, 0)), np.asarray(first, np.float64)
+  x = {k: np.zeros(shape) for k, shape in SHAPES.items()}
+  errors = [np.zeros((b, a)) for _ in range(n)]
+  velocity = {k: np.zeros(shape) for k, shape in SHAPES.items()}
+  inner = {k: [(np.zeros(s), np.zeros(s))] * n for k, s in SHAPES.items()}
+  memory, count = None, 0
+  for _ in range(ROUNDS):
+    y = {k: [x[k].copy() for _ in range(n)] for k in SHAPES}
+    for _ in range(EVERY):
+      count += 1
+      for k in SHAPES:
+        for i in range(n):
+          y[k][i], inner[k][i] = adam(t[k][i], y[k][i], inner[k][i], count)
+    d = {k: [x[k] - own for own in y[k]] for k in SHAPES}
+    h = [(own + decay * e).T for own, e in zip(d['tall'], errors, strict=True)]
+    update, sent, memory = method(h, memory, draw)
+    errors = [(a - b).T for a, b in zip(h, sent, strict=True)]
+    means = {'tall': update.T, 'gain': oracle.mean(d['gain'])}
+    for k in SHAPES:  # Nesterov momentum, as in optax.sgd.
+      velocity[k] = 0.9 * velocity[k] + means[k]
+      x[k] = x[k] - 0.7 * (0.9 * velocity[k] + means[k])
+  return x
+
+
+def check_oracle(n, dtype, tolerance):
+  t = jax.tree.map(lambda x: np.asarray(x, dtype), target(n))
+  outer = outer_of(
+    gl.PowerSGD(RANK),
+    optax.sgd(0.7, momentum=0.9, nesterov=True),
+    error_decay=0.9,
+  )
+  inner = optax.adam(0.1, b2=0.9)  # 1 - 0.999 alone rounds by 6e-5.
+  tx = gl.local_updates(inner, outer=outer, every=EVERY)
+  params, _ = trained(tx, n, STEPS, t, dtype)
+  for name, want in expected(n, t, 0.9, dtype).items():
+    assert workers.relative(params[name], want) < tolerance, name
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 4])
+def test_float32_follows_the_oracle(n):
+  check_oracle(n, np.float32, 1e-5)
+
+
+def test_float64_follows_the_oracle():
+  with jax.enable_x64(True):
+    check_oracle(3, np.float64, 1e-10)
+
+
+@pytest.mark.parametrize('compressor', [gl.PowerSGD(2), gl.GreedyLore(2, 2)])
+def test_rounds_of_one_sgd_step_are_compressed_gradients(compressor):
+  """H = 1, inner sgd(rate), outer sgd(1): errors are scaled by the rate."""
+  n, rate, t = 3, 0.1, target(3)
+  local = gl.local_updates(optax.sgd(rate), outer=outer_of(compressor), every=1)
+  params, state = trained(local, n, 6, t)
+  usual = outer_of(compressor, optax.sgd(rate))
+  want, plain = trained(usual, n, 6, t)
+  errors = [optax.tree.get(x, 'error')['tall'] for x in (state, plain)]
+  assert workers.relative(errors[0], rate * errors[1]) < 1e-4
+  for name in SHAPES:
+    assert workers.relative(params[name], want[name]) < 1e-4
+
+
+@pytest.mark.parametrize('inner', [optax.adam(0.1), optax.sgd(0.1, 0.9)])
+def test_equal_data_are_one_worker_alone(inner):
+  n = 3
+  t = jax.tree.map(lambda x: np.stack([x[0]] * n), target(n))
+  outer = optax.chain(gl.average_gradients(workers.AXIS), optax.sgd(1.0))
+  tx = gl.local_updates(inner, outer=outer, every=EVERY)
+  params, _ = trained(tx, n, STEPS, t)
+  alone = {k: jnp.zeros(shape) for k, shape in SHAPES.items()}
+  state = inner.init(alone)
+  for _ in range(STEPS):
+    one = jax.tree.map(lambda x: x[0], t)
+    updates, state = inner.update(gradient(alone, one), state, alone)
+    alone = optax.apply_updates(alone, updates)
+  for name in SHAPES:
+    assert workers.relative(params[name], alone[name]) < 1e-5
+
+
+@pytest.mark.parametrize('compressor', [gl.PowerSGD(2), gl.Sign()], ids=repr)
+def test_a_round_conserves_what_the_workers_moved(compressor):
+  """mean D + mean E before = compressed mean + mean E after."""
+  n, t = 4, target(4)
+  tx = gl.local_updates(
+    optax.adam(0.1), outer=outer_of(compressor), every=EVERY
+  )
+  step = simulated(tx, n)
+  params, state = begin(tx, n)
+  for i in range(STEPS):
+    before = params, state
+    params, state = step(params, state, t)
+    if (i + 1) % EVERY:
+      jax.tree.map(np.testing.assert_array_equal, params, before[0])
+      continue
+    # The last step of the round, without its end.
+    y = before[1].delta.tree['tall']
+    free = gl.local_updates(
+      optax.adam(0.1), outer=outer_of(compressor), every=10 * STEPS
+    )
+    moved = simulated(free, n)(*before, t)[1].delta.tree['tall']
+    assert workers.relative(y, moved) > 1e-3
+    error = lambda s: optax.tree.get(s, 'error')['tall'].mean(0)
+    came = -moved.mean(0) + error(before[1])
+    went = before[0]['tall'] - params['tall'] + error(state)
+    assert workers.relative(went, came) < workers.FLOAT32_ROUNDING
+    assert not np.any(state.delta.tree['tall'])
+
+
+def on_mesh(n, tx, **options):
+  mesh = workers.mesh_of(n)
+  params = {'w': jnp.ones((6, 12)), 'gain': jnp.ones(12)}
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+
+  def loss_fn(p, x):
+    return jnp.mean((jnp.tanh(x @ p['w']) * p['gain'][None] - 1) ** 2)
+
+  step = gl.make_train_step(
+    loss_fn, tx, mesh, axis_name=workers.AXIS, donate=False, **options
+  )
+  return mesh, params, state, step
+
+
+def batch_of(step, n=4):
+  return jax.random.normal(jax.random.key(step), (2 * n, 6))
+
+
+def rounds_of(compressor, every=3, **options):
+  outer = outer_of(compressor, optax.sgd(0.7, 0.9), **options)
+  return gl.local_updates(optax.adam(0.1), outer=outer, every=every)
+
+
+def entry_computation(compiled):
+  """The text of the computation that runs in every step."""
+  return re.search(
+    r'^ENTRY .*?^}', compiled.as_text(), re.MULTILINE | re.DOTALL
+  )[0]
+
+
+def test_no_collective_runs_in_a_local_step():
+  """Not for the loss, nor for a NaN: all of them belong to a round."""
+  tx = rounds_of(gl.PowerSGD(2))
+  _, params, state, step = on_mesh(4, tx)
+  compiled = step.lower(params, state, batch_of(0)).compile()
+  sent = gl.collectives(compiled)
+  plan = gl.plan(
+    gl.PowerSGD(2), params, num_workers=4, min_compression_rate=0, every=3
+  )
+  assert plan.bytes_in('local') == 0
+  assert plan.bytes_per_step == plan.bytes_in('compress') / 3
+  assert [(x.kind, x.dtype, x.size) for x in sent] == plan.rounds['compress']
+  text = entry_computation(compiled)
+  assert 'conditional' in text
+  assert not re.search(r'all-reduce|all-gather|collective|all-to-all', text)
+
+
+def test_every_worker_has_its_loss_and_x_is_bitwise_equal():
+  tx = rounds_of(gl.Sign())
+  _, params, state, step = on_mesh(4, tx)
+  for i in range(7):
+    params, state, loss = step(params, state, batch_of(i))
+    assert loss.shape == (4,)
+    assert len(np.unique(loss)) == 4
+    for x in jax.tree.leaves(params):
+      shards = [np.asarray(s.data) for s in x.addressable_shards]
+      for other in shards[1:]:
+        np.testing.assert_array_equal(shards[0], other)
+    assert int(state.since) == (i + 1) % 3
+
+
+def test_a_worker_skips_a_step_that_is_not_finite():
+  tx = rounds_of(gl.PowerSGD(2))
+  _, params, state, step = on_mesh(4, tx)
+  batch = batch_of(0).at[0].set(jnp.nan)
+  params, state, loss = step(params, state, batch)
+  assert np.isnan(loss).tolist() == [True, False, False, False]
+  moved = np.abs(state.delta.tree['w']).max((1, 2))
+  assert moved[0] == 0
+  assert np.all(moved[1:] > 0)
+  for i in range(1, 3):
+    params, state, _ = step(params, state, batch_of(i))
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((params, state)))
+  assert not np.any(state.delta.tree['w'])
+
+
+@pytest.mark.parametrize('compressor', [gl.PowerSGD(2), gl.Sign()], ids=repr)
+def test_a_run_resumes_bit_by_bit_at_the_end_of_a_round(compressor):
+  tx = rounds_of(compressor)
+  mesh, params, state, step = on_mesh(4, tx)
+  for i in range(3):
+    params, state, _ = step(params, state, batch_of(i))
+  saved = jax.tree.map(np.asarray, gl.collapse(state))
+  resumed = gl.place_state(
+    saved, mesh, axis_name=workers.AXIS, tx=tx, params=params
+  )
+  if isinstance(compressor, gl.Sign):
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+  others = params
+  for i in range(3, 9):
+    params, state, loss = step(params, state, batch_of(i))
+    others, resumed, other = step(others, resumed, batch_of(i))
+    np.testing.assert_allclose(loss, other, rtol=1e-5)
+  compare = np.testing.assert_array_equal
+  if compressor.linear:  # Resumed from the mean error, which rounds.
+    compare = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4)
+  jax.tree.map(compare, params, others)
+
+
+def test_another_number_of_workers_takes_the_mean_of_inner_moments():
+  tx = rounds_of(gl.PowerSGD(2))
+  _, params, state, step = on_mesh(4, tx)
+  for i in range(3):
+    params, state, _ = step(params, state, batch_of(i))
+  two = workers.mesh_of(2)
+  place = lambda **options: gl.place_state(
+    gl.collapse(state), two, axis_name=workers.AXIS, **options
+  )
+  with pytest.raises(ValueError, match=r'4 workers.*exact=False'):
+    place()
+  placed = place(exact=False)
+  for got, had in zip(
+    jax.tree.leaves(placed.inner), jax.tree.leaves(state.inner), strict=True
+  ):
+    assert got.shape[0] == 2
+    want = np.asarray(had).mean(0)
+    np.testing.assert_allclose(got[1], want, rtol=1e-6)
+  error = lambda s: optax.tree.get(s, 'error')['w']
+  np.testing.assert_allclose(error(placed)[0], error(state).mean(0), rtol=1e-5)
+  jax.tree.map(np.testing.assert_array_equal, placed.outer[1], state.outer[1])
+  _, _, _, step = on_mesh(2, tx)
+  params = jax.tree.map(np.asarray, params)
+  for i in range(3):
+    params, placed, loss = step(params, placed, batch_of(i))
+  assert np.all(np.isfinite(loss))
+
+
+def test_a_start_of_rounds_of_one_step():
+  outer = outer_of(gl.PowerSGD(2))
+  tx = gl.local_updates(optax.adam(0.1), outer=outer, every=4, start_step=3)
+  _, params, state, step = on_mesh(2, tx)
+  since = []
+  for i in range(11):
+    params, state, _ = step(params, state, batch_of(i, 2))
+    since.append(int(state.since))
+  assert since == [0, 0, 0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
+def test_qsr_makes_rounds_longer_as_the_rate_falls():
+  schedule = optax.linear_schedule(0.1, 0.02, 12)
+  rule = gl.QSR(schedule, alpha=0.0995, min_steps=2)
+  lengths = [int(rule.steps(jnp.int32(i))) for i in (0, 6, 12)]
+  assert lengths == [2, 2, 24]
+  tx = gl.local_updates(
+    optax.adam(schedule), outer=outer_of(gl.PowerSGD(2)), every=rule
+  )
+  _, params, state, step = on_mesh(2, tx)
+  ends = []
+  for i in range(20):
+    params, state, _ = step(params, state, batch_of(i, 2))
+    if int(state.since) == 0:
+      ends.append(i + 1)
+  assert ends[:4] == [2, 4, 6, 8]
+  lengths = np.diff([0, *ends])
+  assert np.all(np.diff(lengths) >= 0)
+  assert lengths[-1] >= 4
+
+
+def test_frozen_and_integer_leaves_and_bf16():
+  params = {'w': jnp.ones((6, 12), jnp.bfloat16), 'gain': jnp.ones(12)}
+  rules = [('gain', gl.Frozen()), ('', gl.PowerSGD(2))]
+  tx = gl.local_updates(
+    optax.adam(0.1),
+    outer=optax.chain(
+      gl.compress_gradients(rules, None, min_compression_rate=0), optax.sgd(1.0)
+    ),
+    every=2,
+  )
+  state = tx.init(params)
+  assert state.delta.tree['w'].dtype == jnp.float32
+  for _ in range(2):
+    updates, state = tx.update(params, state, params)
+  assert updates['w'].dtype == jnp.bfloat16
+  assert np.any(updates['w'])
+  assert not np.any(updates['gain'])
+
+
+@pytest.mark.parametrize(
+  ('make', 'kind', 'message'),
+  [
+    (lambda: rounds_of(gl.PowerSGD(2), 0), ValueError, 'every must be at'),
+    (lambda: rounds_of(gl.PowerSGD(2), 2.5), TypeError, 'every must be an'),
+    (lambda: gl.QSR(0.1, 0.0), ValueError, 'alpha must be above 0'),
+    (
+      lambda: gl.local_updates(optax.adam(0.1), outer=gl.PowerSGD(2), every=2),
+      TypeError,
+      'outer must be an optax.GradientTransformation',
+    ),
+    (
+      lambda: rounds_of(gl.PowerSGD(2), error_decay=1.5),
+      ValueError,
+      r'error_decay must be in \[0, 1\]',
+    ),
+    (
+      lambda: on_mesh(2, rounds_of(gl.PowerSGD(2)), diagnose=True)[3](
+        *on_mesh(2, rounds_of(gl.PowerSGD(2)))[1:3], batch_of(0)
+      ),
+      ValueError,
+      'diagnose=True sends in every step',
+    ),
+    (
+      lambda: on_mesh(
+        2, gl.local_updates(optax.adam(0.1), outer=optax.sgd(1.0), every=2)
+      )[3](
+        *on_mesh(
+          2, gl.local_updates(optax.adam(0.1), outer=optax.sgd(1.0), every=2)
+        )[1:3],
+        batch_of(0),
+      ),
+      ValueError,
+      'outer does not average it',
+    ),
+  ],
+)
+def test_mistakes_get_answers(make, kind, message):
+  with pytest.raises(kind, match=message):
+    make()
+
+
+def test_a_plan_knows_which_steps_send():
+  """Refreshes and the dense start of the compressor count rounds."""
+  params = {'w': jnp.ones((6, 12))}
+  plan = gl.plan(
+    gl.GreedyLore(2, 2),
+    params,
+    num_workers=4,
+    start_step=1,
+    every=3,
+    local_start_step=2,
+  )
+  phases = ' '.join(plan.phase_at(i) for i in range(11))
+  assert phases == (
+    'warmup refresh local local compress local local refresh'
+    ' local local compress'
+  )
+  of = plan.bytes_in
+  total = of('warmup') + 2 * of('refresh') + of('compress')
+  assert plan.bytes_after(8) == total
+  assert plan.bytes_per_step == (of('refresh') + of('compress')) / 6
+  assert 'local step sends' in str(plan)
+  seconds = gl.predict(plan, bandwidth=1e6, latency=0.05)
+  assert seconds.average < 0.6 * seconds.dense
+
+
+def test_a_plan_follows_a_rule():
+  schedule = optax.linear_schedule(0.1, 0.02, 12)
+  rule = gl.QSR(schedule, alpha=0.0995, min_steps=2)
+  plan = gl.plan(gl.PowerSGD(2), {'w': jnp.ones((6, 12))}, every=rule)
+  sends = [i for i in range(20) if plan.phase_at(i) != 'local']
+  lengths = np.diff([-1, *sends])
+  assert lengths[0] == 2
+  assert np.all(np.diff(lengths) >= 0)
+  assert plan.bytes_per_step == plan.bytes_in('compress') / 2
