@@ -457,3 +457,80 @@ def test_a_plan_follows_a_rule():
   assert lengths[0] == 2
   assert np.all(np.diff(lengths) >= 0)
   assert plan.bytes_per_step == plan.bytes_in('compress') / 2
+
+
+def test_a_worker_of_several_devices_takes_the_same_rounds():
+  """On a (replica, fsdp) mesh everything stays sharded as the parameters."""
+  auto = (jax.sharding.AxisType.Auto,) * 2
+  mesh = jax.make_mesh((2, 2), (workers.AXIS, 'fsdp'), axis_types=auto)
+  tx = rounds_of(gl.PowerSGD(2))
+  plain, params, state, step = on_mesh(2, tx)
+  del plain
+  sharding = jax.sharding.NamedSharding(mesh, P(None, 'fsdp'))
+  others = params | {'w': jax.device_put(params['w'], sharding)}
+  theirs = gl.init_state(tx, others, mesh, axis_name=workers.AXIS)
+  assert theirs.delta.tree['w'].sharding.spec == P(workers.AXIS, None, 'fsdp')
+  fsdp = gl.make_train_step(
+    lambda p, x: jnp.mean((jnp.tanh(x @ p['w']) * p['gain'][None] - 1) ** 2),
+    tx,
+    mesh,
+    axis_name=workers.AXIS,
+    donate=False,
+  )
+  for i in range(4):
+    params, state, loss = step(params, state, batch_of(i, 2))
+    others, theirs, other = fsdp(others, theirs, batch_of(i, 2))
+    np.testing.assert_allclose(other, loss, rtol=1e-4)
+  assert others['w'].sharding.spec == P(None, 'fsdp')
+  for name in params:
+    assert workers.relative(others[name], params[name]) < 1e-4
+
+
+@pytest.mark.parametrize(
+  'inner',
+  [
+    optax.adamw(0.05),
+    optax.sgd(0.05, momentum=0.9, nesterov=True),
+    optax.sgd(0.05),
+    optax.contrib.muon(0.05),
+  ],
+  ids=['adamw', 'nesterov', 'sgd', 'muon'],
+)
+def test_any_optimizer_inside_learns(inner):
+  """On one batch; none of them needs anything but gradients and params."""
+  outer = optax.chain(
+    gl.compress_gradients(gl.PowerSGD(2), workers.AXIS), optax.sgd(1.0)
+  )
+  tx = gl.local_updates(inner, outer=outer, every=4)
+  _, params, state, step = on_mesh(2, tx)
+  x = batch_of(0, 2)
+  first = None
+  for _ in range(16):
+    params, state, loss = step(params, state, x)
+    first = loss.mean() if first is None else first
+  assert loss.mean() < 0.9 * first
+
+
+def test_pmap_takes_the_same_rounds():
+  n, tx = 2, rounds_of(gl.PowerSGD(2))
+  _, params, state, step = on_mesh(n, tx)
+
+  def loss_fn(p, x):
+    return jnp.mean((jnp.tanh(x @ p['w']) * p['gain'][None] - 1) ** 2)
+
+  def one(params, state, x):
+    local = gl.local_params(params, state)
+    loss, grads = gl.value_and_local_grad(loss_fn, workers.AXIS)(local, x)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, loss
+
+  mapped = jax.pmap(one, axis_name=workers.AXIS, devices=jax.devices()[:n])
+  copies = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * n), tree)
+  others, theirs = copies(params), copies(tx.init(params))
+  for i in range(3):
+    x = batch_of(i, n)
+    params, state, loss = step(params, state, x)
+    others, theirs, other = mapped(others, theirs, x.reshape(n, -1, 6))
+    np.testing.assert_allclose(other, loss, rtol=1e-5)
+  for name in params:
+    assert workers.relative(others[name][1], params[name]) < 1e-4
