@@ -1,12 +1,11 @@
-"""Will it pay, on paper: 8 to 4,096 workers at 1 to 400 Gbit/s, as a figure.
+"""Predicts when compression pays: 8 to 4,096 workers at 1 to 400 Gbit/s.
 
-`python -m benchmarks.outlook` draws `gl.predict` for a LLaMA of 1B parameters
-into benchmarks/OUTLOOK.png. Nothing is measured: a worker's step takes what the
-constants below say.
+`python -m benchmarks.network.outlook` plots `gl.predict` for a LLaMA of 1B
+parameters into OUTLOOK.png next to this file. Nothing is measured: the
+constants below say how long the step of a worker takes.
 """
 
 import pathlib
-import sys
 
 import jax
 from matplotlib import figure
@@ -17,20 +16,21 @@ from train.config import command_line as command
 from train.models import llama
 from train.models import llama_rules
 
-_CONFIG = 'configs/greedylore/llama_1b.py'
+_CONFIG = 'configs/greedylore/llama.py:1b'
 _VOCAB = 32_000
-_PATH = pathlib.Path(__file__).parent / 'OUTLOOK.png'
+_PATH = pathlib.Path(__file__).with_name('OUTLOOK.png')
 # A worker: 16,384 tokens a step at 400 TFLOP/s, six operations per parameter
-# and token; compressing adds 3 % of that; a neighbour is 5 microseconds away.
+# and token. Compression adds 3 % of that. The latency to a neighbour is 5 us.
 _TOKENS, _FLOPS, _OVERHEAD, _LATENCY = 16_384, 4e14, 0.03, 5e-6
-# Of a step, what a dense all-reduce can hide behind: the backward pass.
+# The share of a step with which a dense all-reduce can overlap: its backward
+# pass.
 _BACKWARD = 2 / 3
 _WORKERS = 8, 64, 512, 4096
 _GBITS = np.geomspace(1, 400, 60)
 
 
-def main() -> int:
-  """Draws the figure; returns the exit code."""
+def main() -> None:
+  """Draws the figure."""
   model = command.load(_CONFIG).model
   shapes = jax.eval_shape(lambda: llama.init(model, _VOCAB, 0))
   count = sum(x.size for x in jax.tree.leaves(shapes))
@@ -53,9 +53,9 @@ def main() -> int:
           shapes, embeddings
         ),
       )
-      alone, beside = _gains(plan, compute)
+      alone, overlapping = _gains(plan, compute)
       ax.plot(_GBITS, alone, color=f'C{i}', label=f'{workers:,} workers')
-      ax.plot(_GBITS, beside, color=f'C{i}', ls=':')
+      ax.plot(_GBITS, overlapping, color=f'C{i}', ls=':')
     ax.axhline(1, color='0.6', lw=0.8)
     ax.set(title=title, xlabel="Gbit/s of a worker's link", xscale='log')
     ax.set_yscale('log')
@@ -68,7 +68,7 @@ def main() -> int:
   axes[1].text(
     0.97,
     0.95,
-    'dotted: where the dense all-reduce\nhides behind the backward pass',
+    'dotted: where the dense all-reduce\noverlaps with the backward pass',
     transform=axes[1].transAxes,
     ha='right',
     va='top',
@@ -79,12 +79,11 @@ def main() -> int:
   )
   drawn.savefig(_PATH, dpi=120)
   print(f'drew {_PATH}')
-  return 0
 
 
 def _gains(plan: gl.Plan, compute: float) -> tuple[list[float], list[float]]:
-  """Dense over compressed steps: without, and with overlapping of dense."""
-  alone, beside = [], []
+  """Dense over compressed steps, without and with overlap of dense."""
+  alone, overlapping = [], []
   for gbits in _GBITS:
     found = gl.predict(
       plan,
@@ -96,9 +95,9 @@ def _gains(plan: gl.Plan, compute: float) -> tuple[list[float], list[float]]:
     wire = found.dense - compute
     hidden = compute + max(wire - _BACKWARD * compute, 0)
     alone.append(found.dense / found.average)
-    beside.append(hidden / found.average)
-  return alone, beside
+    overlapping.append(hidden / found.average)
+  return alone, overlapping
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

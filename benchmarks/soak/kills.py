@@ -1,12 +1,11 @@
-"""`python -m benchmarks.kills`: a run that is killed fifty times, and one not.
+"""`python -m benchmarks.soak.kills`: are killed runs equal to undisturbed ones?
 
-The run is ended by SIGKILL at random moments, many of them while a checkpoint
-is being written, and started again by the same command each time. Everything
-that it measures, times aside, must be what an uninterrupted run measures, and
-its last checkpoint must have the same fingerprint.
+The run is ended by SIGKILL at random moments, often while a checkpoint is being
+written, and resumed by the same command. Everything that it measures except
+times must equal that of an uninterrupted run, and its last checkpoint must have
+the same fingerprint.
 """
 
-import argparse
 from collections.abc import Iterator
 import contextlib
 import json
@@ -20,11 +19,17 @@ import time
 from typing import Any
 
 from rich import progress
+import tyro
 
 from benchmarks import machine
 from train.run import metrics
 
-CONFIG = 'configs/soak.py'
+COMMAND = [
+  'configs/studies/soak.py',
+  *('--steps', '2000'),
+  *('--checkpoint.every', '5'),
+  *('--log.every', '1'),
+]
 
 
 class Run:
@@ -33,20 +38,14 @@ class Run:
   def __init__(
     self, workdir: pathlib.Path, words: list[str], env: dict[str, str]
   ):
-    """A run of `words`, configuration and options, in that folder."""
+    """Args: the folder; the configuration and options; the environment."""
     self.workdir = workdir
-    self._command = [
-      sys.executable,
-      '-m',
-      'train',
-      *words,
-      '--workdir',
-      str(workdir),
-    ]
+    program = [sys.executable, '-m', 'train', *words]
+    self._command = [*program, '--workdir', str(workdir)]
     self._env = env
 
   def step(self) -> int:
-    """The last one that it has written down."""
+    """The last step in metrics.jsonl."""
     with contextlib.suppress(IndexError, json.JSONDecodeError):
       return metrics.read(self.workdir / 'metrics.jsonl')[-1]['step']
     return 0
@@ -59,24 +58,27 @@ class Run:
     ]
 
   def fingerprint(self) -> dict[str, int]:
-    """That of the last checkpoint: parameters, moments, errors, bases."""
+    """Of the last checkpoint: parameters, moments, errors, bases."""
     folders = (self.workdir / 'checkpoints').glob('*/checksums/metadata')
     last = max(folders, key=lambda path: int(path.parts[-3]))
     return json.loads(last.read_text(encoding='utf-8'))['state']
 
+  def unfinished(self) -> int:
+    """Number of checkpoints whose writing was cut off."""
+    return len([*(self.workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp')])
+
   def finish(self) -> None:
-    """Goes on to the end."""
+    """Runs to the end."""
     subprocess.run(
       self._command, env=self._env, check=True, stdout=subprocess.DEVNULL
     )
 
   def killed(self, kills: int, within: float, seed: int = 0) -> Iterator[int]:
-    """Starts it again and again; yields at which step it was killed.
+    """Starts it again and again; yields the step at which it was killed.
 
     Args:
-      kills: how often, at most; fewer if the run ends before.
-      within: seconds after its first new step, uniformly at random. What
-        happens before, that nothing is lost while it starts, shows itself.
+      kills: maximum number of kills; fewer if the run ends before.
+      within: seconds after the first new step, uniformly at random.
       seed: of the moments.
     """
     moments = random.Random(seed)
@@ -100,45 +102,32 @@ class Run:
       yield self.step()
 
 
-def unfinished(run: Run) -> int:
-  """Checkpoints in the folder that were being written at a kill."""
-  return len([*(run.workdir / 'checkpoints').glob('*.orbax-checkpoint-tmp')])
+def main(kills: int = 50) -> int:
+  """Prints the results; 1 if the kills changed anything.
 
-
-def main(argv: list[str]) -> int:
-  """Prints what happened; 1 if the kills changed anything."""
-  parser = argparse.ArgumentParser(prog='python -m benchmarks.kills')
-  parser.add_argument('--kills', type=int, default=50)
-  kills = parser.parse_args(argv).kills
-  words = [
-    CONFIG,
-    '--steps',
-    '2000',
-    '--checkpoint.every',
-    '5',
-    '--log.every',
-    '1',
-  ]
+  Args:
+    kills: number of kills.
+  """
   env = os.environ | {'JAX_PLATFORMS': 'cpu'}
   with tempfile.TemporaryDirectory() as folder:
-    run = Run(pathlib.Path(folder) / 'killed', words, env)
-    whole = Run(pathlib.Path(folder) / 'whole', words, env)
+    run = Run(pathlib.Path(folder) / 'killed', COMMAND, env)
+    whole = Run(pathlib.Path(folder) / 'whole', COMMAND, env)
     steps, cut_off = [], 0
     for step in progress.track(run.killed(kills, 0.6), 'killing', kills):
       steps.append(step)
-      cut_off += unfinished(run)
+      cut_off += run.unfinished()
     run.finish()
     whole.finish()
     same = run.numbers() == whole.numbers()
     same = same and run.fingerprint() == whole.fingerprint()
   print(
     f'{len(steps)} kills at steps {steps}, {cut_off} of them while a'
-    ' checkpoint was being written; numbers and last checkpoint are'
-    f' {"the same" if same else "NOT the same"} as without'
+    ' checkpoint was being written; metrics and last checkpoint are'
+    f' {"the same" if same else "NOT the same"} as without kills'
     f' ({machine.describe()}).'
   )
   return 0 if same else 1
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(tyro.cli(main, description=__doc__))

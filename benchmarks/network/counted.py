@@ -1,13 +1,13 @@
 """The trainer, with the network card read between its steps.
 
-`python -m benchmarks.counted READINGS CONFIG [--section.key VALUE ...]` on a
-host of `benchmarks.hosts` is `python -m train CONFIG ...`; with log.every=1 it
-also leaves a line in the file READINGS before the first step and after each
-one: how many bytes and packets the card has sent so far.
+`python -m benchmarks.network.counted READINGS CONFIG [--section.key VALUE ...]`
+on a simulated host runs `python -m train CONFIG ...`. With log.every=1 it
+writes one line to the file READINGS before the first step and after each step:
+how many bytes and packets the card has sent so far.
 
-A line is written when the step's loss is there and the next step has not been
-dispatched, so that this host has nothing to send. What the kernel still holds
-back is waited for: the counter has to stand still.
+A line is written when the loss of the step is known and the next step has not
+been dispatched, so this host has nothing to send. It waits until the counter
+stops changing, because the kernel may still hold packets back.
 """
 
 import json
@@ -16,11 +16,11 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import hosts
+from benchmarks.network import hosts
 from train import __main__ as trainer
 from train.run import metrics
 
-_STILL = 0.03  # Seconds without a byte.
+_STILL = 0.03  # Seconds without a change.
 _PATIENCE = 2.0
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
   path = pathlib.Path(readings)
 
   class Counted(metrics.Metrics):
-    """A journal that reads the card as well."""
+    """Metrics that also read the card."""
 
     def __init__(self, *args: Any, **kwargs: Any):
       super().__init__(*args, **kwargs)
@@ -47,13 +47,12 @@ def main(argv: list[str]) -> int:
 
 
 def _read(path: pathlib.Path, step: int) -> None:
-  """Adds a line, once the counter stands still."""
+  """Adds a line once the counter stands still."""
   sent, since = hosts.sent(), time.monotonic()
   until = since + _PATIENCE
   while time.monotonic() < min(since + _STILL, until):
     time.sleep(_STILL / 10)
-    now = hosts.sent()
-    if now != sent:
+    if (now := hosts.sent()) != sent:
       sent, since = now, time.monotonic()
   with path.open('a', encoding='utf-8') as file:
     file.write(json.dumps({'step': step, **sent._asdict()}) + '\n')

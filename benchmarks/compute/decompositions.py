@@ -1,41 +1,41 @@
-"""The two ways to a basis: eigenvectors of H H^T against the SVD of H.
+"""Two ways to a basis: eigenvectors of H H^T against the SVD of H.
 
-`python -m benchmarks.decompositions [--repeats 5]` times both in turn on shapes
-of LLaMA layers, one matrix at a time as in the library, and compares what they
-give with float64: the energy that the leading directions capture.
+`python -m benchmarks.compute.decompositions [--repeats 5]` times both in turns
+on shapes of LLaMA layers, one matrix at a time as in the library, and compares
+the energy that the leading directions capture with float64.
 """
 
-import argparse
 import functools
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
-from greedylore_jax._src.wire import linalg as _linalg
+from benchmarks import tables
+from greedylore_jax._src.wire import linalg
 
 _SHAPES = ((128, 344), (256, 688), (512, 512), (512, 1376), (1024, 2736))
 _METHODS = ('gram', 'svd')
+_COLUMNS = 'a x b', 'gram, ms', 'svd, ms', 'ratio', 'energy lost: gram', 'svd'
 
 
-def main() -> None:
-  """Prints the table."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=5)
-  repeats = parser.parse_args().repeats
+def main(repeats: int = 5) -> None:
+  """Prints the table.
+
+  Args:
+    repeats: how often each is timed.
+  """
   print(f'jax {jax.__version__} on {jax.devices()[0].device_kind}')
-  print('| a x b | gram, ms | svd, ms | ratio | energy lost: gram | svd |')
-  print('|---|---|---|---|---|---|')
+  print(tables.head(*_COLUMNS))
   for a, b in _SHAPES:
     h = _decaying(a, b)
-    seconds = {method: [] for method in _METHODS}
-    for _ in range(repeats):
-      for method in _METHODS:
-        seconds[method].append(_seconds(method, h))
-    gram, svd = (1e3 * float(np.median(seconds[m])) for m in _METHODS)
-    lost = ' | '.join(f'{_energy_lost(m, h):.1e}' for m in _METHODS)
-    print(f'| {a} x {b} | {gram:.1f} | {svd:.1f} | {svd / gram:.1f} | {lost} |')
+    turns = [[_seconds(m, h) for m in _METHODS] for _ in range(repeats)]
+    gram, svd = 1e3 * np.median(turns, axis=0)
+    times = f'{gram:.1f}', f'{svd:.1f}', f'{svd / gram:.1f}'
+    lost = (f'{_energy_lost(m, h):.1e}' for m in _METHODS)
+    print(tables.row(f'{a} x {b}', *times, *lost), flush=True)
 
 
 def _decaying(a: int, b: int) -> jax.Array:
@@ -47,7 +47,7 @@ def _decaying(a: int, b: int) -> jax.Array:
 
 @functools.cache
 def _compiled(method: str):
-  decompose = _linalg.left_singular_basis(method)
+  decompose = linalg.left_singular_basis(method)
   return jax.jit(lambda h: jax.lax.map(decompose, h))
 
 
@@ -60,9 +60,9 @@ def _seconds(method: str, h: jax.Array) -> float:
 
 
 def _energy_lost(method: str, h: jax.Array, share: int = 4) -> float:
-  """Share of the energy that the leading directions miss beyond the least.
+  """The energy missed by the leading a / share directions, in float64.
 
-  In float64; the leading ones are a / share of all.
+  As a share of the whole, and beyond the least possible.
   """
   matrix = np.asarray(h[0], np.float64)
   rank = matrix.shape[0] // share
@@ -73,4 +73,4 @@ def _energy_lost(method: str, h: jax.Array, share: int = 4) -> float:
 
 
 if __name__ == '__main__':
-  main()
+  tyro.cli(main, description=__doc__)

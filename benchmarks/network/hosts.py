@@ -1,17 +1,17 @@
-"""Hosts on one machine, joined by links of a chosen rate.
+"""Simulated hosts on one machine, connected by links of a chosen rate.
 
     with Hosts(2, '100mbit') as hosts:
       hosts.run(0, ['ping', '-c', '1', hosts.address(1)])
       print(hosts.sent_bytes(0))
 
-A host is a network, a hostname and an /etc/hosts of its own (Linux namespaces);
-its network card is one end of a veth pair, the other end is plugged into a
-bridge, and a token bucket (tbf) lets out so many bits per second. Files,
-processors and memory are those of the machine.
+A host has its own network, hostname and /etc/hosts (Linux namespaces). Its
+network card is one end of a veth pair whose other end is plugged into a bridge,
+and a token bucket (tbf) limits the bits per second. Hosts share the files,
+processors and memory of the machine.
 
-Nothing of it has a name in the system: namespaces, cards and bridge exist while
-the processes that hold them do, and those end with their standard input. So
-nothing is left behind, whatever ends this program (SIGKILL included), and any
+Namespaces, cards and bridge have no names in the system. They exist as long as
+the processes that hold them, and those end when their standard input closes. So
+nothing is left behind, however this program ends (SIGKILL included), and any
 number of programs can have hosts at the same time. Needs root on Linux, and
 Debian's iproute2 and util-linux.
 """
@@ -48,18 +48,18 @@ ip link set lo up
 echo ready
 exec cat
 """
-# A segment of 64 KiB as the kernel hands it to the card, with a header for each
-# 1,500 bytes of it: a smaller bucket would have to cut it up.
+# A segment of 64 KiB as the kernel passes it to the card, with one header per
+# 1,500 bytes: a smaller bucket would have to split it.
 _LEAST_BURST = 80_000
 _HEADERS = 14 + 20 + 32  # Ethernet, IPv4, TCP with its time stamps.
 
 
 class Unavailable(Exception):
-  """Hosts cannot be had here; the message says why."""
+  """This machine cannot simulate hosts; the message says why."""
 
 
 def require() -> None:
-  """Raises `Unavailable`, in one line, where there can be no hosts."""
+  """Raises `Unavailable`, with one line, if there can be no hosts."""
   if os.name != 'posix' or os.geteuid():
     raise Unavailable('hosts on one machine need Linux and root: try sudo')
   missing = {p for tool, p in _PACKAGES.items() if not shutil.which(tool)}
@@ -72,19 +72,18 @@ def require() -> None:
   done = subprocess.run(tried, capture_output=True, text=True, check=False)
   if done.returncode:
     raise Unavailable(
-      f'this machine allows no namespaces (a container?): {_words(done)}'
+      f'this machine allows no namespaces (a container?): {_output(done)}'
     )
 
 
 class Sent(NamedTuple):
-  """What a network card has sent so far, as it counts."""
+  """What a network card has sent so far, by its own count."""
 
   bytes: int
   """With the headers of Ethernet, IP and TCP, once per packet."""
   packets: int
-  """As the kernel hands them over: acknowledgements, and segments of up to 64
-  KiB. (The token bucket counts headers once per 1,500 bytes, as a wire
-  would.)"""
+  """As the kernel passes them on: acknowledgements, and segments of up to 64
+  KiB. (The token bucket counts headers once per 1,500 bytes, like a wire.)"""
 
   @property
   def without_headers(self) -> int:
@@ -93,10 +92,10 @@ class Sent(NamedTuple):
 
 
 def sent(process: int | str = 'self') -> Sent:
-  """What the card of the host on which a process runs has sent so far.
+  """What the card of a process's host has sent so far.
 
   Raises:
-    Unavailable: if it runs on none.
+    Unavailable: if the process runs on no host.
   """
   table = pathlib.Path(f'/proc/{process}/net/dev').read_text(encoding='utf-8')
   for line in table.splitlines():
@@ -110,14 +109,11 @@ def sent(process: int | str = 'self') -> Sent:
 class Hosts:
   """`count` hosts, each sending at most `rate`; a context manager.
 
-  Their names are host0, host1, ..., which all of them can resolve.
-
-  Attributes:
-    count: how many.
+  Every host can resolve the names host0, host1, ...
   """
 
   def __init__(self, count: int, rate: str | None = None):
-    """Args: `rate` in tc's words ('100mbit', '1gbit'); None is unlimited."""
+    """Args: `rate` as tc spells it ('100mbit', '1gbit'); None: no limit."""
     self.count = count
     self._rate = rate
     self._holders: list[subprocess.Popen[str]] = []
@@ -142,10 +138,10 @@ class Hosts:
   def popen(self, i: int, command: Sequence[str], **options: Any) -> Any:
     """`subprocess.Popen(command, **options)` on host i.
 
-    It is killed when the hosts end, or this program does; so is what it started
-    itself, unless that made itself a session of its own.
+    The process and its children are killed when the hosts or this program
+    end, except for children that started their own session.
     """
-    # Whoever enters a mount namespace stands at its root.
+    # A process that enters a mount namespace starts at its root.
     folder = ['env', f'--chdir={options.pop("cwd", None) or os.getcwd()}']
     process = subprocess.Popen(
       [*_KILLED_WITH_US, *self._enter(i), *folder, *command],
@@ -174,7 +170,7 @@ class Hosts:
     return sent(self._holders[i].pid).bytes
 
   def limit(self, rate: str | None) -> None:
-    """Another rate for all hosts, also while something runs on them."""
+    """Changes the rate of all hosts, also while processes run on them."""
     bucket = _bucket(rate)
     for i in range(self.count):
       verb = 'replace' if rate else 'del'
@@ -183,7 +179,7 @@ class Hosts:
     self._rate = rate
 
   def _build(self) -> None:
-    """Holders first, then a bridge in a network of its own, then cables."""
+    """Creates holders, then a bridge in its own network, then the cables."""
     names = [(self.address(i), f'host{i}') for i in range(self.count)]
     table = [('127.0.0.1', 'localhost'), *names]
     hosts_file = ''.join(f'{address} {name}\n' for address, name in table)
@@ -198,7 +194,7 @@ class Hosts:
       pair = 'type', 'veth', 'peer', 'name', 'eth0'
       self._inside(switch, 'ip', *link, port, *pair, *card)
       self._inside(switch, 'ip', 'link', 'set', port, 'master', 'bridge', 'up')
-      # No IPv6: it would talk by itself, and be counted.
+      # No IPv6: it sends packets on its own, which would be counted.
       self._inside(i, 'ip', 'link', 'set', 'eth0', 'addrgenmode', 'none', 'up')
       self._inside(i, 'ip', 'address', 'add', f'{address}/16', 'dev', 'eth0')
     if self._rate:
@@ -227,15 +223,15 @@ class Hosts:
     return ['nsenter', *target, *_NAMESPACES, '--']
 
   def _inside(self, i: int, *command: str) -> None:
-    """Runs what has to succeed for there to be hosts."""
+    """Runs a command that must succeed."""
     done = subprocess.run(
       [*self._enter(i), *command], capture_output=True, text=True, check=False
     )
     if done.returncode:
-      raise Unavailable(f'{" ".join(command)} failed: {_words(done)}')
+      raise Unavailable(f'{" ".join(command)} failed: {_output(done)}')
 
   def _end(self) -> None:
-    """Kills what runs on the hosts, and the hosts."""
+    """Kills the processes on the hosts, and the hosts."""
     for process in self._started:
       if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -250,20 +246,22 @@ def bits_per_second(rate: str) -> float:
   """'200mbit' -> 2e8.
 
   Raises:
-    ValueError: for other words.
+    ValueError: for other spellings.
   """
   for unit, factor in (('gbit', 1e9), ('mbit', 1e6), ('kbit', 1e3)):
     number = rate.removesuffix(unit)
     if number != rate and number.replace('.', '', 1).isdigit():
       return float(number) * factor
-  raise ValueError(f"a rate is a number and 'mbit' or 'gbit', got {rate!r}.")
+  raise ValueError(
+    f"expected a rate such as '100mbit' or '1gbit', got {rate!r}."
+  )
 
 
 def _bucket(rate: str | None) -> list[str]:
-  """The token bucket of a rate, in tc's words.
+  """The arguments of tc for the token bucket of a rate.
 
-  Its size is what a pause in sending saves up to be sent at once, so it has to
-  be far less than a message: a millisecond's worth.
+  After a pause a bucket's worth of bytes is sent at once, so it must be far
+  smaller than a message: a millisecond's worth.
   """
   if rate is None:
     return []
@@ -271,6 +269,6 @@ def _bucket(rate: str | None) -> list[str]:
   return ['tbf', 'rate', rate, 'burst', f'{burst}b', 'latency', '200ms']
 
 
-def _words(done: Any) -> str:
-  """What a failed command said, in one line."""
+def _output(done: Any) -> str:
+  """The output of a failed command, in one line."""
   return ' '.join((done.stderr or done.stdout).split())

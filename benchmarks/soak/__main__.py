@@ -1,8 +1,8 @@
 """`python -m benchmarks.soak`: what only very many steps show.
 
-Trains configs/soak.py on 4 processes of this machine, with their memory read
-every second. At each checkpoint the trainer itself compares the parameters of
-the processes, bit by bit, and fails if they differ.
+Trains configs/studies/soak.py on 4 processes of this machine and reads their
+memory every second. At each checkpoint the trainer itself compares the
+parameters of the processes, bit by bit, and fails if they differ.
 """
 
 import os
@@ -17,40 +17,32 @@ import numpy as np
 from benchmarks import machine
 from train.run import metrics
 
-CONFIG = 'configs/soak.py'
+CONFIG = 'configs/studies/soak.py'
 PROCESSES = 4
 
 
 def main(argv: list[str]) -> int:
-  """Prints what was seen; 1 if memory or errors grow, or the run fails."""
+  """Prints the results; 1 if memory or errors grow, or the run fails."""
   with tempfile.TemporaryDirectory() as folder:
-    workdir = pathlib.Path(folder)
-    program = [
-      sys.executable,
-      '-m',
-      'train.launch',
-      '--num-processes',
-      str(PROCESSES),
-      CONFIG,
-      '--workdir',
-      folder,
-      *argv,
-    ]
+    program = [sys.executable, '-m', 'train.launch', CONFIG]
+    options = ['--num-processes', str(PROCESSES), '--workdir', folder]
     begin = time.monotonic()
     env = os.environ | {'JAX_PLATFORMS': 'cpu'}
-    with subprocess.Popen(program, env=env) as run:
-      samples = _watch(run, workdir)
+    with subprocess.Popen([*program, *options, *argv], env=env) as run:
+      samples = _watch(run, pathlib.Path(folder))
     if run.returncode:
       return run.returncode
     minutes = (time.monotonic() - begin) / 60
-    lines = metrics.read(workdir / 'metrics.jsonl')
+    lines = metrics.read(pathlib.Path(folder, 'metrics.jsonl'))
   slopes = [_slope(series) for series in samples.values()]
   errors = [x['error_to_gradient'] for x in lines if 'error_to_gradient' in x]
   quarter = len(errors) // 4
   growth = np.mean(errors[-quarter:]) / np.mean(errors[quarter : 2 * quarter])
-  print(f'\n{lines[-1]["step"]:,} steps on {PROCESSES} processes,', end=' ')
-  print(f'{minutes:.0f} minutes ({machine.describe()}).')
-  print('Parameters bitwise equal on all processes at every checkpoint.')
+  print(
+    f'\n{lines[-1]["step"]:,} steps on {PROCESSES} processes, {minutes:.0f}'
+    f' minutes ({machine.describe()}).\n'
+    'Parameters equal on all processes at every checkpoint, bit by bit.'
+  )
   for i, (slope, noise, last) in enumerate(slopes):
     print(
       f'process {i}: {last:.0f} MB resident, {slope:+.2f} +- {noise:.2f} MB'
@@ -80,9 +72,8 @@ def _watch(
 
 def _resident(pid: int) -> float:
   """MB of a process; 0 once it has ended."""
-  path = pathlib.Path(f'/proc/{pid}/status')
   try:
-    text = path.read_text(encoding='utf-8')
+    text = pathlib.Path(f'/proc/{pid}/status').read_text(encoding='utf-8')
   except OSError:
     return 0.0
   found = [x for x in text.splitlines() if x.startswith('VmRSS:')]
@@ -92,16 +83,17 @@ def _resident(pid: int) -> float:
 def _slope(series: list[tuple[int, float]]) -> tuple[float, float, float]:
   """MB per 1,000 steps, its standard error, and the last value.
 
-  From the second fifth on: before, caches and buffers fill up. Readings that
-  follow each other are not independent, so the error is that of the means of
-  ten stretches.
+  The first fifth is left out, in which caches and buffers fill up. Successive
+  readings are not independent, so the error is that of the means of ten
+  stretches.
   """
   steps, sizes = np.array(series).T
   later = steps > 0.2 * steps[-1]
   steps, sizes = steps[later] / 1e3, sizes[later]
-  stretches = np.array_split(np.arange(len(steps)), 10)
-  x = np.array([steps[part].mean() for part in stretches])
-  y = np.array([sizes[part].mean() for part in stretches])
+  x, y = (
+    [part.mean() for part in np.array_split(values, 10)]
+    for values in (steps, sizes)
+  )
   (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
   return float(slope), float(np.sqrt(covariance[0, 0])), float(sizes[-1])
 
