@@ -11,6 +11,7 @@ and then writes RESULTS.md and a figure. Rerun the same command to resume.
 Needs root, iproute2, PyTorch (`make .venv/peers`) and a quiet machine.
 """
 
+import argparse
 import itertools
 import json
 import pathlib
@@ -19,11 +20,10 @@ from typing import Any
 from typing import NamedTuple
 
 from rich import progress
-import tyro
 
 from benchmarks import machine
 from benchmarks.averaging import crew as crew_lib
-from benchmarks.averaging import report as report_lib
+from benchmarks.averaging import report
 from benchmarks.network import hosts as hosts_lib
 from train.config import command_line as command
 from train.run import json_files
@@ -76,40 +76,35 @@ class Turn(NamedTuple):
   number: int
 
 
-def main(
-  *,
-  models: tuple[str, ...] = ('60m',),
-  hosts: tuple[int, ...] = (2, 4),
-  rates: tuple[str, ...] = ('none', '1gbit', '100mbit'),
-  turns: int = 3,
-  steps: int = 10,
-  folder: pathlib.Path = pathlib.Path(__file__).parent,
-  crews: tuple[str, ...] = (_OURS, _DDP, _HOOK),
-  methods: tuple[str, ...] = tuple(dict.fromkeys(x.method for x in _TASKS)),
-  report: bool = False,
-) -> int:
-  """Measures what is missing, and reports; returns the exit code.
-
-  Args:
-    models: keys of `shapes.LLAMAS`.
-    hosts: numbers of hosts; 1 measures workers that are alone.
-    rates: of the links, as tc spells them; 'none' is no limit.
-    turns: of each method.
-    steps: of a turn.
-    folder: where the results are.
-    crews: who runs at the same time; models of 350M parameters fit one crew.
-    methods: of averaging; models of 350M parameters fit one method.
-    report: report only, measure nothing.
-  """
-  results = folder / 'results.jsonl'
-  if not report:
-    order = itertools.product(models, hosts, rates, range(turns))
-    tasks = [x for x in _TASKS if x.crew in crews and x.method in methods]
+def main() -> int:
+  """Measures what is missing, and reports; returns the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--models', nargs='+', default=['60m'])
+  add('--hosts', type=int, nargs='+', default=[2, 4], help='numbers of hosts')
+  add('--rates', nargs='+', default=['none', '1gbit', '100mbit'])
+  add('--turns', type=int, default=3)
+  add('--steps', type=int, default=10, help='of a turn')
+  add('--folder', type=pathlib.Path, default=pathlib.Path(__file__).parent)
+  one = 'those measured at the same time; models of 350M parameters fit one'
+  methods = sorted({x.method for x in _TASKS})
+  add('--crews', nargs='+', default=[_OURS, _DDP, _HOOK], help=one)
+  add('--methods', nargs='+', default=methods, choices=methods, help=one)
+  add('--report', action='store_true', help='report only, measure nothing')
+  given = parser.parse_args()
+  results = given.folder / 'results.jsonl'
+  if not given.report:
+    order = itertools.product(
+      given.models, given.hosts, given.rates, range(given.turns)
+    )
+    tasks = [
+      x for x in _TASKS if x.crew in given.crews and x.method in given.methods
+    ]
     try:
-      _measure([Turn(*x) for x in order], tasks, steps, results)
+      _measure([Turn(*x) for x in order], tasks, given.steps, results)
     except (hosts_lib.Unavailable, crew_lib.Failed) as error:
       return command.fail(error, 1)
-  report_lib.write(results, folder)
+  report.write(results, given.folder)
   return 0
 
 
@@ -175,4 +170,4 @@ def _take(
 
 
 if __name__ == '__main__':
-  sys.exit(tyro.cli(main, description=__doc__))
+  sys.exit(main())

@@ -12,6 +12,7 @@ threads, so they depend less on the load of the machine. Memory is what a device
 needs in addition to its arguments (`temp_size_in_bytes`).
 """
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -21,12 +22,10 @@ import subprocess
 import sys
 import time
 from typing import Any
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 
 from benchmarks import tables
 import greedylore_jax as gl
@@ -64,30 +63,24 @@ class Case:
   steps: int
 
 
-def main(
-  layers: tuple[int, ...] = (5, 62),
-  methods: tuple[str, ...] = tuple(METHODS),
-  width: int = 64,
-  tokens: int = 256,
-  steps: int = 20,
-  only: Literal['separate', 'stacked'] | None = None,
-) -> None:
-  """Prints the table, one line per method and model.
-
-  Args:
-    layers: of the models.
-    methods: keys of `METHODS`.
-    width: of the models.
-    tokens: of a worker, in a step.
-    steps: that are timed.
-    only: models with one leaf per layer, or with stacked layers.
-  """
+def main() -> None:
+  """Prints the table, one line per method and model."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--layers', type=int, nargs='+', default=[5, 62])
+  add('--methods', nargs='+', default=list(METHODS))
+  add('--width', type=int, default=64)
+  add('--tokens', type=int, default=256, help='of a worker, in a step')
+  add('--steps', type=int, default=20, help='that are timed')
+  add('--only', choices=['separate', 'stacked'])
+  given = parser.parse_args()
   print(tables.head(*_COLUMNS))
-  forms = [only] if only else ['separate', 'stacked']
-  for count, form in itertools.product(layers, forms):
+  forms = [given.only] if given.only else ['separate', 'stacked']
+  of_all = {'width': given.width, 'tokens': given.tokens, 'steps': given.steps}
+  for layers, form in itertools.product(given.layers, forms):
     first = None
-    for method in methods:
-      case = Case(count, method, form == 'stacked', width, tokens, steps)
+    for method in given.methods:
+      case = Case(layers, method, form == 'stacked', **of_all)
       found = _in_own_process(case)
       first = first or found
       print(_row(case, found, first), flush=True)
@@ -200,4 +193,4 @@ if __name__ == '__main__':
   if sys.argv[1:2] == [_CASE]:
     print(json.dumps(measure(Case(**json.loads(sys.argv[2])))))
   else:
-    tyro.cli(main, description=__doc__)
+    main()

@@ -5,13 +5,13 @@ on shapes of LLaMA layers, one matrix at a time as in the library, and compares
 the energy that the leading directions capture with float64.
 """
 
+import argparse
 import functools
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from benchmarks import tables
 from greedylore_jax._src.wire import linalg
@@ -21,12 +21,11 @@ _METHODS = ('gram', 'svd')
 _COLUMNS = 'a x b', 'gram, ms', 'svd, ms', 'ratio', 'energy lost: gram', 'svd'
 
 
-def main(repeats: int = 5) -> None:
-  """Prints the table.
-
-  Args:
-    repeats: how often each is timed.
-  """
+def main() -> None:
+  """Prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--repeats', type=int, default=5)
+  repeats = parser.parse_args().repeats
   print(f'jax {jax.__version__} on {jax.devices()[0].device_kind}')
   print(tables.head(*_COLUMNS))
   for a, b in _SHAPES:
@@ -73,4 +72,4 @@ def _energy_lost(method: str, h: jax.Array, share: int = 4) -> float:
 
 
 if __name__ == '__main__':
-  tyro.cli(main, description=__doc__)
+  main()

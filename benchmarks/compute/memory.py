@@ -8,13 +8,13 @@ what it needs in addition at its peak (temporary). XLA's CPU compiler does not
 save memory as those for accelerators do, so the second is an upper bound.
 """
 
+import argparse
 import dataclasses
 import time
 
 import jax
 import numpy as np
 import optax
-import tyro
 
 from benchmarks import tables
 import greedylore_jax as gl
@@ -46,31 +46,24 @@ _COLUMNS = (
 )
 
 
-def main(
-  config: str,
-  /,
-  replica: int = 2,
-  fsdp: int = 8,
-  layers: int | None = None,
-  unrolled: bool = False,
-) -> None:
-  """Prints the table, one line per method.
-
-  Args:
-    config: the configuration.
-    replica: workers.
-    fsdp: devices of a worker.
-    layers: of the model; None is what the configuration says.
-    unrolled: compile the layers one by one instead of as a loop.
-  """
-  run = command.load(config)
+def main() -> None:
+  """Prints the table, one line per method."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('config')
+  add('--replica', type=int, default=2, help='workers')
+  add('--fsdp', type=int, default=8, help='devices of a worker')
+  add('--layers', type=int, help='of the model; default: of the configuration')
+  add('--unrolled', action='store_true', help='compile layers one by one')
+  given = parser.parse_args()
+  run = command.load(given.config)
   jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_num_cpu_devices', replica * fsdp)
+  jax.config.update('jax_num_cpu_devices', given.replica * given.fsdp)
   axes = machines.REPLICA, machines.FSDP, machines.TENSOR
-  devices = np.array(jax.devices()).reshape(replica, fsdp, 1)
+  devices = np.array(jax.devices()).reshape(given.replica, given.fsdp, 1)
   mesh = jax.sharding.Mesh(devices, axes)
-  layers = layers or run.model.layers
-  model = dataclasses.replace(run.model, scan=not unrolled, layers=layers)
+  layers = given.layers or run.model.layers
+  model = dataclasses.replace(run.model, scan=not given.unrolled, layers=layers)
   run = dataclasses.replace(run, model=model)
   print(f'A device of {dict(mesh.shape)}; {layers} layers.\n')
   print(tables.head(*_COLUMNS))
@@ -160,4 +153,4 @@ def _compiled(run, mesh, compressor, error_dtype):
 
 
 if __name__ == '__main__':
-  tyro.cli(main, description=__doc__)
+  main()

@@ -8,11 +8,11 @@ phase, and reads the device's peak memory from the compiler. Tokens are random,
 because no time depends on them.
 """
 
+import argparse
 import dataclasses
 
 import jax
 import numpy as np
-import tyro
 
 from benchmarks import machine
 from benchmarks import tables
@@ -28,6 +28,7 @@ _CONFIGS = tuple(
   f'configs/greedylore/llama.py:{size}'
   for size in ('60m', '130m', '350m', '1b')
 )
+_METHODS = ('greedylore', 'powersgd', 'dense')
 _VOCABULARY = 32_000
 _COLUMNS = (
   'model',
@@ -43,33 +44,28 @@ _COLUMNS = (
 )
 
 
-def main(
-  configs: tuple[str, ...] = _CONFIGS,
-  /,
-  tokens: int = 16_384,
-  methods: tuple[str, ...] = ('greedylore', 'powersgd', 'dense'),
-) -> None:
-  """Prints one line per configuration and method.
-
-  Args:
-    configs: the configurations.
-    tokens: in a step.
-    methods: compared with dense; dense itself among them shows the noise.
-  """
+def main() -> None:
+  """Prints one line per configuration and method."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('configs', nargs='*', default=_CONFIGS)
+  add('--tokens', type=int, default=16_384, help='in a step')
+  add('--methods', nargs='+', default=_METHODS, help='dense shows the noise')
+  given = parser.parse_args()
   print(f'{machine.describe()}; {jax.devices()[0].device_kind}\n')
   print(tables.head(*_COLUMNS))
-  for path in configs:
+  for path in given.configs:
     run = forecast.of_one_worker(command.load(path))
     run = dataclasses.replace(
       run,
-      batch_size=max(1, tokens // run.data.sequence_length),
+      batch_size=max(1, given.tokens // run.data.sequence_length),
       accumulate_steps=1,
       evaluation=config.Evaluation(sequences=0),
     )
     mesh = cluster.start(run)
-    runs = [forecast.with_dense(run), *(_with(run, x) for x in methods)]
+    runs = [forecast.with_dense(run), *(_with(run, x) for x in given.methods)]
     dense, *others = forecast.measure(runs, mesh, _task(run))
-    for method, compressed in zip(methods, others, strict=True):
+    for method, compressed in zip(given.methods, others, strict=True):
       print(_row(path, method, dense, compressed), flush=True)
 
 
@@ -122,4 +118,4 @@ def _row(path, method, dense, compressed) -> str:
 
 
 if __name__ == '__main__':
-  tyro.cli(main, description=__doc__)
+  main()

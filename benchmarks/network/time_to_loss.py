@@ -14,6 +14,7 @@ same command to run the missing ones; it then writes table.md and two figures
 there. Needs root and iproute2, and about ten minutes a run on two busy cores.
 """
 
+import argparse
 import itertools
 import json
 import pathlib
@@ -21,8 +22,6 @@ import shutil
 import sys
 import time
 from typing import Any
-
-import tyro
 
 from benchmarks import machine
 from benchmarks.network import hosts as hosts_lib
@@ -40,32 +39,28 @@ CYCLE = (('50mbit', 4), ('200mbit', 4), ('1gbit', 12))
 _PATIENCE = 3600.0
 
 
-def main(
-  hosts: tuple[int, ...] = (2, 4),
-  folder: pathlib.Path = pathlib.Path('experiments/time_to_loss'),
-  report: bool = False,
-) -> int:
-  """Runs what is missing, then reports; returns the exit code.
-
-  Args:
-    hosts: numbers of hosts.
-    folder: where results.jsonl, the table and the figures are.
-    report: report only, run nothing.
-  """
-  results = folder / 'results.jsonl'
+def main() -> int:
+  """Runs what is missing, then reports; returns the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--hosts', type=int, nargs='+', default=[2, 4], help='numbers of hosts')
+  add('--folder', type=pathlib.Path, default='experiments/time_to_loss')
+  add('--report', action='store_true', help='report only, run nothing')
+  given = parser.parse_args()
+  results = given.folder / 'results.jsonl'
   lines = json_files.read_lines(results)
   try:
-    for count, method in itertools.product(hosts, METHODS):
-      key = {'hosts': count, 'method': method}
-      if report or any(key.items() <= line.items() for line in lines):
+    for hosts, method in itertools.product(given.hosts, METHODS):
+      key = {'hosts': hosts, 'method': method}
+      if given.report or any(key.items() <= line.items() for line in lines):
         continue
-      lines.append(key | measure(count, method, folder / 'run'))
+      lines.append(key | measure(hosts, method, given.folder / 'run'))
       with results.open('a', encoding='utf-8') as file:
         file.write(json.dumps(lines[-1]) + '\n')
       print(json.dumps(key), 'done', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
     return command.fail(error, 1)
-  time_to_loss_report.write(folder, lines)
+  time_to_loss_report.write(given.folder, lines)
   return 0
 
 
@@ -115,4 +110,4 @@ def rate_at(step: int) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(tyro.cli(main, description=__doc__))
+  sys.exit(main())

@@ -10,6 +10,7 @@ phase that differs by more than 5 %.
 Needs root, iproute2 and about six minutes on two cores.
 """
 
+import argparse
 from collections.abc import Iterator
 import dataclasses
 import itertools
@@ -19,8 +20,6 @@ import statistics
 import sys
 import tempfile
 from typing import Any
-
-import tyro
 
 from benchmarks import machine
 from benchmarks import tables
@@ -145,36 +144,32 @@ class Run:
     return [str(self.hosts), self.method, *cells, f'{excess:+.2%}']
 
 
-def main(
-  hosts: tuple[int, ...] = (2, 4),
-  rate: str = '1gbit',
-  fsdp: int = 1,
-  output: pathlib.Path = _OUTPUT,
-) -> int:
-  """Measures, prints and writes; returns the exit code.
-
-  Args:
-    hosts: numbers of hosts.
-    rate: of each link, as tc spells it.
-    fsdp: devices per host, and per worker.
-    output: the file to write.
-  """
-  rows = RUN['batch_size'] * fsdp
+def main() -> int:
+  """Measures, prints and writes; returns the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  add = parser.add_argument
+  add('--hosts', type=int, nargs='+', default=[2, 4], help='numbers of hosts')
+  add('--rate', default='1gbit', help='of each link, as tc spells it')
+  add('--fsdp', type=int, default=1, help='devices per host, and per worker')
+  add('--output', type=pathlib.Path, default=_OUTPUT)
+  given = parser.parse_args()
+  rows = RUN['batch_size'] * given.fsdp
   changes = {
-    'mesh.fsdp': fsdp,
+    'mesh.fsdp': given.fsdp,
     'batch_size': rows,
     'evaluation.sequences': rows,
   }
   runs = []
   try:
-    for count, method in itertools.product(hosts, METHODS):
+    for hosts, method in itertools.product(given.hosts, METHODS):
       with tempfile.TemporaryDirectory() as folder:
-        runs.append(measure(count, method, pathlib.Path(folder), rate, changes))
+        workdir = pathlib.Path(folder)
+        runs.append(measure(hosts, method, workdir, given.rate, changes))
       print(*(phase.row() for phase in runs[-1].phases), sep='\n', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
     return command.fail(error, 1)
   module = f'benchmarks.network.wire {" ".join(sys.argv[1:])}'.strip()
-  output.write_text(report(runs, rate, module), encoding='utf-8')
+  given.output.write_text(report(runs, given.rate, module), encoding='utf-8')
   return 0
 
 
@@ -289,4 +284,4 @@ def _run_rows(runs: list[Run]) -> Iterator[str]:
 
 
 if __name__ == '__main__':
-  sys.exit(tyro.cli(main, description=__doc__))
+  sys.exit(main())

@@ -6,6 +6,7 @@ times must equal that of an uninterrupted run, and its last checkpoint must have
 the same fingerprint.
 """
 
+import argparse
 from collections.abc import Iterator
 import contextlib
 import json
@@ -19,7 +20,6 @@ import time
 from typing import Any
 
 from rich import progress
-import tyro
 
 from benchmarks import machine
 from train.run import metrics
@@ -102,12 +102,11 @@ class Run:
       yield self.step()
 
 
-def main(kills: int = 50) -> int:
-  """Prints the results; 1 if the kills changed anything.
-
-  Args:
-    kills: number of kills.
-  """
+def main() -> int:
+  """Prints the results; 1 if the kills changed anything."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--kills', type=int, default=50)
+  kills = parser.parse_args().kills
   env = os.environ | {'JAX_PLATFORMS': 'cpu'}
   with tempfile.TemporaryDirectory() as folder:
     run = Run(pathlib.Path(folder) / 'killed', COMMAND, env)
@@ -130,4 +129,4 @@ def main(kills: int = 50) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(tyro.cli(main, description=__doc__))
+  sys.exit(main())
