@@ -1,245 +1,204 @@
-"""From a command line to a configuration: CONFIG [--section.key VALUE ...]."""
+"""The command lines of all commands: CONFIG [--option VALUE ...].
 
-import argparse
+A command declares its options as a dataclass, see `Options`. One that takes a
+configuration also accepts every key of it as an option, --section.key VALUE.
+"""
+
 import ast
-from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Iterator
 import dataclasses
-import difflib
-import os
-import pathlib
+import inspect
 import sys
 import textwrap
 import typing
 from typing import Any
+from typing import TypeVar
 
-import tyro
-
-from train.config import schema as config
+from train.config import schema
+from train.config.exit_codes import UsageError
+from train.config.reader import SECTIONS
+from train.config.reader import load
+from train.config.reader import name_of
 from train.config.section import Section
 from train.config.section import is_of
+from train.config.section import nearest
 
-_SECTIONS = {
-  name: value
-  for name, value in vars(config).items()
-  if isinstance(value, type) and issubclass(value, Section)
-}
+_PLACEHOLDERS = {int: 'N', float: 'X', str: 'TEXT', bool: 'True|False'}
+_Types = dict[str, Any]
 
 
-# Exit codes beside 0 and, for bad input, 2.
-DIVERGED = 3
-PREEMPTED = 75  # Asked to stop, saved; EX_TEMPFAIL, "try again".
-INTERRUPTED = 130
-CLOSED = 141  # The reader of the output has gone: 128 + SIGPIPE.
+class Options(Section):
+  """The base of a command's options: a frozen dataclass of typed fields.
 
-
-class UsageError(Exception):
-  """A command that cannot be carried out, explained in one line."""
-
-
-class Once(argparse.Action):
-  """Stores the value of an option that may be given once."""
-
-  def __call__(self, parser, namespace, values, option_string=None):
-    """Called by argparse for each time the option is given."""
-    given = vars(namespace).setdefault('_given', set())
-    if self.dest in given:
-      parser.error(f'{option_string} must be given once, got it twice')
-    given.add(self.dest)
-    setattr(namespace, self.dest, values)
-
-
-class Parser(argparse.ArgumentParser):
-  """Says in one line what is wrong, as a UsageError.
-
-  An option may be given once.
+  The first field is the argument that is given without a name; if it is called
+  `config`, the keys of a configuration are options, too. A bool is a flag, a
+  tuple takes several values, and a field without a default is required. The
+  docstrings of the class and of the fields are the command's help.
   """
 
-  def __init__(self, *args: Any, **kwargs: Any):
-    super().__init__(*args, **kwargs)
-    self.register('action', None, Once)
-    self.register('action', 'store', Once)
-
-  def error(self, message: str) -> typing.NoReturn:
-    """Called with what argparse found."""
-    raise UsageError(message)
+  def _key(self, name: str) -> str:
+    return f'--{name}'
 
 
-def parse(argv: list[str], prog: str) -> tuple[config.Config, str]:
+_Read = TypeVar('_Read', bound=Options)
+
+
+def read(
+  argv: list[str], options: type[_Read], prog: str
+) -> tuple[_Read, list[str]]:
   """Reads a command line.
 
   Args:
-    argv: `CONFIG [--section.key VALUE ...]`.
-    prog: how the program is called, for its help.
+    argv: the words after the command. An option may be given once; its hyphens
+      are underscores: --learning-rates is --learning_rates.
+    options: what the command accepts.
+    prog: how it is called: 'python -m train'.
 
   Returns:
-    The configuration, and the name of the file that it started from, with the
-    folders below configs/, if it lies there: 'greedylore/llama_60m'.
+    The options, and the words that override keys of the configuration.
 
   Raises:
-    UsageError: for an unknown key, a value out of range or a bad file.
+    UsageError: if an option is unknown, missing, or has a wrong value.
     SystemExit: after printing the help that was asked for.
   """
-  path = argv[0] if argv and not argv[0].startswith('-') else ''
-  options = argv[1:] if path else argv
-  asks_help = bool({'-h', '--help'} & set(options))
-  if not path and not asks_help:
-    raise UsageError(f'expected {prog} CONFIG [--section.key VALUE ...]')
-  start = load(path) if path else config.Config()
-  if asks_help:
-    _print_help(start, prog)
-  return _override(start, options), name_of(path)
-
-
-def name_of(path: str) -> str:
-  """What a file of configs/ is called, so that no two of them are the same.
-
-  Example:
-    >>> name_of('/home/me/configs/tsr/glue_cola.py'), name_of('../mine.py')
-    ('tsr/glue_cola', 'mine')
-  """
-  *folders, file = pathlib.Path(path).with_suffix('').parts
-  below = folders[::-1].index('configs') if 'configs' in folders else 0
-  return '/'.join([*folders[len(folders) - below :], file])
-
-
-def _print_help(start: config.Config, prog: str) -> typing.NoReturn:
-  """Every key with its type, meaning and value in `start`; then exits."""
-  tyro.cli(
-    config.Config,
-    prog=f'{prog} CONFIG',
-    description='Trains what CONFIG (a file of configs/) describes. `python'
-    ' -m train CONFIG --plan` only says what steps would send and take.',
-    args=['--help'],
-    default=start,
-    use_underscores=True,
-    config=(tyro.conf.FlagConversionOff,),
-  )
-  sys.exit()
-
-
-def load(path: str) -> config.Config:
-  """Reads a file of configs/ without executing it.
-
-  Such a file is Python of the simplest kind: a docstring, imports (for editors;
-  they are not followed) and `config = Config(...)` with sections and literals.
-
-  Raises:
-    UsageError: if it is missing, is more than that, or holds a wrong value.
-  """
-  try:
-    text = pathlib.Path(path).read_text(encoding='utf-8')
-    return _config(ast.parse(text, path), path)
-  except OSError as error:
-    raise UsageError(f'{path}: {error.strerror}') from None
-  except (RecursionError, MemoryError):
+  own = typing.get_type_hints(options)
+  first = next(iter(own))
+  overrides = _types() if first == 'config' else {}
+  expected = f'expected {prog} {_usage(options)}'
+  if {'-h', '--help'} & {*argv}:
+    path = argv[0] if overrides and not argv[0].startswith('-') else ''
+    print('\n'.join(_help(options, load(path) if path else None, prog)))
+    sys.exit()
+  loose, given = _options(argv, overrides | own)
+  values, rest = {}, []
+  for key, words in given.items():
+    if key not in own or key == first:
+      rest += [f'--{key}', *words]
+      continue
+    is_tuple = typing.get_origin(own[key]) is tuple
+    taken = len(words) if is_tuple else int(own[key] is not bool)
+    if is_tuple and not words:
+      raise UsageError(f'--{key} takes one value or more, got none')
+    values[key] = _typed(key, words[:taken], own[key])
+    loose += words[taken:]
+  if loose[1:]:
     raise UsageError(
-      f'{path}: not a configuration: expected literals, got an expression'
-      ' that is nested too deeply'
-    ) from None
-  except (SyntaxError, ValueError) as error:
-    raise UsageError(f'{path}: not a configuration: {error}') from None
-
-
-def _config(tree: ast.Module, path: str) -> config.Config:
-  """The configuration that a parsed file assigns."""
-  expected = (
-    f'{path}: a configuration is a docstring, imports and one assignment'
-    ' config = Config(...)'
-  )
-  found = None
-  for i, node in enumerate(tree.body):
-    match node:
-      case ast.Expr(ast.Constant(str())) if i == 0:
-        pass
-      case ast.Import() | ast.ImportFrom():
-        pass
-      case ast.Assign([ast.Name('config')], value) if found is None:
-        found = _value(value, path)
-      case _:
-        raise UsageError(f'{expected}, line {node.lineno} is something else')
-  if not isinstance(found, config.Config):
-    raise UsageError(f'{expected}, which is missing')
-  return found
-
-
-def _value(node: ast.expr, path: str) -> Any:
-  """A literal, or a section of the configuration with such values."""
+      f'expected one {first.upper()}, got {loose[0]!r} and {loose[1]!r}'
+    )
+  values |= {first: loose[0]} if loose else {}
+  required = {
+    x.name for x in _fields(options) if x.default is dataclasses.MISSING
+  }
+  if required - values.keys() or ''.join(loose).startswith('-'):
+    raise UsageError(expected)
   try:
-    match node:
-      case ast.Call(ast.Name(name), [], keywords) if all(
-        keyword.arg for keyword in keywords
-      ):
-        values = [(str(k.arg), _value(k.value, path)) for k in keywords]
-        return _section(name, values)
-      case _:
-        return _literal(node)
-  except ValueError as error:
-    raise UsageError(f'{path}, line {node.lineno}: {error}') from None
-
-
-def _section(name: str, values: list[tuple[str, Any]]) -> Section:
-  if name not in _SECTIONS:
-    hint = nearest(name, [*_SECTIONS])
-    raise ValueError(f'there is no section {name!r}{hint}')
-  known = [*typing.get_type_hints(_SECTIONS[name])]
-  for i, (key, _) in enumerate(values):
-    if key not in known:
-      raise ValueError(f'{name} has no {key!r}{nearest(key, known)}')
-    if key in dict(values[:i]):
-      raise ValueError(f'{name} is given {key!r} twice')
-  return _SECTIONS[name](**dict(values))
-
-
-def _literal(node: ast.expr) -> Any:
-  try:
-    return ast.literal_eval(node)
-  except (ValueError, TypeError):
-    found = textwrap.shorten(ast.unparse(node), 60, placeholder=' ...')
-    raise ValueError(
-      f'expected a literal or a section with key=value, got {found}'
-    ) from None
-
-
-def _override(start: config.Config, options: list[str]) -> config.Config:
-  """`--section.key VALUE ...` on top of a configuration."""
-  types = _types()
-  changes: dict[str, dict[str, Any]] = {}
-  for key, words in _pairs(options):
-    if key not in types:
-      raise UsageError(f'unknown option --{key}{nearest(key, [*types])}')
-    section, _, name = key.rpartition('.')
-    inner = changes.setdefault(section, {})
-    if name in inner:
-      raise UsageError(f'--{key} must be given once, got it twice')
-    inner[name] = _typed(key, words, types[key])
-  try:
-    values = changes.pop('', {})
-    for section, inner in changes.items():
-      values[section] = dataclasses.replace(getattr(start, section), **inner)
-    return dataclasses.replace(start, **values)
+    return options(**values), rest
   except ValueError as error:
     raise UsageError(str(error)) from None
 
 
-def _pairs(options: list[str]) -> list[tuple[str, list[str]]]:
-  """`--key VALUE ...` or `--key=VALUE`, as keys and the words after them."""
-  pairs: list[tuple[str, list[str]]] = []
-  for word in options:
+def parse(words: list[str], prog: str) -> tuple[schema.Config, str]:
+  """Reads a configuration and what overrides its keys.
+
+  Args:
+    words: `CONFIG [--section.key VALUE ...]`.
+    prog: how the command is called, for messages.
+
+  Returns:
+    The configuration, and its name below configs/: 'greedylore/llama_60m'.
+
+  Raises:
+    UsageError: for an unknown key, a value out of range or a bad file.
+  """
+  if not words or not words[0]:
+    raise UsageError(f'expected {prog} CONFIG [--section.key VALUE ...]')
+  path, *overrides = words
+  return _override(load(path), overrides), name_of(path)
+
+
+def without(words: list[str], keys: Collection[str]) -> list[str]:
+  """The words of a command line without the options of these keys.
+
+  Example:
+    >>> without(['--steps', '3', '--seed=1'], {'steps'})
+    ['--seed=1']
+  """
+  kept, keep = [], True
+  for word in words:
     if word.startswith('--'):
-      key, *values = word.removeprefix('--').split('=', 1)
-      pairs.append((key, values))
-    elif pairs:
-      pairs[-1][1].append(word)
+      keep = word.removeprefix('--').split('=', 1)[0] not in keys
+    if keep:
+      kept.append(word)
+  return kept
+
+
+def keys() -> list[str]:
+  """Every key of the configuration, 'section.key'."""
+  return [*_types()]
+
+
+def _types(section: type[Section] = schema.Config, prefix: str = '') -> _Types:
+  """Every key with its type."""
+  found: _Types = {}
+  for name, hint in typing.get_type_hints(section).items():
+    if hint in SECTIONS.values():
+      found |= _types(hint, f'{prefix}{name}.')
     else:
-      raise UsageError(f'expected --section.key VALUE, got {word!r}')
-  return pairs
+      found[prefix + name] = hint
+  return found
+
+
+def _options(
+  words: list[str], known: Collection[str]
+) -> tuple[list[str], dict[str, list[str]]]:
+  """The words before the first option, and those of each option."""
+  loose: list[str] = []
+  found: dict[str, list[str]] = {}
+  values = loose
+  for word in words:
+    if not word.startswith('--'):
+      values.append(word)
+      continue
+    key, *values = word.removeprefix('--').split('=', 1)
+    key = key.replace('-', '_')
+    if key not in known:
+      raise UsageError(f'unknown option --{key}{nearest(key, [*known])}')
+    if key in found:
+      raise UsageError(f'--{key} must be given once, got it twice')
+    found[key] = values
+  return loose, found
+
+
+def _override(start: schema.Config, words: list[str]) -> schema.Config:
+  """`--section.key VALUE ...` on top of a configuration."""
+  types = _types()
+  loose, given = _options(words, types)
+  if loose:
+    raise UsageError(f'expected --section.key VALUE, got {loose[0]!r}')
+  changes: dict[str, dict[str, Any]] = {}
+  for key, values in given.items():
+    section, _, name = key.rpartition('.')
+    changes.setdefault(section, {})[name] = _typed(key, values, types[key])
+  try:
+    top = changes.pop('', {})
+    for section, inner in changes.items():
+      top[section] = dataclasses.replace(getattr(start, section), **inner)
+    return dataclasses.replace(start, **top)
+  except ValueError as error:
+    raise UsageError(str(error)) from None
 
 
 def _typed(key: str, words: list[str], hint: Any) -> Any:
-  """Words as a value of that type; what is not of it is left for the check."""
+  """Words as a value of that type; a wrong one is left for the section."""
   if typing.get_origin(hint) is tuple:
-    return tuple(words)
+    item = typing.get_args(hint)[0]
+    if item is str:
+      return tuple(words)
+    listed = [x for word in words for x in word.split(',')]
+    return tuple(_typed(key, [word], item) for word in listed)
+  if hint is bool and not words and '.' not in key:
+    return True
   if len(words) != 1:
     given = ' '.join(words) or 'none'
     raise UsageError(f'--{key} takes one value, got {given}')
@@ -253,74 +212,78 @@ def _typed(key: str, words: list[str], hint: Any) -> Any:
   return value if of_type else words[0]
 
 
-def without(options: list[str], keys: Collection[str]) -> list[str]:
-  """A command line's options less those of some keys.
-
-  Example:
-    >>> without(['--steps', '3', '--seed=1'], {'steps'})
-    ['--seed=1']
-  """
-  kept, keep = [], True
-  for word in options:
-    if word.startswith('--'):
-      keep = word.removeprefix('--').split('=', 1)[0] not in keys
-    if keep:
-      kept.append(word)
-  return kept
+def _fields(section: type[Section]) -> tuple[dataclasses.Field[Any], ...]:
+  return dataclasses.fields(section)  # type: ignore[arg-type]
 
 
-def nearest(word: str, known: list[str]) -> str:
-  """'; the nearest is ...', or nothing if none is near."""
-  close = difflib.get_close_matches(word, known, n=1)
-  return f'; the nearest is {close[0]!r}' if close else ''
+def _usage(options: type[Options]) -> str:
+  """'CONFIG --num_processes N [--section.key VALUE ...]'."""
+  first, *others = _fields(options)
+  hints = typing.get_type_hints(options)
+  required = [x.name for x in others if x.default is dataclasses.MISSING]
+  words = [f'--{x} {_placeholder(hints[x])}' for x in required]
+  rest = '[--option VALUE ...]'
+  if first.name == 'config':
+    rest = '[--section.key VALUE ...]'
+  return ' '.join([first.name.upper(), *words, rest])
 
 
-def keys() -> list[str]:
-  """Every key of the configuration, 'section.key'."""
-  return [*_types()]
+def _placeholder(hint: Any) -> str:
+  """The values of a type, as the help names them."""
+  if hint in _PLACEHOLDERS:
+    return _PLACEHOLDERS[hint]
+  items = [x for x in typing.get_args(hint) if x not in (type(None), ...)]
+  match typing.get_origin(hint):
+    case typing.Literal:
+      return '|'.join(map(str, items))
+    case origin if origin is tuple:
+      return f'{_placeholder(items[0])} ...'
+  return '|'.join(map(_placeholder, items))
 
 
-def _types(section: Any = config.Config, prefix: str = '') -> dict[str, Any]:
-  """Every key with its type."""
-  found: dict[str, Any] = {}
-  for name, hint in typing.get_type_hints(section).items():
-    if hint in _SECTIONS.values():
-      found |= _types(hint, f'{prefix}{name}.')
-    else:
-      found[prefix + name] = hint
+def _help(
+  options: type[Options], start: schema.Config | None, prog: str
+) -> Iterator[str]:
+  """Every option, and every key with its value in `start`."""
+  yield f'usage: {prog} {_usage(options)}\n'
+  yield f'{inspect.cleandoc(options.__doc__ or "")}\n'
+  yield from _help_of_section(options, None, '--')
+  if _fields(options)[0].name == 'config':
+    start = start or schema.Config()
+    yield 'Keys of the configuration, with their values in it:\n'
+    yield from _help_of_section(schema.Config, start, '--')
+
+
+def _help_of_section(
+  section: type[Section], values: Section | None, prefix: str
+) -> Iterator[str]:
+  hints, meanings = typing.get_type_hints(section), _meanings(section)
+  for field in _fields(section):
+    name, hint = field.name, hints[field.name]
+    value = getattr(values, name, field.default)
+    if isinstance(value, Section):
+      yield from _help_of_section(type(value), value, f'{prefix}{name}.')
+      continue
+    is_flag = hint is bool and values is None
+    is_first = values is None and field is _fields(section)[0]
+    yield (
+      name.upper()
+      if is_first
+      else (prefix + name + ('' if is_flag else f' {_placeholder(hint)}'))
+    )
+    text = meanings[name]
+    if value is not dataclasses.MISSING and not is_flag and not is_first:
+      text += f' (default: {value!r})'
+    yield textwrap.indent(textwrap.fill(text, 74), 6 * ' ') + '\n'
+
+
+def _meanings(section: type[Section]) -> dict[str, str]:
+  """The docstring below each field of a dataclass, in one line."""
+  (tree,) = ast.parse(inspect.getsource(section)).body
+  assert isinstance(tree, ast.ClassDef)
+  found = {}
+  for node, after in zip(tree.body, tree.body[1:], strict=False):
+    match node, after:
+      case (ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text)))):
+        found[name] = ' '.join(text.split())
   return found
-
-
-def fail(error: Exception, code: int = 2) -> int:
-  """Prints one line about what is wrong; returns the exit code.
-
-  Raises:
-    BrokenPipeError: if that is the error; see `run`.
-  """
-  if isinstance(error, BrokenPipeError):
-    raise error
-  print(f'error: {error}', file=sys.stderr)
-  return code
-
-
-def run(main: Callable[[list[str]], int]) -> int:
-  """Runs a command; returns its exit code.
-
-  If nobody reads its output any more (`| head`), the command ends without a
-  word, as programs in a pipe do.
-  """
-  try:
-    try:
-      code = main(sys.argv[1:])
-    except SystemExit as done:  # After the help.
-      code = int(done.code or 0)
-    sys.stdout.flush()
-    return code
-  except BrokenPipeError:
-    discard_output()
-    return CLOSED
-
-
-def discard_output() -> None:
-  """Discards what is printed from now on."""
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
