@@ -42,8 +42,8 @@ variants = {
     evaluation=dict(every=178),
   ),
   'mrpc': dict(
-    about='MRPC: do two sentences say the same? 1 epoch of 3,668 examples, 64 tokens'
-    ' (20 % are cut); accuracy (and F1): dense 76.0 %, r = 8 70.3 %,'
+    about='MRPC: do two sentences say the same? 1 epoch of 3,668 examples, 64'
+    ' tokens (20 % are cut); accuracy (and F1): dense 76.0 %, r = 8 70.3 %,'
     ' r = 16 75.0 %',
     steps=115,
     data=dict(source='glue/mrpc', sequence_length=64),
@@ -52,16 +52,16 @@ variants = {
     evaluation=dict(every=115),
   ),
   'sst2': dict(
-    about='SST-2: is a review positive? 5,120 of 67,349 examples, 32 tokens (5 % are'
-    ' cut); accuracy: dense 83.1 %, r = 8 82.2 %, r = 16 82.3 %',
+    about='SST-2: is a review positive? 5,120 of 67,349 examples, 32 tokens'
+    ' (5 % are cut); accuracy: dense 83.1 %, r = 8 82.2 %, r = 16 82.3 %',
     steps=160,
     data=dict(source='glue/sst2', sequence_length=32),
     compression=dict(update_interval=40, start_step=20),
     evaluation=dict(every=80),
   ),
   'stsb': dict(
-    about='STS-B: how similar are two sentences? 1 epoch of 5,749 examples, 64 tokens'
-    " (3 % are cut); Spearman's (and Pearson's) correlation: dense .809,"
+    about='STS-B: how similar are two sentences? 1 epoch of 5,749 examples, 64'
+    " tokens (3 % are cut); Spearman's (and Pearson's) correlation: dense .809,"
     ' r = 8 .763, r = 16 .745; in 360 steps dense .858, r = 8 .854',
     steps=180,
     data=dict(source='glue/stsb', sequence_length=64),

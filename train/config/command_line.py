@@ -9,6 +9,7 @@ from collections.abc import Collection
 from collections.abc import Iterator
 import dataclasses
 import inspect
+import itertools
 import sys
 import textwrap
 import typing
@@ -21,11 +22,11 @@ from train.config.reader import SECTIONS
 from train.config.reader import load
 from train.config.reader import name_of
 from train.config.section import Section
+from train.config.section import describe_type
 from train.config.section import is_of
 from train.config.section import nearest
 
-_PLACEHOLDERS = {int: 'N', float: 'X', str: 'TEXT', bool: 'True|False'}
-_Types = dict[str, Any]
+_KEYS = '[--section.key VALUE ...]'
 
 
 class Options(Section):
@@ -34,26 +35,26 @@ class Options(Section):
   The first field is the argument that is given without a name; if it is called
   `config`, the keys of a configuration are options, too. A bool is a flag, a
   tuple takes several values, and a field without a default is required. The
-  docstrings of the class and of the fields are the command's help.
+  docstrings of the class and of its fields are the command's help.
   """
 
   def _key(self, name: str) -> str:
     return f'--{name}'
 
 
-_Read = TypeVar('_Read', bound=Options)
+_Options = TypeVar('_Options', bound=Options)
 
 
 def read(
-  argv: list[str], options: type[_Read], prog: str
-) -> tuple[_Read, list[str]]:
+  argv: list[str], options: type[_Options], prog: str
+) -> tuple[_Options, list[str]]:
   """Reads a command line.
 
   Args:
-    argv: the words after the command. An option may be given once; its hyphens
-      are underscores: --learning-rates is --learning_rates.
+    argv: the words after the command. An option may be given once; --a-b is
+      the same as --a_b.
     options: what the command accepts.
-    prog: how it is called: 'python -m train'.
+    prog: how the command is called: 'python -m train'.
 
   Returns:
     The options, and the words that override keys of the configuration.
@@ -62,38 +63,45 @@ def read(
     UsageError: if an option is unknown, missing, or has a wrong value.
     SystemExit: after printing the help that was asked for.
   """
-  own = typing.get_type_hints(options)
-  first = next(iter(own))
-  overrides = _types() if first == 'config' else {}
-  expected = f'expected {prog} {_usage(options)}'
+  types = typing.get_type_hints(options)
+  first = next(iter(types))
+  keys = _types() if first == 'config' else {}
+  missing = [x for x in types if not hasattr(options, x)]  # Without a default.
+  usage = [f'--{x} VALUE' for x in missing if x != first]
+  usage = [prog, first.upper(), *usage, _KEYS if keys else '[--option ...]']
   if {'-h', '--help'} & {*argv}:
-    path = argv[0] if overrides and not argv[0].startswith('-') else ''
-    print('\n'.join(_help(options, load(path) if path else None, prog)))
+    path = argv[0] if keys and argv[0][:1] != '-' else ''
+    start = load(path) if path else schema.Config()
+    print(f'usage: {" ".join(usage)}\n')
+    print(inspect.cleandoc(options.__doc__ or ''), end='\n\n')
+    own = '\n'.join(_help(options, options))
+    print(own.replace(f'--{first} ', first.upper(), 1))
+    if keys:
+      print('\nKeys of the configuration, with their values:')
+      print('\n'.join(_help(schema.Config, start)))
     sys.exit()
-  loose, given = _options(argv, overrides | own)
-  values, rest = {}, []
-  for key, words in given.items():
-    if key not in own or key == first:
-      rest += [f'--{key}', *words]
-      continue
-    is_tuple = typing.get_origin(own[key]) is tuple
-    taken = len(words) if is_tuple else int(own[key] is not bool)
-    if is_tuple and not words:
-      raise UsageError(f'--{key} takes one value or more, got none')
-    values[key] = _typed(key, words[:taken], own[key])
-    loose += words[taken:]
-  if loose[1:]:
+  words, given = _split(argv, keys | types)
+  values, overrides = {}, []
+  for key, texts in given.items():
+    if key in types:
+      hint = types[key]
+      is_tuple = typing.get_origin(hint) is tuple
+      if is_tuple and not texts:
+        raise UsageError(f'--{key} takes one value or more, got none')
+      count = len(texts) if is_tuple else int(hint is not bool)
+      values[key] = hint is bool or _typed(key, texts[:count], hint)
+      words += texts[count:]
+    else:
+      overrides += ['='.join([f'--{key}', *texts[:1]]), *texts[1:]]
+  if words[1:]:
     raise UsageError(
-      f'expected one {first.upper()}, got {loose[0]!r} and {loose[1]!r}'
+      f'expected one {first.upper()}, got {words[0]!r} and {words[1]!r}'
     )
-  values |= {first: loose[0]} if loose else {}
-  required = {
-    x.name for x in _fields(options) if x.default is dataclasses.MISSING
-  }
-  if required - values.keys() or ''.join(loose).startswith('-'):
-    raise UsageError(expected)
+  values |= dict(zip([first], words, strict=False))
+  if {*missing} - {*values} or str(values.get(first, '')).startswith('-'):
+    raise UsageError(f'expected {" ".join(usage)}')
   try:
-    return options(**values), rest
+    return options(**values), overrides
   except ValueError as error:
     raise UsageError(str(error)) from None
 
@@ -111,9 +119,9 @@ def parse(words: list[str], prog: str) -> tuple[schema.Config, str]:
   Raises:
     UsageError: for an unknown key, a value out of range or a bad file.
   """
-  if not words or not words[0]:
-    raise UsageError(f'expected {prog} CONFIG [--section.key VALUE ...]')
-  path, *overrides = words
+  path, *overrides = words or ['']
+  if not path:
+    raise UsageError(f'expected {prog} CONFIG {_KEYS}')
   return _override(load(path), overrides), name_of(path)
 
 
@@ -138,9 +146,11 @@ def keys() -> list[str]:
   return [*_types()]
 
 
-def _types(section: type[Section] = schema.Config, prefix: str = '') -> _Types:
+def _types(
+  section: type[Section] = schema.Config, prefix: str = ''
+) -> dict[str, Any]:
   """Every key with its type."""
-  found: _Types = {}
+  found: dict[str, Any] = {}
   for name, hint in typing.get_type_hints(section).items():
     if hint in SECTIONS.values():
       found |= _types(hint, f'{prefix}{name}.')
@@ -149,141 +159,82 @@ def _types(section: type[Section] = schema.Config, prefix: str = '') -> _Types:
   return found
 
 
-def _options(
-  words: list[str], known: Collection[str]
+def _split(
+  argv: list[str], known: Collection[str]
 ) -> tuple[list[str], dict[str, list[str]]]:
   """The words before the first option, and those of each option."""
-  loose: list[str] = []
-  found: dict[str, list[str]] = {}
-  values = loose
-  for word in words:
+  words: list[str] = []
+  options: dict[str, list[str]] = {}
+  texts = words
+  for word in argv:
     if not word.startswith('--'):
-      values.append(word)
+      texts.append(word)
       continue
-    key, *values = word.removeprefix('--').split('=', 1)
+    key, *texts = word.removeprefix('--').split('=', 1)
     key = key.replace('-', '_')
     if key not in known:
       raise UsageError(f'unknown option --{key}{nearest(key, [*known])}')
-    if key in found:
+    if key in options:
       raise UsageError(f'--{key} must be given once, got it twice')
-    found[key] = values
-  return loose, found
+    options[key] = texts
+  return words, options
 
 
-def _override(start: schema.Config, words: list[str]) -> schema.Config:
+def _override(start: schema.Config, overrides: list[str]) -> schema.Config:
   """`--section.key VALUE ...` on top of a configuration."""
   types = _types()
-  loose, given = _options(words, types)
-  if loose:
-    raise UsageError(f'expected --section.key VALUE, got {loose[0]!r}')
+  words, given = _split(overrides, types)
+  if words:
+    raise UsageError(f'expected --section.key VALUE, got {words[0]!r}')
   changes: dict[str, dict[str, Any]] = {}
-  for key, values in given.items():
+  for key, texts in given.items():
     section, _, name = key.rpartition('.')
-    changes.setdefault(section, {})[name] = _typed(key, values, types[key])
+    changes.setdefault(section, {})[name] = _typed(key, texts, types[key])
   try:
-    top = changes.pop('', {})
+    values = changes.pop('', {})
     for section, inner in changes.items():
-      top[section] = dataclasses.replace(getattr(start, section), **inner)
-    return dataclasses.replace(start, **top)
+      values[section] = dataclasses.replace(getattr(start, section), **inner)
+    return dataclasses.replace(start, **values)
   except ValueError as error:
     raise UsageError(str(error)) from None
 
 
-def _typed(key: str, words: list[str], hint: Any) -> Any:
-  """Words as a value of that type; a wrong one is left for the section."""
+def _typed(key: str, texts: list[str], hint: Any) -> Any:
+  """Texts as a value of that type; a wrong one is left for the section."""
   if typing.get_origin(hint) is tuple:
     item = typing.get_args(hint)[0]
-    if item is str:
-      return tuple(words)
-    listed = [x for word in words for x in word.split(',')]
-    return tuple(_typed(key, [word], item) for word in listed)
-  if hint is bool and not words and '.' not in key:
-    return True
-  if len(words) != 1:
-    given = ' '.join(words) or 'none'
+    if item is not str:  # Numbers may have commas between them.
+      texts = ','.join(texts).split(',')
+    return tuple(_typed(key, [text], item) for text in texts)
+  if len(texts) != 1:
+    given = ' '.join(texts) or 'none'
     raise UsageError(f'--{key} takes one value, got {given}')
   if hint is str:
-    return words[0]
+    return texts[0]
   try:
-    value = ast.literal_eval(words[0])
+    value = ast.literal_eval(texts[0])
   except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-    return words[0]
+    return texts[0]
   of_type = not isinstance(value, str) and is_of(value, hint)
-  return value if of_type else words[0]
-
-
-def _fields(section: type[Section]) -> tuple[dataclasses.Field[Any], ...]:
-  return dataclasses.fields(section)  # type: ignore[arg-type]
-
-
-def _usage(options: type[Options]) -> str:
-  """'CONFIG --num_processes N [--section.key VALUE ...]'."""
-  first, *others = _fields(options)
-  hints = typing.get_type_hints(options)
-  required = [x.name for x in others if x.default is dataclasses.MISSING]
-  words = [f'--{x} {_placeholder(hints[x])}' for x in required]
-  rest = '[--option VALUE ...]'
-  if first.name == 'config':
-    rest = '[--section.key VALUE ...]'
-  return ' '.join([first.name.upper(), *words, rest])
-
-
-def _placeholder(hint: Any) -> str:
-  """The values of a type, as the help names them."""
-  if hint in _PLACEHOLDERS:
-    return _PLACEHOLDERS[hint]
-  items = [x for x in typing.get_args(hint) if x not in (type(None), ...)]
-  match typing.get_origin(hint):
-    case typing.Literal:
-      return '|'.join(map(str, items))
-    case origin if origin is tuple:
-      return f'{_placeholder(items[0])} ...'
-  return '|'.join(map(_placeholder, items))
+  return value if of_type else texts[0]
 
 
 def _help(
-  options: type[Options], start: schema.Config | None, prog: str
+  section: type[Section], values: Any, prefix: str = '--'
 ) -> Iterator[str]:
-  """Every option, and every key with its value in `start`."""
-  yield f'usage: {prog} {_usage(options)}\n'
-  yield f'{inspect.cleandoc(options.__doc__ or "")}\n'
-  yield from _help_of_section(options, None, '--')
-  if _fields(options)[0].name == 'config':
-    start = start or schema.Config()
-    yield 'Keys of the configuration, with their values in it:\n'
-    yield from _help_of_section(schema.Config, start, '--')
-
-
-def _help_of_section(
-  section: type[Section], values: Section | None, prefix: str
-) -> Iterator[str]:
-  hints, meanings = typing.get_type_hints(section), _meanings(section)
-  for field in _fields(section):
-    name, hint = field.name, hints[field.name]
-    value = getattr(values, name, field.default)
-    if isinstance(value, Section):
-      yield from _help_of_section(type(value), value, f'{prefix}{name}.')
-      continue
-    is_flag = hint is bool and values is None
-    is_first = values is None and field is _fields(section)[0]
-    yield (
-      name.upper()
-      if is_first
-      else (prefix + name + ('' if is_flag else f' {_placeholder(hint)}'))
-    )
-    text = meanings[name]
-    if value is not dataclasses.MISSING and not is_flag and not is_first:
-      text += f' (default: {value!r})'
-    yield textwrap.indent(textwrap.fill(text, 74), 6 * ' ') + '\n'
-
-
-def _meanings(section: type[Section]) -> dict[str, str]:
-  """The docstring below each field of a dataclass, in one line."""
+  """Every field of a section with its value, docstring and type."""
   (tree,) = ast.parse(inspect.getsource(section)).body
   assert isinstance(tree, ast.ClassDef)
-  found = {}
-  for node, after in zip(tree.body, tree.body[1:], strict=False):
-    match node, after:
-      case (ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text)))):
-        found[name] = ' '.join(text.split())
-  return found
+  hints, indent = typing.get_type_hints(section), 6 * ' '
+  for field, after in itertools.pairwise([*tree.body, tree]):
+    match field, after:
+      case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+        value = getattr(values, name, '')
+        is_flag = value is False and values is section
+        yield f'{prefix}{name} {"" if is_flag or value in ("", ()) else value}'
+        text += f' ({"a flag" if is_flag else describe_type(hints[name])})'
+        yield textwrap.indent(textwrap.fill(' '.join(text.split()), 74), indent)
+      case ast.AnnAssign(ast.Name(name)), _:
+        inner = getattr(values, name)
+        yield f'\n{inspect.cleandoc(inner.__doc__)}'
+        yield from _help(type(inner), inner, f'{prefix}{name}.')

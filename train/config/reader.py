@@ -16,7 +16,6 @@ variant.
 """
 
 import ast
-from collections.abc import Callable
 import dataclasses
 import os
 import pathlib
@@ -54,14 +53,13 @@ def load(name: str) -> schema.Config:
   entries = read(path)
   if variant in entries:
     return entries[variant].config
-  known = [f'{path}:{x}' for x in entries if x]
+  known = [x for x in entries if x]
   if not known:
-    raise UsageError(f'{path} has no variants: leave out {variant!r}')
-  listed = ', '.join(known)
-  if not variant:
-    raise UsageError(f'{path} needs a variant, one of {listed}')
-  hint = nearest(name, known)
-  raise UsageError(f'{path} has no variant {variant!r}{hint} (of {listed})')
+    raise UsageError(f'{path} has no variants, got {variant!r}: leave it out')
+  raise UsageError(
+    f'expected {path}:VARIANT with one of {", ".join(known)}, got'
+    f' {variant or "none"}{nearest(variant, known)}'
+  )
 
 
 def name_of(name: str) -> str:
@@ -115,8 +113,8 @@ def _split(name: str) -> tuple[str, str]:
 
 def _entries(tree: ast.Module, path: str) -> dict[str, Entry]:
   expected = (
-    f'{path}: a configuration is a docstring, imports, config = Config(...)'
-    ' (or base = ..., if it needs a variant) and possibly variants = {...}'
+    f'{path}: a configuration is a docstring, imports, config = Config(...) (or'
+    ' base = ..., if it needs a variant) and possibly variants = {...}'
   )
   found: dict[str, ast.expr] = {}
   for i, node in enumerate(tree.body):
@@ -139,13 +137,10 @@ def _entries(tree: ast.Module, path: str) -> dict[str, Entry]:
   entries = {'': Entry(about, start)}
   match found.get('variants', ast.Dict([], [])):
     case ast.Dict(names, values):
-      for key, value in zip(names, values, strict=True):
-        _add_variant(entries, key, value, path)
+      for name_node, value in zip(names, values, strict=True):
+        _add_variant(entries, name_node, value, path)
     case other:
-      raise UsageError(
-        f'{path}, line {other.lineno}: expected variants = '
-        "{'NAME': dict(about='...', key=value), ...}"
-      )
+      raise UsageError(f'{expected}, line {other.lineno} is something else')
   if 'base' in found:
     del entries['']
   return entries
@@ -154,56 +149,64 @@ def _entries(tree: ast.Module, path: str) -> dict[str, Entry]:
 def _add_variant(
   entries: dict[str, Entry], key: ast.expr | None, node: ast.expr, path: str
 ) -> None:
+  """Adds `'NAME': dict(about='...', like='OTHER', key=value, ...)`."""
   match key, node:
     case (
       ast.Constant(str(name)),
-      ast.Call(ast.Name('dict'), [], [ast.keyword('about'), *changes] as words),
+      ast.Call(
+        ast.Name('dict'),
+        [],
+        [ast.keyword('about', ast.Constant(str(about))), *changes],
+      ) as call,
     ) if name and name not in entries:
-      about = str(_value(words[0].value, path))
-    case _:
-      raise UsageError(
-        f'{path}, line {node.lineno}: expected a variant that is called like no'
-        " other, 'NAME': dict(about='...', key=value, ...)"
-      )
-  start = ''
-  if changes and changes[0].arg == 'like':
-    start = str(_value(changes.pop(0).value, path))
-  if start not in entries:
-    raise UsageError(
-      f'{path}, line {node.lineno}: {name!r} is like {start!r}, which must come'
-      ' before it'
-    )
-  changed = ast.copy_location(ast.Call(node.func, [], changes), node)
-  entries[name] = Entry(about, _value(changed, path, entries[start].config))
+      like = ''
+      match changes:
+        case [ast.keyword('like', ast.Constant(str(like))), *changes]:
+          pass
+      if like in entries:
+        call.keywords = changes
+        config = _value(call, path, entries[like].config)
+        entries[name] = Entry(about, config)
+        return
+  raise UsageError(
+    f"{path}, line {node.lineno}: expected a new variant 'NAME': dict(about="
+    "'...', key=value, ...), possibly with like='AN EARLIER ONE' after about"
+  )
 
 
 def _value(node: ast.expr, path: str, start: Any = None) -> Any:
   """The value of an expression: a literal, or a section.
 
   Args:
-    node: the expression. dict(key=value) changes keys of a section.
+    node: the expression.
     path: of the file, for messages.
-    start: the section that dict(...) changes.
+    start: the section of which dict(key=value) changes some keys.
   """
   try:
     match node:
       case ast.Call(ast.Name('dict'), [], words) if isinstance(start, Section):
-        return _section(type(start), start, words, path)
+        changes = _values(type(start), words, path, start)
+        return dataclasses.replace(start, **changes)  # type: ignore[type-var]
       case ast.Call(ast.Name(name), [], words) if all(x.arg for x in words):
         if name not in SECTIONS:
           hint = nearest(name, [*SECTIONS])
           raise ValueError(f'there is no section {name!r}{hint}')
-        return _section(SECTIONS[name], None, words, path)
-      case _:
-        return _literal(node)
+        return SECTIONS[name](**_values(SECTIONS[name], words, path))
+    try:
+      return ast.literal_eval(node)
+    except (ValueError, TypeError):
+      text = textwrap.shorten(ast.unparse(node), 60, placeholder=' ...')
+      raise ValueError(
+        f'expected a literal or a section with key=value, got {text}'
+      ) from None
   except ValueError as error:
     raise UsageError(f'{path}, line {node.lineno}: {error}') from None
 
 
-def _section(
-  kind: type[Section], start: Any, words: list[ast.keyword], path: str
-) -> Section:
-  """A section with these keys; the others are those of `start`, if any."""
+def _values(
+  kind: type[Section], words: list[ast.keyword], path: str, start: Any = None
+) -> dict[str, Any]:
+  """The values of a section's keys."""
   known, values = [*typing.get_type_hints(kind)], {}
   for word in words:
     key = str(word.arg)
@@ -212,17 +215,4 @@ def _section(
     if key in values:
       raise ValueError(f'{kind.__name__} is given {key!r} twice')
     values[key] = _value(word.value, path, getattr(start, key, None))
-  make: Callable[..., Section] = kind
-  return (
-    make(**values) if start is None else dataclasses.replace(start, **values)
-  )
-
-
-def _literal(node: ast.expr) -> Any:
-  try:
-    return ast.literal_eval(node)
-  except (ValueError, TypeError):
-    found = textwrap.shorten(ast.unparse(node), 60, placeholder=' ...')
-    raise ValueError(
-      f'expected a literal or a section with key=value, got {found}'
-    ) from None
+  return values

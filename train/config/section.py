@@ -27,7 +27,8 @@ class Section:
       value = getattr(self, name)
       if not is_of(value, hint):
         raise ValueError(
-          f'{self._key(name)} must be {_words(hint)}, got {shown(value)}.'
+          f'{self._key(name)} must be {describe_type(hint)}, got'
+          f' {shown(value)}.'
         )
       largest = _LARGEST.get(name, _LARGEST_INTEGER)
       if hint in (int, int | None) and (value or 0) > largest:
@@ -126,14 +127,14 @@ def nearest(word: str, known: list[str]) -> str:
   return f'; the nearest is {close[0]!r}' if close else ''
 
 
-def _words(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
   """A type as a person would say it."""
   match typing.get_origin(hint):
     case typing.Literal:
       choices = [*map(repr, typing.get_args(hint))]
       return ('one of ' if len(choices) > 1 else '') + ', '.join(choices)
     case types.UnionType | typing.Union:
-      return ' or '.join(map(_words, typing.get_args(hint)))
+      return ' or '.join(map(describe_type, typing.get_args(hint)))
     case origin if origin is tuple:
       items = {int: 'integers', float: 'finite numbers', str: 'strings'}
       return f'a tuple of {items[typing.get_args(hint)[0]]}'
