@@ -1,8 +1,8 @@
 """`python -m benchmarks.soak`: what only very many steps show.
 
-Trains configs/studies/soak.py on 4 processes of this machine, with their memory read
-every second. At each checkpoint the trainer itself compares the parameters of
-the processes, bit by bit, and fails if they differ.
+Trains configs/studies/soak.py on 4 processes of this machine and reads their
+memory every second. At each checkpoint the trainer itself compares the
+parameters of the processes, bit by bit, and fails if they differ.
 """
 
 import os
