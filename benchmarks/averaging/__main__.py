@@ -25,7 +25,7 @@ from benchmarks import machine
 from benchmarks.averaging import crew as crew_lib
 from benchmarks.averaging import report
 from benchmarks.network import hosts as hosts_lib
-from train.config import command_line as command
+from train.config import exit_codes
 from train.run import json_files
 
 _OURS, _DDP, _HOOK = 'ours', 'theirs', 'theirs, compressed'
@@ -103,7 +103,7 @@ def main() -> int:
     try:
       _measure([Turn(*x) for x in order], tasks, given.steps, results)
     except (hosts_lib.Unavailable, crew_lib.Failed) as error:
-      return command.fail(error, 1)
+      return exit_codes.fail(error, 1)
   report.write(results, given.folder)
   return 0
 

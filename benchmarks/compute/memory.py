@@ -18,8 +18,8 @@ import optax
 
 from benchmarks import tables
 import greedylore_jax as gl
-from train.config import command_line as command
 from train.config import machines
+from train.config import reader
 from train.distributed import cluster
 from train.models import llama
 from train.models import llama_rules
@@ -56,7 +56,7 @@ def main() -> None:
   add('--layers', type=int, help='of the model; default: of the configuration')
   add('--unrolled', action='store_true', help='compile layers one by one')
   given = parser.parse_args()
-  run = command.load(given.config)
+  run = reader.load(given.config)
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', given.replica * given.fsdp)
   axes = machines.REPLICA, machines.FSDP, machines.TENSOR

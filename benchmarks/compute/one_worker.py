@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import machine
 from benchmarks import tables
 from train import tasks
-from train.config import command_line as command
+from train.config import reader
 from train.config import schema as config
 from train.data import text
 from train.data import windows
@@ -55,7 +55,7 @@ def main() -> None:
   print(f'{machine.describe()}; {jax.devices()[0].device_kind}\n')
   print(tables.head(*_COLUMNS))
   for path in given.configs:
-    run = forecast.of_one_worker(command.load(path))
+    run = forecast.of_one_worker(reader.load(path))
     run = dataclasses.replace(
       run,
       batch_size=max(1, given.tokens // run.data.sequence_length),

@@ -12,7 +12,7 @@ from matplotlib import figure
 import numpy as np
 
 import greedylore_jax as gl
-from train.config import command_line as command
+from train.config import reader
 from train.models import llama
 from train.models import llama_rules
 
@@ -31,7 +31,7 @@ _GBITS = np.geomspace(1, 400, 60)
 
 def main() -> None:
   """Draws the figure."""
-  model = command.load(_CONFIG).model
+  model = reader.load(_CONFIG).model
   shapes = jax.eval_shape(lambda: llama.init(model, _VOCAB, 0))
   count = sum(x.size for x in jax.tree.leaves(shapes))
   compute = 6 * count * _TOKENS / _FLOPS

@@ -27,7 +27,7 @@ from benchmarks import machine
 from benchmarks.network import hosts as hosts_lib
 from benchmarks.network import time_to_loss_report
 from benchmarks.network import trainers
-from train.config import command_line as command
+from train.config import exit_codes
 from train.run import json_files
 from train.run import metrics
 
@@ -59,7 +59,7 @@ def main() -> int:
         file.write(json.dumps(lines[-1]) + '\n')
       print(json.dumps(key), 'done', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
-    return command.fail(error, 1)
+    return exit_codes.fail(error, 1)
   time_to_loss_report.write(given.folder, lines)
   return 0
 

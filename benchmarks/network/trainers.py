@@ -13,7 +13,7 @@ from benchmarks import machine
 from benchmarks.network import hosts as hosts_lib
 import greedylore_jax as gl
 from train import tasks
-from train.config import command_line as command
+from train.config import command_line
 from train.study import budget
 
 _INT8 = {'method': 'powersgd', 'factor_dtype': 'int8'}
@@ -39,7 +39,7 @@ def options_of(method: str) -> dict[str, Any]:
 def plan(config: str, options: dict[str, Any], workers: int) -> gl.Plan:
   """The plan of a run on that many workers."""
   words = _words(options | {'mesh.replica': workers})
-  settings, _ = command.parse([config, *words], '')
+  settings, _ = command_line.parse([config, *words], '')
   return budget.plan(settings, tasks.load(settings))
 
 

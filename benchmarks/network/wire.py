@@ -25,7 +25,7 @@ from benchmarks import machine
 from benchmarks import tables
 from benchmarks.network import hosts as hosts_lib
 from benchmarks.network import trainers
-from train.config import command_line as command
+from train.config import exit_codes
 from train.run import metrics
 
 CONFIG = 'configs/quickstart.py'
@@ -167,7 +167,7 @@ def main() -> int:
         runs.append(measure(hosts, method, workdir, given.rate, changes))
       print(*(phase.row() for phase in runs[-1].phases), sep='\n', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
-    return command.fail(error, 1)
+    return exit_codes.fail(error, 1)
   module = f'benchmarks.network.wire {" ".join(sys.argv[1:])}'.strip()
   given.output.write_text(report(runs, given.rate, module), encoding='utf-8')
   return 0

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
   """Prints the results; 1 if memory or errors grow, or the run fails."""
   with tempfile.TemporaryDirectory() as folder:
     program = [sys.executable, '-m', 'train.launch', CONFIG]
-    options = ['--num-processes', str(PROCESSES), '--workdir', folder]
+    options = ['--num_processes', str(PROCESSES), '--workdir', folder]
     begin = time.monotonic()
     env = os.environ | {'JAX_PLATFORMS': 'cpu'}
     with subprocess.Popen([*program, *options, *argv], env=env) as run:

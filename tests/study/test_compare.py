@@ -146,18 +146,27 @@ def test_runs_come_in_order_and_say_what_they_are(path):
       ['--compressors', 'powersgd:rank=3:rank=4'],
       '--compression.rank must be given once',
     ),
-    (['--compressors', 'dense,dense'], "none twice; got 'dense,dense'"),
+    (
+      ['--compressors', 'dense,dense'],
+      '--compressors takes different values, got dense,dense',
+    ),
     (
       ['--compressors', 'dense', '--budgets', '3,x'],
-      'argument --budgets: takes numbers with commas between them, none twice,'
-      " each at least 1; got '3,x'",
+      "--budgets must be a tuple of finite numbers, got (3, 'x')",
     ),
-    (['--compressors', 'dense', '--budgets', '0.5'], "got '0.5'"),
-    (['--compressors', 'dense', '--seeds', '0.5'], "got '0.5'"),
-    (['--compressors', 'dense', '--learning_rates', 'nan'], "got 'nan'"),
+    (
+      ['--compressors', 'dense', '--budgets', '0.5'],
+      '--budgets must be at least 1, got 0.5',
+    ),
+    (['--compressors', 'dense', '--seeds', '0.5'], "of integers, got ('0.5',)"),
+    (['--compressors', 'dense', '--learning-rates', 'nan'], "got ('nan',)"),
     (
       ['--compressors', 'dense', '--bandwidth', '0'],
-      '--bandwidth takes Mbit/s, a number above 0, got 0',
+      '--bandwidth must be above 0 Mbit/s, got 0',
+    ),
+    (
+      ['--compressors', 'dense', '--seeds', '1', '--data.seed', '2'],
+      '--seeds sets data.seed in every run of a study, got --data.seed as well',
     ),
     (
       ['--compressors', 'dense', '--step', '3'],
@@ -169,7 +178,7 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     ),
     (['--compressors', 'dense', '--data.files', 'absent'], 'matches none in'),
     (['--compressors', 'dense', '--mesh.replica', '0'], 'set mesh.replica'),
-    ([], 'the following arguments are required: --compressors'),
+    ([], 'expected python -m train.compare CONFIG --compressors VALUE'),
   ],
 )
 def test_mistakes_are_one_line_before_anything_runs(
@@ -348,7 +357,7 @@ def test_a_run_that_fails_ends_the_study_and_the_others_stay(
   out = capsys.readouterr().out
   assert '[2/3] range_finder (about ' in out
   assert ' ended with exit code 7.\n' in out
-  assert 'The same command goes on' not in out, 'it would fail again'
+  assert 'Rerun the same command' not in out, 'it would fail again'
   assert '| dense |' in (tmp_path / 'study' / 'table.md').read_text()
   monkeypatch.setattr(compare, '_call', works)
   assert run(methods=methods) == ['range_finder', 'powersgd']
@@ -371,7 +380,7 @@ def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
 
   monkeypatch.setattr(compare, '_call', interrupted)
   assert run(code=130) == ['dense']
-  assert 'The same command goes on' in capsys.readouterr().out
+  assert 'Rerun the same command' in capsys.readouterr().out
   assert '| dense |' in (tmp_path / 'study' / 'table.md').read_text()
   assert run('--seeds', '1', methods='powersgd', folder='none', code=130) == []
   assert not (tmp_path / 'none').exists(), 'no results, no table, no lock'

@@ -16,6 +16,7 @@ import runs
 import train
 from train import __main__ as program
 from train.config import command_line as command
+from train.config import exit_codes
 from train.config import schema as config
 from train.distributed import agreement
 from train.run import loop
@@ -130,7 +131,7 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
     begin = time.monotonic()
     other = run.all[1 - gone].wait(120)
     seconds = time.monotonic() - begin
-  assert other not in (0, 2, command.DIVERGED, command.PREEMPTED)
+  assert other not in (0, 2, exit_codes.DIVERGED, exit_codes.PREEMPTED)
   assert seconds < 4 * HEARTBEAT
   who = 'process 1 of this run' if gone else f'the coordinator at {run.address}'
   for _ in range(50):  # The filter writes its line when the process has gone.
@@ -151,7 +152,7 @@ def test_sigterm_saves_at_once_and_any_number_goes_on(
   with Processes(tmp_path, 2, LONG) as run:
     run.await_step(25)
     run.all[1].terminate()
-    assert run.codes() == [command.PREEMPTED] * 2
+    assert run.codes() == [exit_codes.PREEMPTED] * 2
     stopped = int(re.search(r'Stopped after step (\d+)', run.said(0))[1])
     assert f'Stopped after step {stopped}, as asked' in run.said(1)
   interrupt(stopped + 3)
@@ -163,11 +164,10 @@ def test_sigterm_saves_at_once_and_any_number_goes_on(
 
 @pytest.mark.slow
 def test_two_processes_learn_images_as_one_with_two_devices(tmp_path):
-  """configs/digits.py for seconds, with its shifted images."""
+  """configs/studies/digits.py for seconds, with its shifted images."""
   pytest.importorskip('sklearn')
-  path = str(
-    pathlib.Path(train.__file__).parent.parent / 'configs' / 'digits.py'
-  )
+  root = pathlib.Path(train.__file__).parent.parent
+  path = str(root / 'configs' / 'studies' / 'digits.py')
   words = (
     '--steps',
     '4',

@@ -10,8 +10,8 @@ import optax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config import command_line as command
 from train.config import schema as config
+from train.config.section import nearest
 
 # After so many non-finite steps in a row something is broken for good; none of
 # them is ever taken.
@@ -139,8 +139,6 @@ def compressor(settings: config.Compression) -> gl.Compressor:
       return gl.PowerSGD(rank)
     case 'range_finder':
       return gl.RangeFinder(rank, settings.warm)
-    case 'two_sided':
-      return gl.TwoSided(rank, interval, settings.probes)
     case 'tsr' | 'tsr_adam':
       return gl.TSR(rank, interval, average=settings.average)
     case 'fixed_subspace':
@@ -169,7 +167,6 @@ def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
     'error_dtype': settings.error_dtype,
     'factor_dtype': settings.factor_dtype,
     'stagger': settings.stagger,
-    'share_decompositions': settings.share_decompositions,
   }
 
 
@@ -281,4 +278,4 @@ def _nearest_optimizer(name: str) -> str:
     if inspect.isfunction(getattr(optax, x))
     and 'learning_rate' in inspect.signature(getattr(optax, x)).parameters
   ]
-  return command.nearest(name, known)
+  return nearest(name, known)
