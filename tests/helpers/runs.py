@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Model
 from train.run import loop
 from train.study import budget
 
@@ -22,20 +29,18 @@ def settings(folder, **changes):
   files = tuple(str(folder / f'{name}.txt') for name in 'abcd')
   for i, file in enumerate(files):
     pathlib.Path(file).write_text(TEXT * (40 + i), encoding='utf-8')
-  start = config.Config(
+  start = Config(
     steps=8,
     batch_size=8,
-    data=config.Data(
+    data=Data(
       source='files', files=files, sequence_length=16, eval_fraction=0.2
     ),
-    model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
-    compression=config.Compression(
-      rank=2, update_interval=3, start_step=1, probes=2
-    ),
-    mesh=config.Mesh(replica=4),
-    evaluation=config.Evaluation(every=4, sequences=16),
-    checkpoint=config.Checkpoint(every=4),
-    log=config.Log(every=2, tensorboard=False),
+    model=Model(width=16, layers=1, heads=2, feed_forward=24),
+    compression=Compression(rank=2, update_interval=3, start_step=1, probes=2),
+    mesh=Mesh(replica=4),
+    evaluation=Evaluation(every=4, sequences=16),
+    checkpoint=Checkpoint(every=4),
+    log=Log(every=2, tensorboard=False),
   )
   return dataclasses.replace(start, **changes)
 

@@ -8,7 +8,7 @@ import pytest
 import texts
 from train import compare
 from train.config import command_line as command
-from train.config import schema as config
+from train.config.schema import Compression
 from train.study import grid
 from train.study import results as study
 
@@ -111,7 +111,7 @@ def test_runs_come_in_order_and_say_what_they_are(path):
   assert runs[-1].name == 'greedylore-probes=0-rank=3-lr0.002-seed7'
   assert [run.budget for run in runs[3:9:5]] == [None, 8.0]
   last = runs[-1].config
-  assert last.compression == config.Compression(
+  assert last.compression == Compression(
     rank=3, update_interval=3, start_step=1, probes=0, seed=7
   )
   assert (last.seed, last.data.seed) == (7, 7)

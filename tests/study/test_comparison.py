@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from train.config import schema as config
+from train.config.schema import Config
+from train.config.schema import Mesh
+from train.config.schema import Optimizer
 from train.study import comparison
 from train.study import figure as comparison_figure
 from train.study import grid
@@ -40,10 +42,7 @@ def run(method, budget=None, rate=1e-3):
     '',
     '',
     (),
-    config.Config(
-      optimizer=config.Optimizer(learning_rate=rate),
-      mesh=config.Mesh(replica=4),
-    ),
+    Config(optimizer=Optimizer(learning_rate=rate), mesh=Mesh(replica=4)),
   )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import greedylore_jax as gl
 import runs
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import fingerprint
 from train.run import checkpoint
 from train.run import loop
@@ -39,7 +39,7 @@ def test_size_is_that_of_one_copy_whatever_the_number_of_workers(tmp_path, n):
     jnp.asarray(rng.normal(size=x.shape), x.dtype) if x.size > 1 else x
   )
   state = jax.tree.map(noise, state)  # Zeros would be packed.
-  run = config.Config()
+  run = Config()
   with checkpoint.Checkpoints(
     tmp_path, run, {}, mesh, REPLICA, is_linear=True
   ) as checkpoints:
@@ -102,7 +102,7 @@ class Small:
     tx = optax.chain(gl.greedylore(2, REPLICA, probes=1), optax.sgd(0.1))
     state = gl.init_state(tx, params, mesh, axis_name=REPLICA)
     self.open = lambda: checkpoint.Checkpoints(
-      folder, config.Config(), {}, mesh, REPLICA, is_linear=True
+      folder, Config(), {}, mesh, REPLICA, is_linear=True
     )
     self.folder = folder
     self.fresh = checkpoint.Snapshot(0, params, state, {})

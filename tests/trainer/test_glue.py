@@ -12,7 +12,13 @@ import test_bert
 import labelled
 import runs
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Model
 from train.run import loop
 
 pytest.importorskip('tensorflow_datasets')
@@ -36,20 +42,18 @@ def settings(folder, tmp_path, source='glue/mrpc', **changes):
   start = dataclasses.replace(
     runs.settings(tmp_path),
     batch_size=4,
-    data=config.Data(
+    data=Data(
       source=source,
       data_dir=str(folder),
       sequence_length=6,
       tokenizer=str(folder / 'tokenizer.json'),
     ),
-    model=config.Model(
-      name='bert', pretrained=str(folder / 'bert'), dropout=0.1
-    ),
-    evaluation=config.Evaluation(every=4, sequences=0),
+    model=Model(name='bert', pretrained=str(folder / 'bert'), dropout=0.1),
+    evaluation=Evaluation(every=4, sequences=0),
     # The one that compiles fastest, as is the test's business.
-    compression=config.Compression(method='powersgd', rank=2, start_step=1),
-    mesh=config.Mesh(replica=2),
-    log=config.Log(every=2, tensorboard=False, diagnostics=False),
+    compression=Compression(method='powersgd', rank=2, start_step=1),
+    mesh=Mesh(replica=2),
+    log=Log(every=2, tensorboard=False, diagnostics=False),
   )
   return dataclasses.replace(start, **changes)
 
@@ -69,9 +73,7 @@ def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path, interrupt):
   interrupt(10**9)
   # It goes on although the encoder has moved.
   shutil.copytree(folder / 'bert', tmp_path / 'bert')
-  moved = config.Model(
-    name='bert', pretrained=str(tmp_path / 'bert'), dropout=0.1
-  )
+  moved = Model(name='bert', pretrained=str(tmp_path / 'bert'), dropout=0.1)
   again = loop.run(settings(folder, tmp_path, model=moved), tmp_path / 'again')
   for key in ('final_loss', 'final_eval_loss', 'final_eval_f1'):
     assert again[key] == whole[key], key
@@ -99,7 +101,7 @@ def test_it_begins_with_what_is_pre_trained(folder, tmp_path):
     params['head']['kernel'], fresh['head']['kernel']
   )
   # From nothing, with the sizes of the configuration.
-  model = config.Model(name='bert', width=4, layers=1, heads=2, feed_forward=6)
+  model = Model(name='bert', width=4, layers=1, heads=2, feed_forward=6)
   task = tasks.load(settings(folder, tmp_path, model=model))
   params = task.init(0)
   assert params['embedding']['token'].shape == (len(labelled.WORDS), 4)
@@ -152,12 +154,12 @@ def test_what_does_not_fit_is_said(folder, tmp_path):
     load(data=dataclasses.replace(data, sequence_length=8))
   few = test_bert.CONFIG | {'vocab_size': 7}
   test_bert.write(tmp_path / 'few', few, test_bert.arrays(tokens=7))
-  model = config.Model(name='bert', pretrained=str(tmp_path / 'few'))
+  model = Model(name='bert', pretrained=str(tmp_path / 'few'))
   with pytest.raises(ValueError, match=r'knows 7 tokens .* makes 8 and 2'):
     load(model=model)
   with pytest.raises(ValueError, match=r"pretrained is only for .* 'bert'"):
-    config.Config(model=config.Model(pretrained='x'))
+    Config(model=Model(pretrained='x'))
   with pytest.raises(ValueError, match=r'model.dropout must be below 1'):
-    config.Model(name='bert', dropout=1.0)
+    Model(name='bert', dropout=1.0)
   with pytest.raises(ValueError, match=r'must be a multiple of model.heads'):
-    config.Model(name='bert', width=5, heads=2)
+    Model(name='bert', width=5, heads=2)

@@ -9,7 +9,10 @@ import pytest
 import greedylore_jax as gl
 import runs
 from train.config import machines
-from train.config import schema as config
+from train.config.schema import Checkpoint
+from train.config.schema import Evaluation
+from train.config.schema import Mesh
+from train.config.schema import Model
 from train.distributed import cluster
 from train.models import llama
 from train.models import llama_rules
@@ -17,7 +20,7 @@ from train.run import loop
 import workers
 
 # Two refreshes, compressed steps and a checkpoint.
-MODEL = config.Model(width=16, layers=1, heads=2, feed_forward=24)
+MODEL = Model(width=16, layers=1, heads=2, feed_forward=24)
 
 
 def settings(folder, mesh, **changes):
@@ -26,9 +29,9 @@ def settings(folder, mesh, **changes):
     folder,
     steps=6,
     model=MODEL,
-    mesh=config.Mesh(replica=replica, fsdp=fsdp, tensor=tensor),
-    evaluation=config.Evaluation(every=0, sequences=16),
-    checkpoint=config.Checkpoint(every=3),
+    mesh=Mesh(replica=replica, fsdp=fsdp, tensor=tensor),
+    evaluation=Evaluation(every=0, sequences=16),
+    checkpoint=Checkpoint(every=3),
     **changes,
   )
 
@@ -149,7 +152,7 @@ def test_a_parameter_without_a_rule_is_named():
 )
 def test_a_mesh_that_cannot_be_is_refused(tmp_path, mesh, changes, message):
   run = settings(tmp_path, mesh)
-  sequences = config.Evaluation(sequences=changes['batch_size'])
+  sequences = Evaluation(sequences=changes['batch_size'])
   run = dataclasses.replace(run, **changes, evaluation=sequences)
   with pytest.raises(ValueError, match=message):
     loop.run(run, tmp_path / 'work')

@@ -16,7 +16,8 @@ import runs
 import train
 from train import __main__ as program
 from train.config import command_line as command
-from train.config import schema as config
+from train.config.schema import Config
+from train.config.schema import Mesh
 from train.distributed import agreement
 from train.run import loop
 
@@ -155,7 +156,7 @@ def test_sigterm_saves_at_once_and_any_number_goes_on(
     stopped = int(re.search(r'Stopped after step (\d+)', run.said(0))[1])
     assert f'Stopped after step {stopped}, as asked' in run.said(1)
   interrupt(stopped + 3)
-  fewer = runs.settings(tmp_path, steps=100000, mesh=config.Mesh(replica=2))
+  fewer = runs.settings(tmp_path, steps=100000, mesh=Mesh(replica=2))
   with pytest.raises(runs.Interrupted):
     loop.run(fewer, tmp_path / 'work')
   assert f'Continuing after step {stopped}.' in capsys.readouterr().out
@@ -234,7 +235,7 @@ def test_a_difference_between_processes_is_named(tmp_path):
 
 def test_every_setting_is_compared_unless_it_names_a_place():
   """So that a new setting cannot make processes run different collectives."""
-  tree = agreement.common(config.Config())
+  tree = agreement.common(Config())
   assert {key for key in [*command.keys()] if not holds(tree, key)} == {
     'workdir',
     'distributed.coordinator',

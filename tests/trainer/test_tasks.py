@@ -9,7 +9,10 @@ import pytest
 
 import runs
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Model
 from train.distributed import cluster
 from train.run import evaluation
 from train.run import loop
@@ -22,12 +25,10 @@ def digits(folder, **changes):
   start = dataclasses.replace(
     runs.settings(folder),
     batch_size=16,
-    data=config.Data(source='digits', eval_fraction=0.02),
-    model=config.Model(name='resnet8', width=2),
-    evaluation=config.Evaluation(every=4, sequences=0),
-    compression=config.Compression(
-      rank=1, update_interval=3, start_step=1, probes=1
-    ),
+    data=Data(source='digits', eval_fraction=0.02),
+    model=Model(name='resnet8', width=2),
+    evaluation=Evaluation(every=4, sequences=0),
+    compression=Compression(rank=1, update_interval=3, start_step=1, probes=1),
   )
   return dataclasses.replace(start, **changes)
 

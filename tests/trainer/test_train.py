@@ -12,7 +12,12 @@ import pytest
 import greedylore_jax as gl
 import runs
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Optimizer
 from train.models import llama
 from train.run import loop
 from train.run import optimizer
@@ -103,7 +108,7 @@ def parameters(finished):
   """What uninterrupted runs end with, by their numbers of workers."""
   folder, _, _, params = finished
   with_parameters = runs.recording()
-  two = runs.settings(folder, mesh=config.Mesh(replica=2))
+  two = runs.settings(folder, mesh=Mesh(replica=2))
   loop.run(two, folder / 'two')
   return {4: params, 2: with_parameters()}
 
@@ -122,7 +127,7 @@ def test_a_run_goes_on_with_another_number_of_workers(
 ):
   folder, params = finished[0], parameters[before]
   interrupt(6)
-  of = lambda n: runs.settings(folder, mesh=config.Mesh(replica=n))
+  of = lambda n: runs.settings(folder, mesh=Mesh(replica=n))
   with pytest.raises(runs.Interrupted):
     loop.run(of(before), tmp_path)
   monkeypatch.undo()
@@ -168,7 +173,7 @@ def test_a_finished_run_is_only_reported_again(finished):
 
 def test_a_checkpoint_of_another_configuration_is_refused(finished):
   folder, workdir, _, _ = finished
-  other = runs.settings(folder, compression=config.Compression(rank=3))
+  other = runs.settings(folder, compression=Compression(rank=3))
   with pytest.raises(ValueError, match=r'compression\.rank was 2 and is 3'):
     loop.run(other, workdir)
 
@@ -184,14 +189,14 @@ def test_other_data_are_refused(finished):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'mesh': config.Mesh(replica=64)}, 'devices, but JAX sees 8'),
-    ({'mesh': config.Mesh(replica=3)}, 'batch_size must be a multiple of'),
-    ({'optimizer': config.Optimizer(name='adamx')}, "nearest is 'adam"),
-    ({'optimizer': config.Optimizer(momentum=0.9)}, 'does not apply to'),
-    ({'optimizer': config.Optimizer('lbfgs')}, "'lbfgs' does not fit here"),
-    ({'data': config.Data('digits')}, 'built in, images for a resnet'),
+    ({'mesh': Mesh(replica=64)}, 'devices, but JAX sees 8'),
+    ({'mesh': Mesh(replica=3)}, 'batch_size must be a multiple of'),
+    ({'optimizer': Optimizer(name='adamx')}, "nearest is 'adam"),
+    ({'optimizer': Optimizer(momentum=0.9)}, 'does not apply to'),
+    ({'optimizer': Optimizer('lbfgs')}, "'lbfgs' does not fit here"),
+    ({'data': Data('digits')}, 'built in, images for a resnet'),
     (
-      {'compression': config.Compression('tsr_adam', stagger=True)},
+      {'compression': Compression('tsr_adam', stagger=True)},
       r'compression\.stagger is only for .* other than tsr_adam',
     ),
   ],
@@ -199,7 +204,7 @@ def test_other_data_are_refused(finished):
 def test_what_cannot_work_is_said_before_it_starts(tmp_path, changes, message):
   changes |= {'batch_size': 64} if 'replica=64' in str(changes) else {}
   if 'batch_size' in changes:
-    changes['evaluation'] = config.Evaluation(sequences=64)
+    changes['evaluation'] = Evaluation(sequences=64)
   with pytest.raises(ValueError, match=message):
     loop.run(runs.settings(tmp_path, **changes), tmp_path / 'work')
   assert not (tmp_path / 'work' / 'config.json').exists()
@@ -211,8 +216,8 @@ def test_gradients_that_stay_non_finite_end_the_run(tmp_path, every):
   broken = runs.settings(
     tmp_path,
     steps=30,
-    optimizer=config.Optimizer(learning_rate=1e30),
-    log=config.Log(every=every, tensorboard=False),
+    optimizer=Optimizer(learning_rate=1e30),
+    log=Log(every=every, tensorboard=False),
   )
   with pytest.raises(FloatingPointError, match=r'lower optimizer\.learning'):
     loop.run(broken, tmp_path / 'work')
@@ -225,8 +230,8 @@ def test_a_run_does_not_end_well_with_broken_parameters(tmp_path):
   broken = runs.settings(
     tmp_path,
     steps=2,
-    optimizer=config.Optimizer(eps=0.0),
-    evaluation=config.Evaluation(every=1000, sequences=8),
+    optimizer=Optimizer(eps=0.0),
+    evaluation=Evaluation(every=1000, sequences=8),
   )
   with pytest.raises(FloatingPointError, match='must be finite, got'):
     loop.run(broken, tmp_path / 'work')
@@ -260,8 +265,8 @@ def test_other_optimizers(tmp_path, options):
     runs.settings(
       tmp_path,
       steps=2,
-      optimizer=config.Optimizer(**options),
-      evaluation=config.Evaluation(every=0, sequences=8),
+      optimizer=Optimizer(**options),
+      evaluation=Evaluation(every=0, sequences=8),
     ),
     tmp_path / 'work',
   )
@@ -271,7 +276,7 @@ def test_other_optimizers(tmp_path, options):
 @pytest.mark.slow
 def test_low_precision_and_accumulation(tmp_path, capsys):
   """What the compiled program sends is counted, not what was planned."""
-  low = config.Compression(
+  low = Compression(
     rank=2, update_interval=3, error_dtype='bfloat16', factor_dtype='bfloat16'
   )
   summary = loop.run(
@@ -285,7 +290,7 @@ def test_low_precision_and_accumulation(tmp_path, capsys):
 
 def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
   """A rare character makes the loss of its worker NaN."""
-  settings = runs.settings(tmp_path, compression=config.Compression(rank=2))
+  settings = runs.settings(tmp_path, compression=Compression(rank=2))
   rare = ord('Q')
   for name in 'abcd':  # Whichever of them is held out.
     text = (tmp_path / f'{name}.txt').read_text(encoding='utf-8')
@@ -306,8 +311,8 @@ def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
     dataclasses.replace(
       settings,
       steps=40,
-      evaluation=config.Evaluation(0, 8),
-      log=config.Log(every=1, tensorboard=False),
+      evaluation=Evaluation(0, 8),
+      log=Log(every=1, tensorboard=False),
     ),
     tmp_path / 'work',
   )

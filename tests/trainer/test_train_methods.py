@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 import runs
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Mesh
+from train.config.schema import Optimizer
 from train.run import loop
 
 
@@ -13,7 +15,7 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
   interrupt, monkeypatch, tmp_path
 ):
   """Bit by bit with 4, not at all with 2."""
-  compression = config.Compression('sign', start_step=1)
+  compression = Compression('sign', start_step=1)
   whole = runs.settings(tmp_path, compression=compression)
   summary = loop.run(whole, tmp_path / 'whole')
   runs.check_bytes(whole, tmp_path / 'whole', summary)
@@ -22,7 +24,7 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
   with pytest.raises(runs.Interrupted):
     loop.run(whole, tmp_path / 'parts')
   monkeypatch.undo()
-  fewer = dataclasses.replace(whole, mesh=config.Mesh(replica=2))
+  fewer = dataclasses.replace(whole, mesh=Mesh(replica=2))
   with pytest.raises(ValueError, match='the errors of 4 workers, got 2'):
     loop.run(fewer, tmp_path / 'parts')
   resumed = loop.run(whole, tmp_path / 'parts')
@@ -31,7 +33,7 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
 
 
 def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
-  compression = config.Compression(
+  compression = Compression(
     'tsr_adam',
     rank=4,
     update_interval=4,
@@ -49,6 +51,6 @@ def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
   monkeypatch.undo()
   resumed = loop.run(run, tmp_path / 'parts')
   assert resumed['final_loss'] == summary['final_loss']
-  wrong = dataclasses.replace(run, optimizer=config.Optimizer('sgd'))
+  wrong = dataclasses.replace(run, optimizer=Optimizer('sgd'))
   with pytest.raises(ValueError, match=r'takes optimizer\.name adamw'):
     loop.run(wrong, tmp_path / 'wrong')

@@ -11,7 +11,7 @@ import pytest
 
 import runs
 from train import __main__ as program
-from train.config import schema as config
+from train.config.schema import Distributed
 from train.distributed import watchdog
 from train.run import loop
 from train.run import metrics
@@ -166,7 +166,7 @@ def test_a_run_reports_its_progress_to_the_watchdog(tmp_path, monkeypatch):
 
   monkeypatch.setattr(watchdog, 'Watchdog', Recorder)
   settings = runs.settings(
-    tmp_path, distributed=config.Distributed(stall_timeout=1234), steps=4
+    tmp_path, distributed=Distributed(stall_timeout=1234), steps=4
   )
   loop.run(settings, tmp_path / 'work')
   assert limits == [1234]

@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import batches
 from train.data import datasets
 from train.data import pixels
@@ -111,7 +111,7 @@ def augmented(
   return padded[each, rows[:, :, None], columns[:, None, :]]
 
 
-def load(data: config.Data) -> ImageData:
+def load(data: Data) -> ImageData:
   """The images that a configuration asks for.
 
   Raises:
@@ -181,7 +181,7 @@ def _digits(eval_fraction: float) -> tuple[Part, Part]:
   return part(order[cut:]), part(order[:cut])
 
 
-def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
+def _by_name(data: Data) -> tuple[str, tuple[Part, Part], int]:
   """A data set of tensorflow-datasets; without a held-out part, a share."""
   found = datasets.read(data.source, data.data_dir)
   classes = found.classes()

@@ -6,7 +6,7 @@ import hashlib
 import grain
 import numpy as np
 
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import batches
 from train.data import datasets
 from train.data import tokenizers
@@ -73,7 +73,7 @@ class SentenceData:
     return {key: x[chosen] for key, x in self.held_out.items()}
 
 
-def load(data: config.Data) -> SentenceData:
+def load(data: Data) -> SentenceData:
   """The sentences that a configuration asks for, in memory.
 
   Raises:

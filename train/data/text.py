@@ -10,7 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import batches
 from train.data import corpus as corpus_lib
 from train.data import datasets
@@ -77,7 +77,7 @@ class TextData:
         training windows than one batch needs.
 
     Example:
-      >>> windows = load(config.Data(sequence_length=8)).train(batch_size=4)
+      >>> windows = load(Data(sequence_length=8)).train(batch_size=4)
       >>> next(windows).shape, windows.get_state()
       ((4, 9), {'next_index': 1})
     """
@@ -95,7 +95,7 @@ class TextData:
     )
 
 
-def load(data: config.Data) -> TextData:
+def load(data: Data) -> TextData:
   """Reads, splits and tokenizes the text that a configuration asks for.
 
   Args:
@@ -107,7 +107,7 @@ def load(data: config.Data) -> TextData:
     ImportError: the tokenizer's library is not installed.
 
   Example:
-    >>> text = load(config.Data(sequence_length=8))
+    >>> text = load(Data(sequence_length=8))
     >>> text.vocab_size, text.held_out[0].bytes_per_token
     (256, 1.0)
     >>> text.held_out[0].take(2).shape
@@ -148,9 +148,7 @@ def load(data: config.Data) -> TextData:
   )
 
 
-def _in_memory(
-  data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
-) -> _Own:
+def _in_memory(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
   """All of a corpus."""
   if data.source in ('python-stdlib', 'files'):
     corpus = corpus_lib.read(data.source, data.files, data.text_field)
@@ -181,9 +179,7 @@ def _in_memory(
   return _Own(told, windows, training, held_out, remarks)
 
 
-def _streamed(
-  data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
-) -> _Own:
+def _streamed(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
   """A data set of which only the held-out part is read."""
   found = _data_set(data.source, data.data_dir)
   if found.held_out is None:
@@ -204,7 +200,7 @@ def _streamed(
 
 
 def _divided(
-  data: config.Data, corpus: corpus_lib.Corpus
+  data: Data, corpus: corpus_lib.Corpus
 ) -> tuple[_Documents, _Documents]:
   """Training and held-out documents."""
   return corpus_lib.split(corpus, data.eval_fraction)
@@ -263,7 +259,7 @@ def _corpus(
   return corpus_lib.of_texts(name, texts, max_bytes)
 
 
-def _other(source: str, data: config.Data) -> tuple[str, corpus_lib.Corpus]:
+def _other(source: str, data: Data) -> tuple[str, corpus_lib.Corpus]:
   """Further text to score on: files, or the held-out part of a data set."""
   if glob.glob(os.path.expanduser(source), recursive=True):
     corpus = corpus_lib.read('files', [source], data.text_field)

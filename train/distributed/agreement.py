@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from train.config import differences
-from train.config import schema as config
+from train.config.schema import Config
 
 _SHOWN = 4
 # The only settings in which processes may differ: who a process is, and paths
@@ -29,7 +29,7 @@ _OWN = {
 }
 
 
-def common(settings: config.Config) -> dict[str, Any]:
+def common(settings: Config) -> dict[str, Any]:
   """The settings that must be equal on all processes: all but a few.
 
   A setting that is not compared could decide which collectives a process runs,

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from train.config import machines
-from train.config import schema as config
+from train.config.schema import Config
+from train.config.schema import Mesh
 from train.distributed import agreement
 from train.distributed import processes
 
@@ -17,7 +18,7 @@ WORKER_AXIS = machines.REPLICA
 _ROWS = jax.sharding.PartitionSpec((machines.REPLICA, machines.FSDP))
 
 
-def start(settings: config.Config) -> jax.sharding.Mesh:
+def start(settings: Config) -> jax.sharding.Mesh:
   """Joins the other processes, if any, and lays the mesh over the devices.
 
   To be called before JAX touches a device: on CPU, more workers than there are
@@ -45,7 +46,7 @@ def start(settings: config.Config) -> jax.sharding.Mesh:
   return jax.sharding.Mesh(np.array(devices).reshape(shape), axes)
 
 
-def _devices_per_process(mesh: config.Mesh, processes_count: int) -> int:
+def _devices_per_process(mesh: Mesh, processes_count: int) -> int:
   """Devices that the mesh needs of each process; 0 is all there are."""
   wanted = mesh.replica * mesh.fsdp * mesh.tensor
   if wanted % processes_count:
@@ -56,7 +57,7 @@ def _devices_per_process(mesh: config.Mesh, processes_count: int) -> int:
   return wanted // processes_count
 
 
-def _words(mesh: config.Mesh) -> str:
+def _words(mesh: Mesh) -> str:
   return f'{mesh.replica} x {mesh.fsdp} x {mesh.tensor}'
 
 
@@ -73,7 +74,7 @@ def _enough(devices, mesh, count):
   return devices[:count]
 
 
-def _check_batch(settings: config.Config, workers: int) -> None:
+def _check_batch(settings: Config, workers: int) -> None:
   """Raises unless the batch divides over workers and their devices."""
   inner, accumulated = settings.mesh.fsdp, settings.accumulate_steps
   if settings.batch_size % (workers * inner * accumulated):

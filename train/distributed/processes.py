@@ -15,11 +15,11 @@ import jax
 from jax._src import distributed as jax_distributed
 
 from train.config import command_line as command
-from train.config import schema as config
+from train.config.schema import Distributed
 from train.distributed import last_words
 
 
-def join(distributed: config.Distributed) -> int:
+def join(distributed: Distributed) -> int:
   """Joins the other processes; returns how many there are.
 
   Raises:

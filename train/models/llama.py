@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import optax
 
 from train.config import machines
-from train.config import schema as config
+from train.config.schema import Model
 
 Params = dict[str, Any]
 _STANDARD_DEVIATION = 0.02
@@ -48,7 +48,7 @@ _ROTARY_BASE = 10_000.0
 class Attention(nnx.Module):
   """Causal self-attention of several heads, with rotary positions."""
 
-  def __init__(self, model: config.Model, rngs: nnx.Rngs):
+  def __init__(self, model: Model, rngs: nnx.Rngs):
     self.heads = model.heads
     square = model.width, model.width
     self.query = _matrix(rngs, square)
@@ -77,7 +77,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
   """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-  def __init__(self, model: config.Model, rngs: nnx.Rngs):
+  def __init__(self, model: Model, rngs: nnx.Rngs):
     self.gate = _matrix(rngs, (model.width, model.feed_forward))
     self.up = _matrix(rngs, (model.width, model.feed_forward))
     self.down = _matrix(
@@ -93,7 +93,7 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
   """Attention and feed-forward, each normed before and added to its input."""
 
-  def __init__(self, model: config.Model, rngs: nnx.Rngs):
+  def __init__(self, model: Model, rngs: nnx.Rngs):
     self.attention_norm = _gain(model)
     self.attention = Attention(model, rngs)
     self.feed_forward_norm = _gain(model)
@@ -108,7 +108,7 @@ class Block(nnx.Module):
 class Llama(nnx.Module):
   """The whole model, from tokens to logits."""
 
-  def __init__(self, model: config.Model, vocab_size: int, rngs: nnx.Rngs):
+  def __init__(self, model: Model, vocab_size: int, rngs: nnx.Rngs):
     self.model = model
     self.embedding = _matrix(rngs, (vocab_size, model.width))
     one = lambda rngs: Block(model, rngs)
@@ -144,7 +144,7 @@ class Llama(nnx.Module):
     return x
 
 
-def init(model: config.Model, vocab_size: int, seed: int) -> Params:
+def init(model: Model, vocab_size: int, seed: int) -> Params:
   """Initial parameters: a nested dict of float32 arrays, see the module.
 
   Matrices are normal with standard deviation 0.02, divided by sqrt(2 * layers)
@@ -169,7 +169,7 @@ def init(model: config.Model, vocab_size: int, seed: int) -> Params:
 
 
 def make_apply(
-  model: config.Model, vocab_size: int
+  model: Model, vocab_size: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
   """The forward pass as a pure function.
 
@@ -188,7 +188,7 @@ def make_apply(
 
 
 def make_loss(
-  model: config.Model, vocab_size: int
+  model: Model, vocab_size: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
   """The mean cross-entropy of the next token as a pure function.
 
@@ -281,11 +281,11 @@ def _matrix(
   return nnx.Param(initializer(rngs.params(), shape, jnp.float32))
 
 
-def _gain(model: config.Model) -> nnx.Param:
+def _gain(model: Model) -> nnx.Param:
   return nnx.Param(jnp.ones(model.width, jnp.float32))
 
 
-def _residual_scale(model: config.Model) -> float:
+def _residual_scale(model: Model) -> float:
   """For what adds to the stream, 2 * layers times: its variance stays put."""
   return 1 / math.sqrt(2 * model.layers)
 

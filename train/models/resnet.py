@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.config import schema as config
+from train.config.schema import Model
 from train.models import rules
 
 Params = dict[str, Any]
@@ -87,9 +87,7 @@ class Block(nnx.Module):
 class ResNet(nnx.Module):
   """The whole network, from pixels to logits."""
 
-  def __init__(
-    self, model: config.Model, channels: int, classes: int, rngs: nnx.Rngs
-  ):
+  def __init__(self, model: Model, channels: int, classes: int, rngs: nnx.Rngs):
     self.dtype = model.dtype
     blocks = _BLOCKS[model.name]
     self.stem = NormedConvolution(rngs, (channels, model.width), 3, 1)
@@ -118,7 +116,7 @@ class ResNet(nnx.Module):
 class Network:
   """The network as pure functions of parameters and statistics."""
 
-  def __init__(self, model: config.Model, channels: int, classes: int):
+  def __init__(self, model: Model, channels: int, classes: int):
     """Args: the section `model`, channels of an image, labels there are."""
     self._new = lambda rngs: ResNet(model, channels, classes, rngs)
     shapes = nnx.eval_shape(lambda: self._new(nnx.Rngs(0)))

@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 
 import greedylore_jax as gl
 from train.config import differences
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import agreement
 from train.distributed import fingerprint
 from train.run import json_files
@@ -58,7 +58,7 @@ class Checkpoints:
   def __init__(
     self,
     folder: pathlib.Path,
-    settings: config.Config,
+    settings: Config,
     description: dict[str, Any],
     mesh: jax.sharding.Mesh,
     axis_name: str,
@@ -263,7 +263,7 @@ def _check_checksums(now: Any, saved: Any) -> None:
     raise ValueError(f'not as it was written: {", ".join(names)}')
 
 
-def identity(settings: config.Config) -> dict[str, Any]:
+def identity(settings: Config) -> dict[str, Any]:
   """The part of a configuration that may not change when a run goes on."""
   fields = dataclasses.asdict(settings)
   # The description tells data, and what is pre-trained, apart, by content.

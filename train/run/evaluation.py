@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import cluster
 
 _P = jax.sharding.PartitionSpec
@@ -16,7 +16,7 @@ Evaluate = Callable[[Any, Callable[[], None]], dict[str, float]]
 
 
 def build(
-  settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+  settings: Config, mesh: jax.sharding.Mesh, task: tasks.Task
 ) -> Evaluate:
   """The task's metrics on evaluation.sequences, as a function of parameters."""
   axis = cluster.WORKER_AXIS

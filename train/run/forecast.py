@@ -16,7 +16,7 @@ import numpy as np
 import greedylore_jax as gl
 from train import tasks
 from train.config import machines
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import cluster
 from train.run import job as job_lib
 from train.run import optimizer
@@ -28,7 +28,7 @@ _TURNS = 3
 _STEPS = 3  # Of a phase in a turn; the first warms up.
 
 
-def describe(settings: config.Config) -> str:
+def describe(settings: Config) -> str:
   """The plan, one worker's seconds and memory, and steps on several links.
 
   Raises:
@@ -61,7 +61,7 @@ def describe(settings: config.Config) -> str:
   )
 
 
-def of_one_worker(settings: config.Config) -> config.Config:
+def of_one_worker(settings: Config) -> Config:
   """The run of a single worker, who has nobody to talk to."""
   return dataclasses.replace(
     settings,
@@ -72,7 +72,7 @@ def of_one_worker(settings: config.Config) -> config.Config:
   )
 
 
-def with_dense(settings: config.Config) -> config.Config:
+def with_dense(settings: Config) -> Config:
   """The same run with everything sent."""
   changed = dataclasses.replace(
     settings.compression, method='dense', embedding_method=None
@@ -98,7 +98,7 @@ class Measured:
 
 
 def measure(
-  runs: Sequence[config.Config], mesh: jax.sharding.Mesh, task: tasks.Task
+  runs: Sequence[Config], mesh: jax.sharding.Mesh, task: tasks.Task
 ) -> list[Measured]:
   """Takes some steps of every phase that lasts, of the runs in turns.
 
@@ -116,7 +116,7 @@ class _Worker:
   """One worker of a run, and what its steps took."""
 
   def __init__(
-    self, settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+    self, settings: Config, mesh: jax.sharding.Mesh, task: tasks.Task
   ):
     job = job_lib.prepare(settings, mesh, task)
     fresh = job.fresh.params, job.fresh.opt_state

@@ -9,7 +9,7 @@ import optax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import cluster
 from train.run import checkpoint
 from train.run import evaluation
@@ -35,9 +35,7 @@ class Job:
   workers: int
 
 
-def prepare(
-  settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
-) -> Job:
+def prepare(settings: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   """Builds and compiles everything before the first step."""
   workers = mesh.shape[_AXIS]
   tx, schedule = optimizer.build(settings, _AXIS, task)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import agreement
 from train.distributed import cluster
 from train.distributed import fingerprint
@@ -28,7 +28,7 @@ from train.run import report
 from train.run import workdir as workdir_lib
 
 
-def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
+def run(settings: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains, or continues what was begun in `workdir`.
 
   Returns:
@@ -271,7 +271,7 @@ def _introduction(settings, job, now) -> str:
   return '\n'.join(lines)
 
 
-def _write_config(settings: config.Config, workdir: pathlib.Path) -> None:
+def _write_config(settings: Config, workdir: pathlib.Path) -> None:
   if processes.is_main():
     path = workdir / 'config.json'
     text = json_files.dumps(dataclasses.asdict(settings), indent=2)

@@ -11,7 +11,9 @@ import optax
 import greedylore_jax as gl
 from train import tasks
 from train.config import command_line as command
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Optimizer
 
 # After so many non-finite steps in a row something is broken for good; none of
 # them is ever taken.
@@ -20,7 +22,7 @@ _SKIPPED = 2**31 - 1
 
 
 def build(
-  settings: config.Config, axis_name: str, task: tasks.Task
+  settings: Config, axis_name: str, task: tasks.Task
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The chain and its learning-rate schedule.
 
@@ -63,7 +65,7 @@ def build(
   ), schedule
 
 
-def _check_tsr_adam(settings: config.Config) -> None:
+def _check_tsr_adam(settings: Config) -> None:
   """Raises a ValueError for an optimizer that cannot be TSR-Adam."""
   sent, step = settings.compression, settings.optimizer
   if sent.method != 'tsr_adam':
@@ -77,7 +79,7 @@ def _check_tsr_adam(settings: config.Config) -> None:
 
 
 def _tsr_adam(
-  settings: config.Config, schedule: Any, axis_name: str, task: tasks.Task
+  settings: Config, schedule: Any, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
   """The optimizer that sends and steps in one."""
   sent, step = settings.compression, settings.optimizer
@@ -108,7 +110,7 @@ def _tsr_adam(
 
 
 def compressors(
-  settings: config.Compression, task: tasks.Task
+  settings: Compression, task: tasks.Task
 ) -> list[tuple[str, Any]]:
   """The method of each parameter, as rules over their paths."""
   of_embeddings = dataclasses.replace(
@@ -125,7 +127,7 @@ def compressors(
   ]
 
 
-def compressor(settings: config.Compression) -> gl.Compressor:
+def compressor(settings: Compression) -> gl.Compressor:
   """The method that the configuration names."""
   rank, interval = settings.rank, settings.update_interval
   match settings.method:
@@ -157,7 +159,7 @@ def compressor(settings: config.Compression) -> gl.Compressor:
       return gl.Sign()
 
 
-def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
+def policy(settings: Compression, task: tasks.Task) -> dict[str, Any]:
   """The arguments that `gl.compress_gradients` and `gl.plan` share."""
   return {
     'start_step': settings.start_step,
@@ -174,7 +176,7 @@ def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
 
 
 def plan(
-  settings: config.Compression,
+  settings: Compression,
   task: tasks.Task,
   params: Any,
   num_workers: int,
@@ -201,15 +203,13 @@ def plan(
   )
 
 
-def _matrices(
-  settings: config.Compression, task: tasks.Task
-) -> Callable[[Any], Any]:
+def _matrices(settings: Compression, task: tasks.Task) -> Callable[[Any], Any]:
   """From parameters to dimension numbers."""
   return lambda params: task.matrices(params, settings.embeddings)
 
 
 def _by_name(
-  settings: config.Optimizer, schedule: optax.Schedule, task: tasks.Task
+  settings: Optimizer, schedule: optax.Schedule, task: tasks.Task
 ) -> optax.GradientTransformation:
   """`optax.NAME(schedule, ...)` with the options that were set."""
   factory: Any = getattr(optax, settings.name, None)

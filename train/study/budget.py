@@ -16,7 +16,8 @@ import jax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Config
 from train.run import optimizer
 from train.run import traffic
 
@@ -39,7 +40,7 @@ def knob(method: str) -> str | None:
   return _KNOBS.get(method, 'rank')
 
 
-def plan(settings: config.Config, task: tasks.Task) -> gl.Plan:
+def plan(settings: Config, task: tasks.Task) -> gl.Plan:
   """What a run will send.
 
   Raises:
@@ -53,12 +54,12 @@ def plan(settings: config.Config, task: tasks.Task) -> gl.Plan:
 
 @functools.cache
 def _plan(
-  compression: config.Compression, task: tasks.Task, workers: int, devices: int
+  compression: Compression, task: tasks.Task, workers: int, devices: int
 ) -> gl.Plan:
   return optimizer.plan(compression, task, _shapes(task), workers, devices)
 
 
-def times_fewer(settings: config.Config, task: tasks.Task) -> float:
+def times_fewer(settings: Config, task: tasks.Task) -> float:
   """Bytes of dense steps over the bytes of the run, as its summary has them."""
   planned, steps = plan(settings, task), settings.steps
   diagnosed = traffic.is_diagnosed(planned, settings.log.diagnostics)
@@ -67,7 +68,7 @@ def times_fewer(settings: config.Config, task: tasks.Task) -> float:
   return steps * traffic.dense_bytes(planned) / sent
 
 
-def largest(settings: config.Config, task: tasks.Task, budget: float) -> float:
+def largest(settings: Config, task: tasks.Task, budget: float) -> float:
   """The largest rank or density that stays within the budget.
 
   Args:
@@ -109,7 +110,7 @@ def _values(name: str, shapes: Any) -> Sequence[float]:
   return range(1, max(a for a, *b in sides if b) + 1)
 
 
-def _with(settings: config.Config, name: str, value: float) -> config.Config:
+def _with(settings: Config, name: str, value: float) -> Config:
   changes: dict[str, Any] = {name: value}
   changed = dataclasses.replace(settings.compression, **changes)
   return dataclasses.replace(settings, compression=changed)

@@ -7,13 +7,14 @@ import itertools
 import re
 
 from train.config import command_line as command
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Config
 
 PROG = 'python -m train.compare'
 # The keys that --learning_rates and --seeds set.
 RATE_KEYS = ('optimizer.learning_rate',)
 SEED_KEYS = ('seed', 'data.seed', 'compression.seed')
-_KEYS = [x.name for x in dataclasses.fields(config.Compression)]
+_KEYS = [x.name for x in dataclasses.fields(Compression)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Choices:
   learning_rates: tuple[float, ...] = ()
   seeds: tuple[int, ...] = ()
 
-  def config(self, *options: str) -> config.Config:
+  def config(self, *options: str) -> Config:
     """The configuration with options in place of the overrides of their keys.
 
     Raises:
@@ -110,7 +111,7 @@ class Run:
   """For people: 'powersgd rank 22, lr 0.002, seed 1'."""
   options: tuple[str, ...]
   """What it is called with, but for its folder."""
-  config: config.Config
+  config: Config
 
 
 # An entry, a budget and what was chosen for it.

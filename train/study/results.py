@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import cluster
 from train.run import checkpoint
 from train.run import json_files
@@ -68,7 +68,7 @@ def identity(run: grid.Run, description: dict[str, Any]) -> str:
 
 def _changed(settings: dict[str, Any]) -> dict[str, Any]:
   """Those that are not what they are in a new `Config`."""
-  usual = json.dumps(checkpoint.identity(config.Config()))
+  usual = json.dumps(checkpoint.identity(Config()))
   return _difference(json.loads(json.dumps(settings)), json.loads(usual))
 
 

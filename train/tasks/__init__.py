@@ -1,6 +1,6 @@
 """What there is to learn: `load(settings)` is all that the trainer needs."""
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import text
 from train.tasks.base import Task
 from train.tasks.images import ImageClassification
@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 
-def load(settings: config.Config) -> Task:
+def load(settings: Config) -> Task:
   """The task of a configuration: its model says which, its data on what.
 
   Raises:

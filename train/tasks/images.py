@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import images
 from train.models import resnet
 
@@ -24,7 +24,7 @@ class ImageClassification:
   units_per_example = 1
   embeddings = resnet.ENDS
 
-  def __init__(self, settings: config.Config):
+  def __init__(self, settings: Config):
     """Opens the images of a configuration."""
     self._images = images.load(settings.data)
     self.description = of = self._images.description

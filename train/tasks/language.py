@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import text as text_lib
 from train.models import llama
 from train.models import llama_rules
@@ -22,7 +22,7 @@ class LanguageModeling:
   unit = 'tokens'
   embeddings = llama_rules.EMBEDDINGS
 
-  def __init__(self, settings: config.Config, text: text_lib.TextData):
+  def __init__(self, settings: Config, text: text_lib.TextData):
     self._text = text
     self.description = of = text.description
     learnt = next(x for x in ('train_tokens', 'train_documents') if x in of)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import sentences
 from train.models import bert
 from train.models import pretrained
@@ -28,7 +28,7 @@ class SentenceClassification:
   units_per_example = 1
   embeddings = bert.ENDS
 
-  def __init__(self, settings: config.Config):
+  def __init__(self, settings: Config):
     """Reads the sentences, and what is pre-trained, of a configuration."""
     self._data = sentences.load(settings.data)
     self._pretrained = None
@@ -53,7 +53,7 @@ class SentenceClassification:
     self.train = self._data.train
     self.held_out = self._data.evaluation
 
-  def _sizes(self, settings: config.Config) -> bert.Sizes:
+  def _sizes(self, settings: Config) -> bert.Sizes:
     """Of what is pre-trained, or as configured.
 
     Raises:
