@@ -42,12 +42,12 @@ def main(argv: list[str]) -> int:
     choices = _choices(options, overrides)
     for method in choices.entries:  # Spelling costs no start of JAX.
       _check_entry(method, choices.config(*method.options).compression)
-    from train.run import workdir
+    from train.run import lock
     from train.study import results as study
 
     name = f'{command.name_of(choices.path)}-compare'
     folder = pathlib.Path(options.workdir or f'runs/{name}')
-    alone = contextlib.nullcontext if options.report else workdir.locked
+    alone = contextlib.nullcontext if options.report else lock.held
     with alone(folder):
       results = study.Results(folder / 'results.jsonl')
       return _study(_plan(choices), results, folder, options)

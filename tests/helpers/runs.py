@@ -19,7 +19,9 @@ from train.config.schema import Log
 from train.config.schema import Mesh
 from train.config.schema import Model
 from train.run import loop
+from train.run import paths
 from train.study import budget
+import workers
 
 TEXT = 'the quick brown fox jumps over the lazy dog, again and again. '
 
@@ -66,26 +68,42 @@ def environment(**more):
   )
 
 
-def recording():
-  """Remembers the parameters that the next run ends with."""
-  ends = []
-  original = loop._summary
+def run(settings, workdir, **more):
+  """Runs to the end; the summary and the parameters after the last step."""
+  last = []
+  keep = lambda now: last.__setitem__(slice(None), [now.params])
+  summary = loop.run(settings, workdir, after_step=keep, **more)
+  return summary, jax.tree.map(np.asarray, last[0])
 
-  def remember(run_settings, job, now, journal):
-    ends.append(jax.tree.map(np.asarray, now.params))
-    return original(run_settings, job, now, journal)
 
-  loop._summary = remember
+def interrupt(settings, workdir, steps):
+  """Runs so many steps; then the power is cut."""
 
-  def last():
-    loop._summary = original
-    return ends[-1]
+  def after_step(now):
+    if now.step == steps:
+      raise Interrupted
 
-  return last
+  with pytest.raises(Interrupted):
+    loop.run(settings, workdir, after_step=after_step)
+
+
+def assert_equal(params, others):
+  """Raises unless two trees of parameters are equal bit by bit."""
+  jax.tree.map(np.testing.assert_array_equal, params, others)
+
+
+def assert_close(params, others):
+  """Raises unless they are equal up to rounding."""
+
+  def compare(a, b):
+    # Adam divides by what may be close to zero, so rounding is amplified.
+    assert workers.relative(a, b) < 10 * workers.FLOAT32_ROUNDING
+
+  jax.tree.map(compare, params, others)
 
 
 def lines_of(workdir):
-  text = (workdir / 'metrics.jsonl').read_text(encoding='utf-8')
+  text = (workdir / paths.METRICS).read_text(encoding='utf-8')
   return [json.loads(line) for line in text.splitlines()]
 
 

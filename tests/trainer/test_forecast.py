@@ -28,7 +28,7 @@ def test_every_lasting_kind_of_step_is_measured(text):
   assert all(float(measured[i]) > 0 for i in (1, 3, 5))
 
 
-def test_runs_are_timed_in_turns(monkeypatch):
+def test_runs_are_timed_in_turns():
   log = []
 
   class Worker:
@@ -41,8 +41,7 @@ def test_runs_are_timed_in_turns(monkeypatch):
     def measured(self):
       return f'{self.run} measured'
 
-  monkeypatch.setattr(forecast, '_Worker', Worker)
-  measured = forecast.measure(['a', 'b'], None, None)
+  measured = forecast.measure(['a', 'b'], None, None, worker=Worker)
   assert measured == ['a measured', 'b measured']
   assert len(log) > 2
   assert log == ['a', 'b'] * (len(log) // 2)

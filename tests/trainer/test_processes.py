@@ -145,9 +145,7 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
   assert 'stack trace' not in run.said(1 - gone)
 
 
-def test_sigterm_saves_at_once_and_any_number_goes_on(
-  tmp_path, interrupt, capsys
-):
+def test_sigterm_saves_at_once_and_any_number_goes_on(tmp_path, capsys):
   """SIGTERM for one process stops both, with a code that says: go on."""
   with Processes(tmp_path, 2, LONG) as run:
     run.await_step(25)
@@ -155,10 +153,8 @@ def test_sigterm_saves_at_once_and_any_number_goes_on(
     assert run.codes() == [command.PREEMPTED] * 2
     stopped = int(re.search(r'Stopped after step (\d+)', run.said(0))[1])
     assert f'Stopped after step {stopped}, as asked' in run.said(1)
-  interrupt(stopped + 3)
   fewer = runs.settings(tmp_path, steps=100000, mesh=Mesh(replica=2))
-  with pytest.raises(runs.Interrupted):
-    loop.run(fewer, tmp_path / 'work')
+  runs.interrupt(fewer, tmp_path / 'work', stopped + 3)
   assert f'Continuing after step {stopped}.' in capsys.readouterr().out
 
 

@@ -18,19 +18,16 @@ from train.config.schema import Evaluation
 from train.config.schema import Log
 from train.config.schema import Mesh
 from train.config.schema import Optimizer
-from train.models import llama
 from train.run import loop
 from train.run import optimizer
-import workers
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """An uninterrupted run: its folder, workdir, summary and parameters."""
   folder = tmp_path_factory.mktemp('run')
-  with_parameters = runs.recording()
-  summary = loop.run(runs.settings(folder), folder / 'work')
-  return folder, folder / 'work', summary, with_parameters()
+  summary, params = runs.run(runs.settings(folder), folder / 'work')
+  return folder, folder / 'work', summary, params
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -79,21 +76,12 @@ def test_bytes_are_those_of_the_plan_and_checkpoints_are_apart(finished):
 
 
 @pytest.mark.parametrize('steps', [5, 7])
-def test_an_interrupted_run_gives_the_same_numbers(
-  finished, interrupt, monkeypatch, tmp_path, steps
-):
+def test_an_interrupted_run_gives_the_same_numbers(finished, tmp_path, steps):
   """Bit by bit, whether it stops in a compressed step or after a refresh."""
   folder, workdir, summary, params = finished
-  interrupt(steps)
-  with pytest.raises(runs.Interrupted):
-    loop.run(runs.settings(folder), tmp_path)
-  monkeypatch.undo()
-  last = runs.recording()
-  resumed = loop.run(runs.settings(folder), tmp_path)
-  for a, b in zip(
-    jax.tree.leaves(last()), jax.tree.leaves(params), strict=True
-  ):
-    np.testing.assert_array_equal(a, b)
+  runs.interrupt(runs.settings(folder), tmp_path, steps)
+  resumed, resumed_params = runs.run(runs.settings(folder), tmp_path)
+  runs.assert_equal(resumed_params, params)
   timeless = lambda x: {
     k: v for k, v in x.items() if 'second' not in k and k != 'seconds'
   }
@@ -107,10 +95,8 @@ def test_an_interrupted_run_gives_the_same_numbers(
 def parameters(finished):
   """What uninterrupted runs end with, by their numbers of workers."""
   folder, _, _, params = finished
-  with_parameters = runs.recording()
   two = runs.settings(folder, mesh=Mesh(replica=2))
-  loop.run(two, folder / 'two')
-  return {4: params, 2: with_parameters()}
+  return {4: params, 2: runs.run(two, folder / 'two')[1]}
 
 
 @pytest.mark.parametrize(
@@ -123,21 +109,13 @@ def parameters(finished):
   ],
 )
 def test_a_run_goes_on_with_another_number_of_workers(
-  finished, parameters, interrupt, monkeypatch, tmp_path, before, after
+  finished, parameters, tmp_path, before, after
 ):
   folder, params = finished[0], parameters[before]
-  interrupt(6)
   of = lambda n: runs.settings(folder, mesh=Mesh(replica=n))
-  with pytest.raises(runs.Interrupted):
-    loop.run(of(before), tmp_path)
-  monkeypatch.undo()
-  last = runs.recording()
-  summary = loop.run(of(after), tmp_path)
-  for a, b in zip(
-    jax.tree.leaves(last()), jax.tree.leaves(params), strict=True
-  ):
-    # Adam divides by what may be close to zero, so rounding is amplified.
-    assert workers.relative(a, b) < 10 * workers.FLOAT32_ROUNDING
+  runs.interrupt(of(before), tmp_path, 6)
+  summary, resumed = runs.run(of(after), tmp_path)
+  runs.assert_close(resumed, params)
 
   # Steps 5 to 8 are those of `after` workers, and a single one sends nothing.
   at_4 = next(x for x in runs.lines_of(tmp_path) if x['step'] == 4)
@@ -239,17 +217,13 @@ def test_a_run_does_not_end_well_with_broken_parameters(tmp_path):
   assert not (tmp_path / 'work' / 'summary.json').exists()
 
 
-def test_a_run_does_not_end_well_without_a_score(tmp_path, monkeypatch):
-  original = llama.make_apply
-
-  def make_apply(*args):
-    apply = original(*args)
-    return lambda *given: jnp.nan * apply(*given)
-
-  monkeypatch.setattr(llama, 'make_apply', make_apply)
+def test_a_run_does_not_end_well_without_a_score(tmp_path):
   run = runs.settings(tmp_path, steps=2)
+  task = tasks.load(run)
+  outputs = task.outputs
+  task.outputs = lambda *given: jnp.nan * outputs(*given)
   with pytest.raises(FloatingPointError, match=r'held-out loss .* got nan'):
-    loop.run(run, tmp_path / 'work')
+    loop.run(run, tmp_path / 'work', task=task)
   assert runs.lines_of(tmp_path / 'work')[-1]['eval_loss'] is None
 
 
@@ -288,7 +262,7 @@ def test_low_precision_and_accumulation(tmp_path, capsys):
   assert 'Counted is what is read' in capsys.readouterr().out
 
 
-def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
+def test_one_workers_nan_costs_one_step(tmp_path):
   """A rare character makes the loss of its worker NaN."""
   settings = runs.settings(tmp_path, compression=Compression(rank=2))
   rare = ord('Q')
@@ -298,28 +272,21 @@ def test_one_workers_nan_costs_one_step(tmp_path, monkeypatch):
     (tmp_path / f'{name}.txt').write_text(
       text[:third] + 'Q' + text[third : 2 * third] + 'Q' + text[2 * third :]
     )
-  original = llama.make_loss
-
-  def make_loss(*args):
-    loss_fn = original(*args)
-    bad = lambda batch: jnp.where(jnp.any(batch == rare), jnp.nan, 1.0)
-    return lambda params, batch: loss_fn(params, batch) * bad(batch)
-
-  monkeypatch.setattr(llama, 'make_loss', make_loss)
-  with_parameters = runs.recording()
-  loop.run(
-    dataclasses.replace(
-      settings,
-      steps=40,
-      evaluation=Evaluation(0, 8),
-      log=Log(every=1, tensorboard=False),
-    ),
-    tmp_path / 'work',
+  settings = dataclasses.replace(
+    settings,
+    steps=40,
+    evaluation=Evaluation(0, 8),
+    log=Log(every=1, tensorboard=False),
   )
+  task = tasks.load(settings)
+  loss = task.loss
+  bad = lambda batch: jnp.where(jnp.any(batch == rare), jnp.nan, 1.0)
+  task.loss = lambda params, batch: loss(params, batch) * bad(batch)
+  _, params = runs.run(settings, tmp_path / 'work', task=task)
   lines = [x for x in runs.lines_of(tmp_path / 'work') if 'loss' in x]
   losses = np.array([x['loss'] for x in lines], float)  # NaN for null.
   skipped = [x['skipped_steps'] for x in lines]
   assert np.isnan(losses).sum() == max(skipped) > 0
   assert np.isfinite(losses[-1])
-  for leaf in jax.tree.leaves(with_parameters()):
+  for leaf in jax.tree.leaves(params):
     assert np.isfinite(leaf).all()

@@ -11,19 +11,14 @@ from train.config.schema import Optimizer
 from train.run import loop
 
 
-def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
-  interrupt, monkeypatch, tmp_path
-):
+def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
   """Bit by bit with 4, not at all with 2."""
   compression = Compression('sign', start_step=1)
   whole = runs.settings(tmp_path, compression=compression)
   summary = loop.run(whole, tmp_path / 'whole')
   runs.check_bytes(whole, tmp_path / 'whole', summary)
   assert summary['checkpoint_bytes'] == 0
-  interrupt(6)
-  with pytest.raises(runs.Interrupted):
-    loop.run(whole, tmp_path / 'parts')
-  monkeypatch.undo()
+  runs.interrupt(whole, tmp_path / 'parts', 6)
   fewer = dataclasses.replace(whole, mesh=Mesh(replica=2))
   with pytest.raises(ValueError, match='the errors of 4 workers, got 2'):
     loop.run(fewer, tmp_path / 'parts')
@@ -32,7 +27,7 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
     assert resumed[key] == summary[key], key
 
 
-def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
+def test_tsr_adam_trains_and_resumes(tmp_path):
   compression = Compression(
     'tsr_adam',
     rank=4,
@@ -45,10 +40,7 @@ def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
   summary = loop.run(run, tmp_path / 'whole')
   assert summary['compression'] > 1.5
   runs.check_bytes(run, tmp_path / 'whole', summary)
-  interrupt(6)
-  with pytest.raises(runs.Interrupted):
-    loop.run(run, tmp_path / 'parts')
-  monkeypatch.undo()
+  runs.interrupt(run, tmp_path / 'parts', 6)
   resumed = loop.run(run, tmp_path / 'parts')
   assert resumed['final_loss'] == summary['final_loss']
   wrong = dataclasses.replace(run, optimizer=Optimizer('sgd'))

@@ -22,7 +22,6 @@ MatrixMethod = Literal[
   'greedylore',
   'powersgd',
   'range_finder',
-  'two_sided',
   'tsr',
   'fixed_subspace',
   'random_subspace',
@@ -37,7 +36,6 @@ _LOW_RANK = (
   'greedylore',
   'powersgd',
   'range_finder',
-  'two_sided',
   'tsr',
   'tsr_adam',
   'fixed_subspace',
@@ -57,7 +55,7 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
   'average': ('tsr', 'tsr_adam'),
   'rotate_moments': ('tsr_adam',),
   'scale': ('tsr_adam',),
-  'probes': ('greedylore', 'two_sided', 'top_k'),
+  'probes': ('greedylore', 'top_k'),
 }
 
 
@@ -90,6 +88,11 @@ class Optimizer(Section):
   """Second-moment decay, for the Adam family."""
   eps: float | None = None
   """Denominator's floor, for the Adam family."""
+
+  def given(self, *names: str) -> dict[str, Any]:
+    """Those of the named options that are set."""
+    values = {name: getattr(self, name) for name in names}
+    return {name: x for name, x in values.items() if x is not None}
 
   def _check(self):
     self._at_least(0, 'learning_rate', 'clip_norm', 'weight_decay', 'eps')
@@ -132,12 +135,12 @@ class Compression(Section):
   start_step: int = 0
   """Dense steps before compression begins."""
   probes: int = 4
-  """greedylore, two_sided, top_k: shared random probes that score the
+  """greedylore, top_k: shared random probes that score the
   directions; for greedylore 0 is the paper's independent probe per direction
   (slower, no better)."""
-  error_feedback: bool | Literal['ef21'] = True
-  """Send later what was not sent now. 'ef21' sends differences to what the
-  others know already; off only for ablations."""
+  error_feedback: bool = True
+  """Add what was left out of a message to later ones; off only for
+  ablations."""
   min_compression_rate: float = 1.0
   """A matrix is left dense unless it shrinks by more than this factor."""
   embeddings: bool = False
@@ -151,14 +154,11 @@ class Compression(Section):
   """The update interval for embedding and head."""
   error_dtype: DType | None = None
   """Type in which the errors are kept; None is float32."""
-  factor_dtype: DType | Literal['int8', 'int16'] | None = None
+  factor_dtype: DType | Literal['int8'] | None = None
   """Type in which compressed messages travel; None is the gradients' own."""
   stagger: bool = False
   """Refresh the bases one after the other, at most one in a step, rather than
   all in one step, which then sends as much as a dense one."""
-  share_decompositions: bool = False
-  """Each matrix of a refresh is decomposed by one worker, who sends the others
-  its basis; pays where links are fast or matrices large."""
   seed: int = 0
   """Of the probes."""
 
@@ -330,13 +330,7 @@ class Config(Section):
         sent,
         not is_tsr_adam,
         not_tsr_adam,
-        (
-          'embedding_method',
-          'error_dtype',
-          'factor_dtype',
-          'stagger',
-          'share_decompositions',
-        ),
+        ('embedding_method', 'error_dtype', 'factor_dtype', 'stagger'),
       ),
       (
         sent,

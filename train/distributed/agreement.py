@@ -29,13 +29,13 @@ _OWN = {
 }
 
 
-def common(settings: Config) -> dict[str, Any]:
+def common(config: Config) -> dict[str, Any]:
   """The settings that must be equal on all processes: all but a few.
 
   A setting that is not compared could decide which collectives a process runs,
   and then the processes would deadlock. So every new setting is compared.
   """
-  fields = dataclasses.asdict(settings)
+  fields = dataclasses.asdict(config)
   for section, names in _OWN.items():
     for name in names:
       del (fields[section] if section else fields)[name]

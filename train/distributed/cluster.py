@@ -18,7 +18,7 @@ WORKER_AXIS = machines.REPLICA
 _ROWS = jax.sharding.PartitionSpec((machines.REPLICA, machines.FSDP))
 
 
-def start(settings: Config) -> jax.sharding.Mesh:
+def start(config: Config) -> jax.sharding.Mesh:
   """Joins the other processes, if any, and lays the mesh over the devices.
 
   To be called before JAX touches a device: on CPU, more workers than there are
@@ -28,20 +28,20 @@ def start(settings: Config) -> jax.sharding.Mesh:
     ValueError: if the coordinator cannot be had, or if the devices do not fit
       the mesh.
   """
-  inner = settings.mesh.fsdp * settings.mesh.tensor
-  _devices_per_process(settings.mesh, settings.distributed.num_processes or 1)
-  count = processes.join(settings.distributed)
-  if wanted := _devices_per_process(settings.mesh, count):
+  inner = config.mesh.fsdp * config.mesh.tensor
+  _devices_per_process(config.mesh, config.distributed.num_processes or 1)
+  count = processes.join(config.distributed)
+  if wanted := _devices_per_process(config.mesh, count):
     _request_cpu_devices(wanted)
-  # Processes with different settings would make different meshes.
-  agreement.check(settings=agreement.common(settings))
+  # Processes with different configurations would make different meshes.
+  agreement.check(config=agreement.common(config))
   # The rows of a batch lie by processes, and so must the workers.
   devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-  workers = settings.mesh.replica or len(devices) // inner
-  devices = _enough(devices, settings.mesh, max(workers, 1) * inner)
-  _check_batch(settings, workers)
-  _check_processes(devices, settings.mesh)
-  shape = workers, settings.mesh.fsdp, settings.mesh.tensor
+  workers = config.mesh.replica or len(devices) // inner
+  devices = _enough(devices, config.mesh, max(workers, 1) * inner)
+  _check_batch(config, workers)
+  _check_processes(devices, config.mesh)
+  shape = workers, config.mesh.fsdp, config.mesh.tensor
   axes = machines.REPLICA, machines.FSDP, machines.TENSOR
   return jax.sharding.Mesh(np.array(devices).reshape(shape), axes)
 
@@ -74,14 +74,14 @@ def _enough(devices, mesh, count):
   return devices[:count]
 
 
-def _check_batch(settings: Config, workers: int) -> None:
+def _check_batch(config: Config, workers: int) -> None:
   """Raises unless the batch divides over workers and their devices."""
-  inner, accumulated = settings.mesh.fsdp, settings.accumulate_steps
-  if settings.batch_size % (workers * inner * accumulated):
+  inner, accumulated = config.mesh.fsdp, config.accumulate_steps
+  if config.batch_size % (workers * inner * accumulated):
     raise ValueError(
       f'batch_size must be a multiple of {workers} workers x {inner}'
       f' mesh.fsdp x {accumulated} accumulate_steps, got'
-      f' {settings.batch_size}.'
+      f' {config.batch_size}.'
     )
 
 

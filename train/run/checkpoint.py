@@ -15,6 +15,7 @@ name.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import json
@@ -31,6 +32,7 @@ import greedylore_jax as gl
 from train.config import differences
 from train.config.schema import Config
 from train.distributed import agreement
+from train.distributed import cluster
 from train.distributed import fingerprint
 from train.run import json_files
 
@@ -42,14 +44,37 @@ _FREE = ('workdir', 'mesh', 'distributed', 'evaluation', 'checkpoint', 'log')
 
 
 @dataclasses.dataclass(frozen=True)
+class Progress:
+  """What a run has counted so far, in types that JSON can store."""
+
+  data: dict[str, Any] | None = None
+  """State of the iterator of batches."""
+  bytes_sent: int = 0
+  dense_bytes: int = 0
+  checkpoint_bytes: int = 0
+  seconds: float = 0.0
+  skipped: int = 0
+  diagnostics: Sequence[Any] = ()
+  """Of the steps since the last line of metrics."""
+
+  def sent(self) -> dict[str, int]:
+    """Bytes that were sent, and that dense steps would have sent."""
+    return {'bytes_sent': self.bytes_sent, 'dense_bytes': self.dense_bytes}
+
+
+@dataclasses.dataclass(frozen=True)
 class Snapshot:
-  """What a run is between two steps."""
+  """The state of a run between two steps."""
 
   step: int
   params: Any
   opt_state: Any
-  progress: dict[str, Any]
-  """Fit for JSON: the data iterator's state and what was counted so far."""
+  progress: Progress
+
+  def progressed(self, **changes: Any) -> 'Snapshot':
+    """The same state with other values in its progress."""
+    progress = dataclasses.replace(self.progress, **changes)
+    return dataclasses.replace(self, progress=progress)
 
 
 class Checkpoints:
@@ -58,41 +83,40 @@ class Checkpoints:
   def __init__(
     self,
     folder: pathlib.Path,
-    settings: Config,
-    description: dict[str, Any],
+    config: Config,
     mesh: jax.sharding.Mesh,
-    axis_name: str,
+    *,
+    data: dict[str, Any],
     is_linear: bool,
   ):
     """Opens the folder.
 
     Args:
-      folder: of the checkpoints.
-      settings: the configuration.
-      description: of the data, which must be the same on resuming.
-      mesh: the devices.
-      axis_name: its axis of the workers.
-      is_linear: whether the mean error is enough to go on (`gl.collapse`).
+      folder: the folder of the checkpoints.
+      config: the configuration.
+      mesh: the devices; the workers are along `cluster.WORKER_AXIS`.
+      data: the description of the data, which must be equal to resume.
+      is_linear: whether the mean error suffices to resume (`gl.collapse`).
     """
     # Orbax logs the errors of its threads with their tracebacks, and raises
     # them here.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._mesh = mesh
-    self._saved_axis = None if is_linear else axis_name
-    workers = mesh.shape[axis_name]
+    self._saved_axis = None if is_linear else cluster.WORKER_AXIS
+    workers = mesh.shape[cluster.WORKER_AXIS]
     self._collapse = _OnMesh(gl.collapse, mesh, self._saved_axis)
-    self._expand = _OnMesh(lambda s: gl.expand(s, workers), mesh, axis_name)
+    self._expand = _OnMesh(
+      lambda state: gl.expand(state, workers), mesh, cluster.WORKER_AXIS
+    )
     self._identity = {
-      'config': identity(settings),
-      # What is scored on besides may change.
-      'data': {k: v for k, v in description.items() if k != 'held_out'},
-      'workers': 'any' if is_linear else mesh.shape[axis_name],
+      'config': identity(config),
+      # Further held-out texts may change.
+      'data': {k: v for k, v in data.items() if k != 'held_out'},
+      'workers': 'any' if is_linear else workers,
     }
     self._manager = ocp.CheckpointManager(
       folder.absolute(),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=settings.checkpoint.keep
-      ),
+      options=ocp.CheckpointManagerOptions(max_to_keep=config.checkpoint.keep),
       item_names=('state', *_NOTES, _CHECKSUMS),
     )
 
@@ -106,7 +130,9 @@ class Checkpoints:
     collapsed = self._collapse(now.opt_state, now.params)
     state = {'params': now.params, 'opt_state': collapsed}
     notes = {
-      'progress': json_files.finite(now.progress | {'step': now.step}),
+      'progress': json_files.finite(
+        dataclasses.asdict(now.progress) | {'step': now.step}
+      ),
       'identity': self._identity,
     }
     arrays = fingerprint.of(state)
@@ -136,8 +162,10 @@ class Checkpoints:
       return fresh
     notes, checksums = self._notes(step)
     _check_identity(notes['identity'], self._identity, self._manager.directory)
-    progress = dict(notes['progress'])
-    if (was := progress.pop('step')) != step:
+    with self._reading(step, 'progress'):
+      was = notes['progress'].pop('step')
+      progress = Progress(**notes['progress'])
+    if was != step:
       raise ValueError(
         f'{self._manager.directory / str(step)} must hold the state after'
         f' step {step}, got that after step {was}. Give the folder its own'
@@ -263,9 +291,9 @@ def _check_checksums(now: Any, saved: Any) -> None:
     raise ValueError(f'not as it was written: {", ".join(names)}')
 
 
-def identity(settings: Config) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, Any]:
   """The part of a configuration that may not change when a run goes on."""
-  fields = dataclasses.asdict(settings)
+  fields = dataclasses.asdict(config)
   # The description tells data, and what is pre-trained, apart, by content.
   for key in ('data_dir', 'files', 'tokenizer', 'held_out'):
     del fields['data'][key]

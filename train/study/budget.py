@@ -40,15 +40,15 @@ def knob(method: str) -> str | None:
   return _KNOBS.get(method, 'rank')
 
 
-def plan(settings: Config, task: tasks.Task) -> gl.Plan:
+def plan(config: Config, task: tasks.Task) -> gl.Plan:
   """What a run will send.
 
   Raises:
     ValueError: if the compression cannot be as it is configured.
   """
   # No seed changes what is sent.
-  compression = dataclasses.replace(settings.compression, seed=0)
-  mesh = settings.mesh
+  compression = dataclasses.replace(config.compression, seed=0)
+  mesh = config.mesh
   return _plan(compression, task, mesh.replica, mesh.fsdp * mesh.tensor)
 
 
@@ -59,33 +59,33 @@ def _plan(
   return optimizer.plan(compression, task, _shapes(task), workers, devices)
 
 
-def times_fewer(settings: Config, task: tasks.Task) -> float:
+def times_fewer(config: Config, task: tasks.Task) -> float:
   """Bytes of dense steps over the bytes of the run, as its summary has them."""
-  planned, steps = plan(settings, task), settings.steps
-  diagnosed = traffic.is_diagnosed(planned, settings.log.diagnostics)
+  planned, steps = plan(config, task), config.steps
+  diagnosed = traffic.is_diagnosed(planned, config.log.diagnostics)
   extra = steps * traffic.extra_bytes(planned, diagnosed)
   sent = planned.bytes_after(steps) + extra
   return steps * traffic.dense_bytes(planned) / sent
 
 
-def largest(settings: Config, task: tasks.Task, budget: float) -> float:
+def largest(config: Config, task: tasks.Task, budget: float) -> float:
   """The largest rank or density that stays within the budget.
 
   Args:
-    settings: a configuration of a method with a knob.
+    config: a configuration of a method with a knob.
     task: of that configuration.
     budget: times fewer bytes than dense, over the whole run.
 
   Raises:
     LookupError: if even the smallest sends more; its message says how much.
   """
-  method = settings.compression.method
+  method = config.compression.method
   name = str(knob(method))
   values = _values(name, _shapes(task))
 
   def reached(value):
     try:
-      return times_fewer(_with(settings, name, value), task)
+      return times_fewer(_with(config, name, value), task)
     except ValueError:  # More than another setting allows.
       return 0.0
 
@@ -110,10 +110,10 @@ def _values(name: str, shapes: Any) -> Sequence[float]:
   return range(1, max(a for a, *b in sides if b) + 1)
 
 
-def _with(settings: Config, name: str, value: float) -> Config:
+def _with(config: Config, name: str, value: float) -> Config:
   changes: dict[str, Any] = {name: value}
-  changed = dataclasses.replace(settings.compression, **changes)
-  return dataclasses.replace(settings, compression=changed)
+  changed = dataclasses.replace(config.compression, **changes)
+  return dataclasses.replace(config, compression=changed)
 
 
 def _shapes(task: tasks.Task) -> Any:

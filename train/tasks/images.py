@@ -24,9 +24,9 @@ class ImageClassification:
   units_per_example = 1
   embeddings = resnet.ENDS
 
-  def __init__(self, settings: Config):
+  def __init__(self, config: Config):
     """Opens the images of a configuration."""
-    self._images = images.load(settings.data)
+    self._images = images.load(config.data)
     self.description = of = self._images.description
     size = ' x '.join(map(str, self._images.shape))
     self.introduction = (
@@ -35,7 +35,7 @@ class ImageClassification:
       f' (sha256 {of["sha256"]})'
     )
     network = resnet.Network(
-      settings.model, self._images.shape[2], self._images.classes
+      config.model, self._images.shape[2], self._images.classes
     )
     self._network = network
     self.init = network.init

@@ -22,7 +22,7 @@ class LanguageModeling:
   unit = 'tokens'
   embeddings = llama_rules.EMBEDDINGS
 
-  def __init__(self, settings: Config, text: text_lib.TextData):
+  def __init__(self, config: Config, text: text_lib.TextData):
     self._text = text
     self.description = of = text.description
     learnt = next(x for x in ('train_tokens', 'train_documents') if x in of)
@@ -33,13 +33,13 @@ class LanguageModeling:
       f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
     )
     self.introduction = '\n'.join((self.introduction, *text.remarks))
-    self.units_per_example = settings.data.sequence_length
-    self.init = functools.partial(llama.init, settings.model, text.vocab_size)
+    self.units_per_example = config.data.sequence_length
+    self.init = functools.partial(llama.init, config.model, text.vocab_size)
     self.matrices = llama_rules.matrix_dimension_numbers
     self.partition_specs = llama_rules.partition_specs
     self.train = text.train
-    self.loss = llama.make_loss(settings.model, text.vocab_size)
-    self._apply = llama.make_apply(settings.model, text.vocab_size)
+    self.loss = llama.make_loss(config.model, text.vocab_size)
+    self._apply = llama.make_apply(config.model, text.vocab_size)
 
   def example(self) -> jax.ShapeDtypeStruct:
     """A window of tokens, int32 [sequence_length + 1]."""

@@ -28,16 +28,16 @@ class SentenceClassification:
   units_per_example = 1
   embeddings = bert.ENDS
 
-  def __init__(self, settings: Config):
+  def __init__(self, config: Config):
     """Reads the sentences, and what is pre-trained, of a configuration."""
-    self._data = sentences.load(settings.data)
+    self._data = sentences.load(config.data)
     self._pretrained = None
-    if settings.model.pretrained:
+    if config.model.pretrained:
       self._pretrained = pretrained.Pretrained(
-        settings.model.pretrained, settings.model.dtype
+        config.model.pretrained, config.model.dtype
       )
-    network = bert.Network(self._sizes(settings), max(self._data.classes, 1))
-    self._network, self._dropout = network, settings.model.dropout
+    network = bert.Network(self._sizes(config), max(self._data.classes, 1))
+    self._network, self._dropout = network, config.model.dropout
     if self._pretrained:
       self._pretrained.check(jax.eval_shape(lambda: network.init(0)))
     name = self._pretrained.name if self._pretrained else 'none'
@@ -53,14 +53,14 @@ class SentenceClassification:
     self.train = self._data.train
     self.held_out = self._data.evaluation
 
-  def _sizes(self, settings: Config) -> bert.Sizes:
+  def _sizes(self, config: Config) -> bert.Sizes:
     """Of what is pre-trained, or as configured.
 
     Raises:
       ValueError: the data do not fit what is pre-trained.
     """
-    data, model = self._data, settings.model
-    length = settings.data.sequence_length
+    data, model = self._data, config.model
+    length = config.data.sequence_length
     if self._pretrained is None:
       return bert.Sizes(
         data.vocab_size,
