@@ -72,7 +72,10 @@ def test_the_largest_density_that_fits_to_three_digits(method):
   density = budget.largest(settings, task(settings), 3.0)
   assert density == float(f'{density:.2e}')
   times = lambda x: budget.times_fewer(
-    budget._with(settings, 'density', x), task(settings)
+    dataclasses.replace(
+      settings, compression=dataclasses.replace(settings.compression, density=x)
+    ),
+    task(settings),
   )
   # A step further would send more, or round to as many numbers.
   assert times(density + 1e-3) < 3.0 <= times(density) < 3.3

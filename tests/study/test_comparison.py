@@ -4,47 +4,11 @@ import math
 
 import pytest
 
-from train.config.schema import Config
-from train.config.schema import Mesh
-from train.config.schema import Optimizer
+from studies import result
+from studies import run
 from train.study import comparison
-from train.study import figure as comparison_figure
-from train.study import grid
-from train.study import results as study
-
-
-def result(loss, sent=1000.0, seconds=0.01, **more):
-  """A line of results.jsonl: 4 workers, 100 steps."""
-  return {
-    'seconds_per_step': seconds,
-    'summary': {
-      'final_eval_loss': loss,
-      'final_eval_bits_per_byte': loss / 2,
-      'num_workers': 4,
-      'bytes_per_step': sent,
-      'compression': 6000.0 / sent,
-      **more,
-    },
-    'curve': {
-      'evaluations': [
-        {'step': step, 'eval_loss': loss + rest, 'bytes_sent': step * sent}
-        for step, rest in ((50, 0.5), (100, 0.0))
-      ]
-    },
-  }
-
-
-def run(method, budget=None, rate=1e-3):
-  return grid.Run(
-    method,
-    budget,
-    grid.Knob('rank', 3) if budget else None,
-    '',
-    '',
-    (),
-    Config(optimizer=Optimizer(learning_rate=rate), mesh=Mesh(replica=4)),
-  )
-
+from train.study import figure
+from train.study import results
 
 FINISHED = [
   (run('dense', rate=1e-3), result(2.2, 6000.0)),
@@ -135,9 +99,9 @@ def test_the_figure_of_many_methods(tmp_path):
     for budget in ([None] if method == 'dense' else [3.0, 8.0])
   ]
   rows = comparison.rows(finished)
-  assert len({*comparison_figure._colors(rows).values()}) == len(methods)
-  assert len({*comparison_figure._styles(rows).values()}) == 2
-  comparison_figure.draw(tmp_path / 'compare.png', rows, 100.0)
+  assert len({*figure.colors_of(rows).values()}) == len(methods)
+  assert len({*figure.styles_of(rows).values()}) == 2
+  figure.draw(tmp_path / 'compare.png', rows, 100.0)
   assert (tmp_path / 'compare.png').stat().st_size > 50_000
 
 
@@ -147,7 +111,7 @@ def test_a_figure_of_a_single_worker_or_of_nothing_finite(tmp_path, loss):
   rows[0].lines[0]['summary']['num_workers'] = 1
   for point in rows[0].lines[0]['curve']['evaluations']:
     point['bytes_sent'] = 0
-  comparison_figure.draw(tmp_path / 'compare.png', rows, 100.0)
+  figure.draw(tmp_path / 'compare.png', rows, 100.0)
   assert (tmp_path / 'compare.png').exists()
 
 
@@ -164,7 +128,7 @@ def logged(steps, seconds):
 @pytest.mark.parametrize('count', [1, 50, 51, 99, 100, 1234])
 def test_a_thin_curve_has_at_most_fifty_points_and_the_last(count):
   lines = logged(range(10, 10 * count + 1, 10), range(count))
-  points = study.thin(lines)['training']
+  points = results.thin(lines)['training']
   assert min(count, 25) <= len(points) <= 50
   assert points[-1]['step'] == 10 * count
   assert points == sorted(points, key=lambda point: point['step'])
@@ -174,9 +138,9 @@ def test_evaluations_get_the_seconds_of_training():
   lines = logged([10, 20], [1.0, 3.0])
   held_out = {'step': 15, 'eval_loss': 4.0, 'bytes_sent': 135}
   lines.insert(1, held_out)
-  found = study.thin(lines)['evaluations']
+  found = results.thin(lines)['evaluations']
   assert found == [held_out | {'seconds': 2.0}]
 
 
 def test_a_pause_does_not_count_as_seconds_per_step():
-  assert study.steady_seconds(logged([10, 20, 30], [1.0, 60.0, 61.0])) == 0.1
+  assert results.steady_seconds(logged([10, 20, 30], [1.0, 60.0, 61.0])) == 0.1

@@ -141,7 +141,7 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
   last = run.said(1 - gone).splitlines()[-1]
   assert last.startswith('error: process')
   assert who in last
-  assert 'goes on from the last checkpoint' in last
+  assert 'to resume from the last checkpoint' in last
   assert 'stack trace' not in run.said(1 - gone)
 
 

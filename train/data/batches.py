@@ -20,10 +20,10 @@ def endless(
   count: int,
   read: Read,
   batch_size: int,
+  *,
   seed: int,
   process_index: int = 0,
   process_count: int = 1,
-  *,
   columns: int = 0,
   options: grain.ReadOptions = IN_MEMORY,
 ) -> grain.DatasetIterator:

@@ -69,9 +69,9 @@ class ImageData:
       self.training.count,
       read,
       batch_size,
-      self.seed,
-      process_index,
-      process_count,
+      seed=self.seed,
+      process_index=process_index,
+      process_count=process_count,
       columns=3,
       options=self.options,
     )

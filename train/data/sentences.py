@@ -56,9 +56,9 @@ class SentenceData:
       len(self.training['label']),
       read,
       batch_size,
-      self.seed,
-      process_index,
-      process_count,
+      seed=self.seed,
+      process_index=process_index,
+      process_count=process_count,
       columns=1,
     )
 

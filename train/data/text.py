@@ -88,9 +88,9 @@ class TextData:
       len(windows),
       lambda indices, _: windows[indices].astype(np.int32),
       batch_size,
-      self.seed,
-      process_index,
-      process_count,
+      seed=self.seed,
+      process_index=process_index,
+      process_count=process_count,
       options=batches.IN_MEMORY if in_memory else batches.FROM_DISK,
     )
 

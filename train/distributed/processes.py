@@ -16,7 +16,7 @@ from jax._src import distributed as jax_distributed
 
 from train.config import command_line as command
 from train.config.schema import Distributed
-from train.distributed import last_words
+from train.distributed import stderr_filter
 
 
 def join(distributed: Distributed) -> int:
@@ -37,7 +37,7 @@ def join(distributed: Distributed) -> int:
       _check_free(listens)
     else:
       _await(distributed.coordinator, distributed.start_timeout)
-    last_words.attach(distributed.coordinator, *timeouts)
+    stderr_filter.attach(distributed.coordinator, *timeouts)
     initialize(
       distributed.coordinator,
       distributed.num_processes,
@@ -67,7 +67,7 @@ def _join_found(
     if not any(words in str(error) for words in alone):
       raise
   else:
-    last_words.attach('its address', *timeouts)
+    stderr_filter.attach('its address', *timeouts)
 
 
 def _check_free(address: str) -> None:

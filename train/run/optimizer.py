@@ -257,7 +257,7 @@ def _is_matrix(task: tasks.Task) -> Callable[[Any], Any]:
   """What decays: everything but gains and biases."""
 
   def mask(params: Any) -> Any:
-    numbers = task.matrices(params, embeddings=True)
+    numbers = task.matrices(params, True)
     is_none = lambda x: x is None
     return jax.tree.map(
       lambda _, x: x is not None, params, numbers, is_leaf=is_none

@@ -7,6 +7,7 @@ on how often a run is saved and not on its method, so they are counted apart.
 """
 
 import collections
+import functools
 
 import jax
 
@@ -14,6 +15,12 @@ import greedylore_jax as gl
 
 # Numbers whose mean over the workers is taken at every step, in one message.
 _LOSS, _DIAGNOSTICS = 1, 3
+
+
+@functools.cache
+def ring_factor(num_workers: int) -> float:
+  """Bytes on the link of a worker per byte of payload, in a ring all-reduce."""
+  return gl.plan(gl.Dense(), {}, num_workers=num_workers).ring_factor
 
 
 def is_diagnosed(plan: gl.Plan, wanted: bool) -> bool:

@@ -5,7 +5,9 @@ import math
 import statistics
 from typing import Any
 
+from train.run import traffic
 from train.study import grid
+from train.study import tables
 from train.study.results import Line
 
 # How a summary names what a run scored in the end, the loss among others.
@@ -93,21 +95,21 @@ def rows(finished: list[tuple[grid.Run, Line]]) -> list[Row]:
 
 
 def wire_seconds(line: Line, num_bytes: float, bandwidth: float) -> float:
-  """What bytes take on the link of a worker, in a ring all-reduce.
+  """The seconds that bytes take on the link of a worker, in a ring all-reduce.
 
-  That is 2 (N - 1) / N * bytes / bandwidth for N workers, nothing hidden behind
-  the computation and no latency. A predicted time is this in addition to the
-  seconds of computing as they were measured on the machine that ran the study,
-  where N virtual workers share the processors: it compares methods, and is no
-  promise for another machine.
+  That is 2 (N - 1) / N * bytes / bandwidth for N workers, without latency and
+  without overlap with the computation. A predicted time adds this to the
+  measured seconds of computing on the machine that ran the study, where N
+  virtual workers share the processors. It compares methods; it does not predict
+  the time on another machine.
 
   Args:
     line: of the run.
     num_bytes: that a worker puts into all-reduces.
     bandwidth: of its link, in Mbit/s.
   """
-  workers = line['summary']['num_workers']
-  return 2 * (workers - 1) / workers * num_bytes * 8e-6 / bandwidth
+  ring = traffic.ring_factor(line['summary']['num_workers'])
+  return ring * num_bytes * 8e-6 / bandwidth
 
 
 def table(rows: list[Row], bandwidth: float) -> str:
@@ -139,7 +141,7 @@ def table(rows: list[Row], bandwidth: float) -> str:
     f'ms at {bandwidth:g} Mbit/s',
   ]
   cells = [_cells(row, dense, [*scores], peak, bandwidth) for row in rows]
-  text = _markdown(columns, cells)
+  text = tables.table(columns, cells)
   text += (
     '\nHeld-out loss: nats, of scores the squared error; mean and half the'
     ' range over the seeds, at the best learning rate of the method; times'
@@ -149,7 +151,7 @@ def table(rows: list[Row], bandwidth: float) -> str:
   )
   rates = sorted({rate for row in rows for rate in row.by_rate})
   if len(rates) > 1:
-    text += '\nHeld-out loss by learning rate:\n\n' + _markdown(
+    text += '\nHeld-out loss by learning rate:\n\n' + tables.table(
       ['method', 'budget', *(f'{rate:g}' for rate in rates)],
       [[row.method, _times(row), *_grid_cells(row, rates)] for row in rows],
     )
@@ -214,8 +216,3 @@ def _losses(lines: list[Line]) -> list[float]:
 def _number(value: float | None) -> float:
   """NaN for null, which stands for a number that is not finite."""
   return math.nan if value is None else value
-
-
-def _markdown(columns: list[str], cells: list[list[str]]) -> str:
-  lines = [columns, ['---'] * len(columns), *cells]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)

@@ -47,8 +47,8 @@ def draw(
     rows: methods have colours, budgets the style of the line.
     bandwidth: of the predicted time, in Mbit/s; see `comparison.wire_seconds`.
   """
-  colors = _colors(rows)
-  styles = _styles(rows)
+  colors = colors_of(rows)
+  styles = styles_of(rows)
   figure, axes = plt.subplots(
     1, 3, figsize=(15, 7), sharey=True, layout='constrained'
   )
@@ -104,7 +104,7 @@ def _limits(curves) -> tuple[float, float] | None:
   return (min(every) - margin, top) if margin and top < max(every) else None
 
 
-def _colors(rows) -> dict[str, str]:
+def colors_of(rows) -> dict[str, str]:
   """A colour for each method."""
   methods = dict.fromkeys(row.method for row in rows)
   colored = [method for method in methods if method != 'dense']
@@ -112,7 +112,7 @@ def _colors(rows) -> dict[str, str]:
   return {m: found.get(m, 'black') for m in methods}
 
 
-def _styles(rows) -> dict[float | None, str]:
+def styles_of(rows) -> dict[float | None, str]:
   """A style of line for each budget; without one it is solid."""
   budgets = sorted({row.budget for row in rows if row.budget is not None})
   found = {b: _STYLES[i % len(_STYLES)] for i, b in enumerate(budgets)}

@@ -1,7 +1,7 @@
-"""What is known of the runs of a study: results.jsonl, a line per finished run.
+"""The results of a study: results.jsonl, a line per finished run.
 
-A line holds all that tables and figures need, so it survives the folder of its
-run, can be committed, and lets a study go on elsewhere.
+A line holds everything that tables and figures need. So it outlives the folder
+of its run, it can be committed, and a study can continue elsewhere.
 """
 
 import datetime
@@ -12,7 +12,6 @@ import os
 import pathlib
 import shutil
 import statistics
-import subprocess
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,16 @@ from train.run import checkpoint
 from train.run import json_files
 from train.run import metrics
 from train.run import optimizer
+from train.run import paths
 from train.study import budget
+from train.study import commit
 from train.study import grid
 
 Line = dict[str, Any]
 # Points of the training loss that a line keeps.
 _POINTS = 50
 # Only for going on with a run, or as large as everything else together.
-_HEAVY = ('checkpoints', 'tensorboard')
+HEAVY = (paths.CHECKPOINTS, paths.TENSORBOARD)
 
 
 def check(runs: list[grid.Run], task: tasks.Task) -> None:
@@ -142,6 +143,7 @@ def describe(
   run: grid.Run,
   identity: str,
   folder: pathlib.Path,
+  *,
   wall_seconds: float,
   diverged: bool = False,
 ) -> Line:
@@ -154,11 +156,11 @@ def describe(
     wall_seconds: that its process took.
     diverged: whether it ended because of that; then it has no summary.
   """
-  lines = metrics.read(folder / 'metrics.jsonl')
+  lines = metrics.read(folder / paths.METRICS)
   if diverged:
     summary = _summary_of_diverged(run, lines)
   else:
-    summary = json_files.read(folder / 'summary.json')
+    summary = json_files.read(folder / paths.SUMMARY)
   return {
     'name': run.name,
     'entry': run.entry,
@@ -172,7 +174,7 @@ def describe(
     'seconds_per_step': steady_seconds(lines),
     # A run that went on from a checkpoint took longer than its last process.
     'wall_seconds': max(wall_seconds, summary['seconds']),
-    'commit': _commit(),
+    'commit': commit.current(),
     'date': datetime.date.today().isoformat(),
   }
 
@@ -227,21 +229,5 @@ def steady_seconds(lines: list[Line]) -> float:
 
 def lighten(folder: pathlib.Path) -> None:
   """Deletes what only an unfinished run needs."""
-  for name in _HEAVY:
+  for name in HEAVY:
     shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _commit() -> str | None:
-  """The commit of this code, '-dirty' with changes in it; None without git."""
-  git = ('git', '-C', str(pathlib.Path(__file__).parent.parent))
-  call = lambda *words: subprocess.run(
-    [*git, *words], capture_output=True, text=True, check=False, timeout=60
-  )
-  try:
-    described = call('describe', '--always', '--tags')
-    changed = call('diff', '--quiet', 'HEAD', '--', '*.py').returncode
-  except (OSError, subprocess.TimeoutExpired):
-    return None
-  if described.returncode:
-    return None
-  return described.stdout.strip() + ('-dirty' if changed else '')

@@ -1,6 +1,5 @@
 """The class of a sentence or a pair of them, or a score: GLUE and its like."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from train.config.schema import Config
 from train.data import sentences
 from train.models import bert
 from train.models import pretrained
+from train.tasks.base import Task
 
 # What GLUE reports; of all others the accuracy, of scores both correlations.
 _REPORTED = {
@@ -21,11 +21,9 @@ _REPORTED = {
 }
 
 
-class SentenceClassification:
+class SentenceClassification(Task):
   """A BERT or RoBERTa on labelled sentences, with the metrics of GLUE."""
 
-  unit = 'examples'
-  units_per_example = 1
   embeddings = bert.ENDS
 
   def __init__(self, config: Config):
@@ -44,8 +42,8 @@ class SentenceClassification:
     self.description = of = self._data.description | {'pretrained': name}
     goal = f'{of["classes"]} classes' if of['classes'] else 'a score'
     self.introduction = (
-      f'{of["corpus"]}: {of["train_examples"]:,} examples to learn from,'
-      f' {of["held_out_examples"]:,} held out, {goal} (sha256'
+      f'{of["corpus"]}: {of["train_examples"]:,} training examples,'
+      f' {of["held_out_examples"]:,} held-out, {goal} (sha256'
       f' {of["sha256"]}); pre-trained: {name}'
     )
     self.init = network.init
@@ -100,10 +98,6 @@ class SentenceClassification:
     """With what is pre-trained in its place."""
     return self._pretrained.into(params) if self._pretrained else params
 
-  def partition_specs(self, params: Any) -> Any:
-    """Whole on every device."""
-    return jax.tree.map(lambda _: jax.sharding.PartitionSpec(), params)
-
   def loss(self, params: Any, batch: Any) -> jax.Array:
     """Mean cross-entropy, or mean squared error of a score."""
     outputs = self._network.outputs(params, batch, self._dropout)
@@ -113,16 +107,6 @@ class SentenceClassification:
     return jnp.mean(
       optax.softmax_cross_entropy_with_integer_labels(outputs, label)
     )
-
-  def calibration(self, batch_size: int) -> Iterator[Any]:
-    """None: the parameters are all there is."""
-    del batch_size
-    return iter(())
-
-  def statistics(self, params: Any, batch: Any) -> tuple[()]:
-    """None."""
-    del params, batch
-    return ()
 
   def outputs(self, params: Any, statistics: Any, batch: Any) -> jax.Array:
     """Logits, [rows, classes], or scores, [rows, 1]."""
