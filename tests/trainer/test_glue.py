@@ -7,8 +7,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import test_bert
 
+import hugging_face
 import labelled
 import runs
 from train import tasks
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('glue')
   labelled.sets(folder)
   labelled.tokenizer(folder)
-  test_bert.write(folder / 'bert', of=test_bert.arrays())
+  hugging_face.write(folder / 'bert', of=hugging_face.arrays())
   return folder
 
 
@@ -59,7 +59,7 @@ def settings(folder, tmp_path, source='glue/mrpc', **changes):
 
 
 @pytest.mark.slow
-def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path, interrupt):
+def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path):
   whole = loop.run(settings(folder, tmp_path), tmp_path / 'whole')
   lines = runs.lines_of(tmp_path / 'whole')
   held_out = [x for x in lines if 'eval_loss' in x]
@@ -67,10 +67,7 @@ def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path, interrupt):
   for name in ('loss', 'accuracy', 'f1'):
     assert whole[f'final_eval_{name}'] == held_out[-1][f'eval_{name}']
   assert 0 < whole['bytes_sent'] < whole['dense_bytes']
-  interrupt(6)
-  with pytest.raises(runs.Interrupted):
-    loop.run(settings(folder, tmp_path), tmp_path / 'again')
-  interrupt(10**9)
+  runs.interrupt(settings(folder, tmp_path), tmp_path / 'again', 6)
   # It goes on although the encoder has moved.
   shutil.copytree(folder / 'bert', tmp_path / 'bert')
   moved = Model(name='bert', pretrained=str(tmp_path / 'bert'), dropout=0.1)
@@ -83,7 +80,7 @@ def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path, interrupt):
   )
   was = told(moved)
   assert was['pretrained'].startswith('bert ')
-  test_bert.write(tmp_path / 'bert', of=test_bert.arrays(seed=1))
+  hugging_face.write(tmp_path / 'bert', of=hugging_face.arrays(seed=1))
   is_now = told(moved)
   assert {x for x in was if was[x] != is_now[x]} == {'pretrained'}
 
@@ -92,7 +89,7 @@ def test_it_begins_with_what_is_pre_trained(folder, tmp_path):
   task = tasks.load(settings(folder, tmp_path))
   fresh = jax.jit(lambda: task.init(0))()
   params = task.start(fresh)
-  of = test_bert.arrays()
+  of = hugging_face.arrays()
   np.testing.assert_array_equal(
     params['layers']['1']['feed_forward']['up']['kernel'],
     of['encoder.layer.1.intermediate.dense.weight'].T,
@@ -152,8 +149,8 @@ def test_what_does_not_fit_is_said(folder, tmp_path):
   data = settings(folder, tmp_path).data
   with pytest.raises(ValueError, match=r'up to 7 tokens, got .*length=8'):
     load(data=dataclasses.replace(data, sequence_length=8))
-  few = test_bert.CONFIG | {'vocab_size': 7}
-  test_bert.write(tmp_path / 'few', few, test_bert.arrays(tokens=7))
+  few = hugging_face.CONFIG | {'vocab_size': 7}
+  hugging_face.write(tmp_path / 'few', few, hugging_face.arrays(tokens=7))
   model = Model(name='bert', pretrained=str(tmp_path / 'few'))
   with pytest.raises(ValueError, match=r'knows 7 tokens .* makes 8 and 2'):
     load(model=model)

@@ -116,10 +116,8 @@ class Subwords(abc.ABC):
         stop = self._cut(text, start + self.chunk_bytes)
         before = _decoded(text, start - _CONTEXT_BYTES, start)
         chunk = _decoded(text, start, stop)
-        known, ids = (
-          self.ids(before) if before else [],
-          self.ids(before + chunk),
-        )
+        known = self.ids(before) if before else []
+        ids = self.ids(before + chunk)
         if ids[: len(known)] != known:
           known, ids = [], self.ids(chunk)
         parts.append(np.array(ids[len(known) :], dtype))
