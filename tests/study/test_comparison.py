@@ -70,7 +70,7 @@ def test_a_best_rate_at_an_end_of_the_grid_is_told():
   finished = [(run('dense', rate=r), result(r)) for r in (1.0, 2.0, 3.0)]
   finished += [(run('sign', rate=r), result(abs(r - 2))) for r in (1.0, 2.0)]
   table = comparison.table(comparison.rows(finished), 100)
-  assert 'Best at an end of the grid, so maybe beyond it: dense.' in table
+  assert 'Best at an end of the grid, so possibly beyond it: dense.' in table
 
 
 def test_peaks_are_shown_where_they_are_known():

@@ -74,7 +74,7 @@ def test_a_run_goes_on_with_another_mesh(replicated, tmp_path, capsys):
   runs.interrupt(settings(replicated[0], (4, 2, 1)), tmp_path, 5)
   _, params = runs.run(settings(replicated[0], (2, 4, 1)), tmp_path)
   said = capsys.readouterr().out
-  assert said.count('its all-reduces send exactly this') == 2
+  assert said.count('compiled step send exactly this') == 2
   assert 'Continuing after step 3' in said
   check_same(replicated, tmp_path, params)
 

@@ -259,7 +259,7 @@ def test_low_precision_and_accumulation(tmp_path, capsys):
   )
   assert math.isfinite(summary['final_eval_loss'])
   # XLA widens 16-bit all-reduces on CPU, and the run says so.
-  assert 'Counted is what is read' in capsys.readouterr().out
+  assert 'The run counts the former' in capsys.readouterr().out
 
 
 def test_one_workers_nan_costs_one_step(tmp_path):

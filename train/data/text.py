@@ -39,23 +39,22 @@ class TextData:
   """Training and held-out text as windows of `sequence_length` + 1 tokens.
 
   A window holds the inputs `window[:-1]` and the targets `window[1:]`. Windows
-  do not overlap (those of data.stream may), run across document borders, and
-  are the same on every process.
+  run across document borders and are the same on every process. They do not
+  overlap, except those of data.stream.
   """
 
   description: dict[str, Any]
-  """What the data are, fit for JSON: corpus, bytes, sha256, tokenizer,
+  """Identifies the data, for JSON: corpus, bytes, sha256, tokenizer,
   vocab_size, sequence_length, train_tokens (of data.stream train_documents),
-  held_out_tokens, held_out of further texts. Losses compare only between runs
-  where all of these are equal."""
+  held_out_tokens, held_out (of further texts)."""
   vocab_size: int
   """Token ids are below this."""
   training_windows: np.ndarray | streams.Windows
   """[windows, length + 1], in the smallest sufficient unsigned type."""
   held_out: tuple[windows_lib.HeldOut, ...]
-  """First that of the same corpus."""
+  """The first one belongs to the training text's own corpus."""
   remarks: tuple[str, ...]
-  """Lines for people: what was left out, what is held out and trained on."""
+  """Lines for people: text that is left out, or both held-out and training."""
   seed: int
   """Of the order of the training windows."""
 
@@ -64,13 +63,7 @@ class TextData:
   ) -> grain.DatasetIterator:
     """Endless batches, int32 [batch_size / process_count, length + 1].
 
-    Shuffled by data.seed and divided as in `batches.endless`.
-
-    Args:
-      batch_size: windows per step over all processes; process_count divides
-        it.
-      process_index: this process, from 0.
-      process_count: how many there are.
+    Shuffled by data.seed; divided among processes as in `batches.endless`.
 
     Raises:
       ValueError: process_count does not divide batch_size, or there are fewer

@@ -36,13 +36,11 @@ class Tokenizer(Protocol):
 def load(tokenizer: str) -> Tokenizer:
   """Loads the tokenizer that `data.tokenizer` names.
 
-  Args:
-    tokenizer: 'bytes', or the path of a SentencePiece .model or a Hugging Face
-      tokenizer.json. Nothing is downloaded and no code that comes with a
-      tokenizer is run.
+  That is 'bytes', or the path of a SentencePiece .model or a Hugging Face
+  tokenizer.json. Nothing is downloaded and no code of a tokenizer is run.
 
   Raises:
-    ValueError: it is none of these, or the file is absent or damaged.
+    ValueError: it is none of these, or the file is missing or damaged.
     ImportError: the library that reads the file is not installed.
 
   Example:
@@ -215,13 +213,11 @@ class HuggingFace(Subwords):
   ) -> tuple[list[int], list[int]]:
     """A sentence or a pair with the special tokens of its model.
 
-    Args:
-      first: a sentence.
-      second: the other one of a pair.
-      length: tokens at most, marks included; the longer sentence is cut.
+    There are at most `length` tokens, marks included; the longer sentence is
+    cut.
 
     Returns:
-      Ids, and for each 0, or 1 where it belongs to the second sentence.
+      Ids, and for each of them 1 in the second sentence and 0 elsewhere.
 
     Raises:
       ValueError: the marks leave no room, or the text cannot be encoded.
@@ -247,13 +243,10 @@ class HuggingFace(Subwords):
 def train(texts: Iterable[str], vocab_size: int, path: str) -> int:
   """Writes a tokenizer.json: byte pairs, merged as often as they occur.
 
-  Args:
-    texts: to learn from.
-    vocab_size: tokens at most, of which 256 are bytes and one ends texts.
-    path: of the file.
+  Of the `vocab_size` tokens 256 are bytes, and one ends texts.
 
   Returns:
-    How many tokens it has; fewer than asked for where texts are too short.
+    How many tokens it has: fewer than asked for if the texts are too short.
 
   Raises:
     ValueError: there is no room for all bytes.

@@ -243,12 +243,9 @@ class Network:
   def outputs(
     self, params: Params, batch: Any, dropout: float = 0.0
   ) -> jax.Array:
-    """Of every sentence or pair, [rows, outputs] float32.
+    """Of every sentence or pair, float32 [rows, outputs].
 
-    Args:
-      params: the parameters.
-      batch: see above; for dropout also noise, uint32 [rows].
-      dropout: the share of numbers that is left out, by the noise.
+    For dropout, a batch also has noise, uint32 [rows].
     """
     model = nnx.merge(self._graph, params)
     if not dropout:
@@ -257,14 +254,9 @@ class Network:
     return model(batch, Dropout(dropout, keys))
 
   def matrices(self, params: Params, embeddings: bool = False) -> Any:
-    """Which parameters are matrices, worth a compressed gradient.
+    """Dimension numbers of the matrices, None for what stays dense.
 
-    Args:
-      params: what `init` gives, or its shapes.
-      embeddings: count embeddings, pooler and head as matrices, too.
-
-    Returns:
-      A tree like params with `optax.contrib.MuonDimensionNumbers` and None.
+    That includes embeddings, pooler and head unless `embeddings`.
     """
     matrix = optax.contrib.MuonDimensionNumbers(0, 1)
     return rules.by_path(

@@ -66,13 +66,8 @@ class Pretrained:
   def __init__(self, folder: str, dtype: str = 'float32'):
     """Reads the sizes and finds the arrays.
 
-    Args:
-      folder: with config.json and model.safetensors, or the files that
-        model.safetensors.index.json names in its place.
-      dtype: of the activations.
-
     Raises:
-      ValueError: they are not there, damaged or of another kind of model.
+      ValueError: files are missing, damaged or of another kind of model.
       ImportError: safetensors is not installed.
     """
     root = pathlib.Path(folder).expanduser()
@@ -124,11 +119,7 @@ class Pretrained:
           self._check_array(files, name, (count, sizes.width))
 
   def check(self, shapes: Any) -> None:
-    """Raises a ValueError unless all arrays are there and have a place.
-
-    Args:
-      shapes: of the parameters that they are meant for.
-    """
+    """Raises a ValueError unless arrays and parameters correspond."""
     places = {}
     with self._open() as files:
       for path, x in _leaves(shapes):
@@ -150,9 +141,9 @@ class Pretrained:
       )
 
   def into(self, params: Any) -> Any:
-    """`params` with the arrays of the file, each where the other one lies.
+    """`params` with the arrays of the files, sharded as they were.
 
-    What the file does not have, the head and maybe the pooler, stays.
+    What the files do not have, the head and maybe the pooler, stays.
     """
     with self._open() as files:
 
@@ -336,17 +327,12 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
 def _plain_names(
   stored: dict[str, str], path: pathlib.Path
 ) -> dict[str, tuple[str, str]]:
-  """From names without what differs between files of the same model.
+  """The stored name and the file of every array, by its plain name.
 
-  Args:
-    stored: the file of every array, by its name there.
-    path: for messages.
-
-  Returns:
-    The name there and the file.
+  A plain name has none of the prefixes in which files of one model differ.
 
   Raises:
-    ValueError: several arrays have one name without what differs.
+    ValueError: several arrays have the same plain name.
   """
   unwrapped = {name: _WRAPPERS.sub('', name) for name in stored}
   prefixes = {

@@ -156,14 +156,9 @@ class Network:
     return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
   def matrices(self, params: Params, embeddings: bool = False) -> Any:
-    """Which parameters are matrices: kernels, [3 x 3 x c in, c out].
+    """Dimension numbers of the kernels as matrices, [3 x 3 x c in, c out].
 
-    Args:
-      params: what `init` gives, or its shapes.
-      embeddings: count stem and head as matrices, too.
-
-    Returns:
-      A tree like params with `optax.contrib.MuonDimensionNumbers` and None.
+    They are None for what stays dense: also stem and head unless `embeddings`.
     """
     convolution = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
     linear = optax.contrib.MuonDimensionNumbers(0, 1)

@@ -1,16 +1,15 @@
 """Checkpoints: parameters, mean errors, data position and configuration.
 
-Saving replaces every worker's error by the mean of all of them, in the run as
-well as on disk: what goes on is exactly what would be restored. So runs with
-the same checkpoints give the same numbers, interrupted or not (one more of them
-changes the rounding), and the size on disk does not depend on the number of
-workers. Methods of which every single error matters save all of them.
+Saving replaces every worker's error by the mean over the workers, in the run as
+well as on disk, so a run continues with exactly what would be restored. Runs
+with the same checkpoints therefore give the same numbers, interrupted or not
+(an additional checkpoint changes the rounding), and the size on disk does not
+depend on the number of workers. Nonlinear methods save the errors of all.
 
-Saving continues in the background, and a checkpoint gets its name when all of
-it is on disk. It holds a checksum of each of its parts: of every array, of the
-progress (which contains the step) and of the run's identity. Parts that do not
-match their checksums are refused, and so is a checkpoint under another step's
-name.
+Saving continues in the background; a checkpoint gets its name when it is
+complete. It holds a checksum of every array, of the progress, which contains
+the step, and of the run's identity. A checkpoint that does not match its
+checksums, or has another step's name, is refused.
 """
 
 from collections.abc import Callable
@@ -36,10 +35,10 @@ from train.distributed import cluster
 from train.distributed import fingerprint
 from train.run import json_files
 
-# Parts of a checkpoint that are JSON, and the part with all checksums.
+# The parts of a checkpoint that are JSON, and the part with all checksums.
 _NOTES = 'progress', 'identity'
 _CHECKSUMS = 'checksums'
-# What may differ when a run is resumed; everything else is part of what it is.
+# What may differ when a run is resumed; everything else identifies it.
 _FREE = ('workdir', 'mesh', 'distributed', 'evaluation', 'checkpoint', 'log')
 
 
@@ -91,15 +90,10 @@ class Checkpoints:
   ):
     """Opens the folder.
 
-    Args:
-      folder: the folder of the checkpoints.
-      config: the configuration.
-      mesh: the devices; the workers are along `cluster.WORKER_AXIS`.
-      data: the description of the data, which must be equal to resume.
-      is_linear: whether the mean error suffices to resume (`gl.collapse`).
+    `data` describes the data and must be equal to resume; if `is_linear`, the
+    mean error suffices for that (`gl.collapse`).
     """
-    # Orbax logs the errors of its threads with their tracebacks, and raises
-    # them here.
+    # Orbax logs the errors of its threads, with tracebacks, and raises them.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._mesh = mesh
     self._saved_axis = None if is_linear else cluster.WORKER_AXIS
@@ -121,11 +115,11 @@ class Checkpoints:
     )
 
   def save(self, now: Snapshot) -> Snapshot:
-    """Starts saving and returns the state to go on with.
+    """Starts saving and returns the state to continue with.
 
     Raises:
-      OSError: if this or an earlier one could not be written.
-      ValueError: if not all processes hold the same, bit by bit.
+      OSError: if this or an earlier checkpoint could not be written.
+      ValueError: if the processes do not hold the same bits.
     """
     collapsed = self._collapse(now.opt_state, now.params)
     state = {'params': now.params, 'opt_state': collapsed}
@@ -198,7 +192,7 @@ class Checkpoints:
     )
 
   def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a checkpoint says of itself, and its checksums."""
+    """The JSON parts of a checkpoint, and its checksums."""
     saved: dict[str, Any] = {}
     for part in (*_NOTES, _CHECKSUMS):
       with self._reading(step, part):
@@ -227,8 +221,8 @@ class Checkpoints:
     except Exception as error:
       raise OSError(
         f'{self._manager.directory}: a checkpoint could not be written'
-        f' ({_reason(error)}). The earlier ones are complete; the same'
-        ' command goes on from the last of them.'
+        f' ({_reason(error)}). The earlier ones are complete; rerun the same'
+        ' command to resume from the last of them.'
       ) from error
 
   @contextlib.contextmanager
@@ -244,10 +238,10 @@ class Checkpoints:
 
 
 class _OnMesh:
-  """A function of the state, with the errors of its result over an axis.
+  """A function of the state whose result is sharded as the parameters are.
 
-  Compiled at the first call, for all that follow; all of it lies spread as the
-  parameters do.
+  The errors of the result are sharded over an axis. The function is compiled at
+  the first call, for all that follow.
   """
 
   def __init__(
@@ -270,14 +264,14 @@ class _OnMesh:
 def _shardings(
   state: Any, axis_name: str | None, params: Any, mesh: jax.sharding.Mesh
 ) -> Any:
-  """Where a state lies if the parameters lie so."""
+  """How a state is sharded, given its parameters."""
   specs = gl.state_partition_specs(state, axis_name, params)
   place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
   return jax.tree.map(place, specs)
 
 
 def _of_notes(notes: dict[str, Any]) -> dict[str, int]:
-  """Their checksums, the same before they are written and after."""
+  """Their checksums, which writing and reading do not change."""
   return {
     part: fingerprint.of_text(json.dumps(value, sort_keys=True))
     for part, value in notes.items()
@@ -292,9 +286,9 @@ def _check_checksums(now: Any, saved: Any) -> None:
 
 
 def identity(config: Config) -> dict[str, Any]:
-  """The part of a configuration that may not change when a run goes on."""
+  """The part of a configuration that must be equal to resume a run."""
   fields = dataclasses.asdict(config)
-  # The description tells data, and what is pre-trained, apart, by content.
+  # The description of the data identifies these by their content.
   for key in ('data_dir', 'files', 'tokenizer', 'held_out'):
     del fields['data'][key]
   del fields['model']['pretrained']
@@ -308,16 +302,16 @@ def _check_identity(saved: Any, now: Any, where: Any) -> None:
     was, is_now = differing['workers']
     raise ValueError(
       f'{where} holds the errors of {was} workers, got {is_now}: the updates'
-      ' of this method depend on every single error, so it only goes on with'
-      ' as many workers as before.'
+      ' of this method depend on every single error, so resume with as many'
+      ' workers as before.'
     )
   if differing:
-    words = '; '.join(
+    changes = '; '.join(
       f'{key} was {was!r} and is {is_now!r}'
       for key, (was, is_now) in differing.items()
     )
     raise ValueError(
-      f'{where} holds a run of another configuration: {words}. Use another'
+      f'{where} holds a run of another configuration: {changes}. Use another'
       ' --workdir, or set these back.'
     )
 

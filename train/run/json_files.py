@@ -1,6 +1,6 @@
-"""JSON files: strict when written, and damage is reported with the file's name.
+"""JSON files: strict when written, and errors name the damaged file.
 
-JSON has no NaN and no infinity. A number that is not finite is written as null.
+JSON has no NaN and no infinity: a number that is not finite is written as null.
 """
 
 from collections.abc import Iterator
@@ -80,8 +80,8 @@ def read(path: pathlib.Path) -> Any:
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """The objects of a file with one JSON object per line.
 
-  A last line without its line break was cut off and is left out. A file that
-  does not exist has no lines.
+  A last line without its line break was cut off and is left out. A missing file
+  has no lines.
 
   Raises:
     ValueError: if a line is damaged; the message names the file and the line.
@@ -107,13 +107,7 @@ def _object(path: pathlib.Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def damaged_line(path: pathlib.Path, number: int, what: str) -> ValueError:
-  """The error for a line that is not what it must be.
-
-  Args:
-    path: of the file.
-    number: of the line, from 1.
-    what: what was expected, and what came.
-  """
+  """The error for a line; `what` says what was expected, and what came."""
   return ValueError(
     f'{path} is damaged: line {number} must hold {what}. Delete the line, or'
     ' put back a copy of the file.'

@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+import numpy as np
 
 from train.config.schema import Config
 from train.run import build
@@ -89,34 +90,18 @@ def paragraph(
 def draw_curves(
   path: pathlib.Path, name: str, lines: list[dict[str, Any]]
 ) -> None:
-  """Draws the losses of a run against steps and against bytes sent.
+  """Draws the losses of a run against steps and against bytes sent, as a PNG.
 
-  Args:
-    path: of the PNG.
-    name: of the method.
-    lines: of metrics.jsonl. The thin line is the training loss, dots are
-      held-out ones.
+  The thin line is the training loss; dots are held-out losses.
   """
   figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-  train = [x for x in lines if 'loss' in x]
-  held_out = [x for x in lines if 'eval_loss' in x]
   for ax, key, scale in ((axes[0], 'step', 1), (axes[1], 'bytes_sent', 1e-6)):
-    ax.plot(
-      [x[key] * scale for x in train],
-      [x['loss'] for x in train],
-      lw=1,
-      alpha=0.6,
-      color='C0',
-      label='training',
-    )
-    ax.plot(
-      [x[key] * scale for x in held_out],
-      [x['eval_loss'] for x in held_out],
-      'o-',
-      ms=4,
-      color='C0',
-      label=f'{name}, held-out',
-    )
+    for loss, style, options in (
+      ('loss', '-', {'lw': 1, 'alpha': 0.6, 'label': 'training'}),
+      ('eval_loss', 'o-', {'ms': 4, 'label': f'{name}, held-out'}),
+    ):
+      points = [(x[key] * scale, x[loss]) for x in lines if loss in x]
+      ax.plot(*np.reshape(points, (-1, 2)).T, style, color='C0', **options)
   if end := _dense_end(lines):
     axes[1].axvline(end, color='gray', ls='--', label='sent by dense averaging')
   axes[0].set_xlabel('step')

@@ -1,9 +1,9 @@
-"""The setting with which a method sends so many times fewer bytes than dense.
+"""The rank or density with which a method meets a byte budget.
 
-The bytes are those that a run reports (see `train.traffic`), predicted by
-`gl.plan` from the shapes of the parameters: dense steps at the start,
-refreshes, losses and diagnostics count. Where XLA widens messages (16-bit ones
-on a CPU) a run sends more than predicted, and reports it.
+`gl.plan` predicts the bytes that a run reports (see `train.run.traffic`) from
+the shapes of the parameters, including dense steps, refreshes, losses and
+diagnostics. Where XLA widens messages (16-bit ones on a CPU), a run sends more
+and reports it.
 """
 
 import bisect
@@ -29,7 +29,7 @@ _KNOBS = {
   'top_k': 'density',
   'random_k': 'density',
 }
-# Three digits are as close as anybody wants to read.
+# Of three digits.
 _DENSITIES = [
   float(f'{m}e{e}') for e in range(-8, -2) for m in range(100, 1000)
 ]
@@ -41,11 +41,7 @@ def knob(method: str) -> str | None:
 
 
 def plan(config: Config, task: tasks.Task) -> gl.Plan:
-  """What a run will send.
-
-  Raises:
-    ValueError: if the compression cannot be as it is configured.
-  """
+  """What a run will send; a ValueError if the compression is not possible."""
   # No seed changes what is sent.
   compression = dataclasses.replace(config.compression, seed=0)
   mesh = config.mesh
@@ -71,13 +67,11 @@ def times_fewer(config: Config, task: tasks.Task) -> float:
 def largest(config: Config, task: tasks.Task, budget: float) -> float:
   """The largest rank or density that stays within the budget.
 
-  Args:
-    config: a configuration of a method with a knob.
-    task: of that configuration.
-    budget: times fewer bytes than dense, over the whole run.
+  The budget is how many times fewer bytes than dense a whole run may send.
 
   Raises:
-    LookupError: if even the smallest sends more; its message says how much.
+    LookupError: if even the smallest value sends more; the message says how
+      much.
   """
   method = config.compression.method
   name = str(knob(method))

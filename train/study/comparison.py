@@ -1,4 +1,4 @@
-"""A study in numbers: what each method reached at which cost."""
+"""A study as a table: what each method reached, and at which cost."""
 
 import dataclasses
 import math
@@ -10,13 +10,13 @@ from train.study import grid
 from train.study import tables
 from train.study.results import Line
 
-# How a summary names what a run scored in the end, the loss among others.
+# What the final scores of a summary begin with, that of the loss included.
 _SCORE = 'final_eval_'
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A method within a budget: its finished runs, by learning rate."""
+  """The finished runs of a method within a budget."""
 
   method: str
   """Its entry: 'greedylore:probes=0'."""
@@ -55,11 +55,9 @@ class Row:
     return statistics.median(x['seconds_per_step'] for x in self.lines)
 
   def curve(self, bandwidth: float) -> list[dict[str, float]]:
-    """The mean over the seeds at every evaluation, at the best rate.
+    """The means over the seeds at every evaluation, at the best rate.
 
-    Returns:
-      'step', 'eval_loss', 'bytes_sent' and, predicted for links of so many
-      Mbit/s, 'seconds'; see `wire_seconds`.
+    The seconds are predicted for links of that many Mbit/s; see `wire_seconds`.
     """
     runs = [
       {x['step']: x for x in line['curve']['evaluations']}
@@ -101,12 +99,7 @@ def wire_seconds(line: Line, num_bytes: float, bandwidth: float) -> float:
   without overlap with the computation. A predicted time adds this to the
   measured seconds of computing on the machine that ran the study, where N
   virtual workers share the processors. It compares methods; it does not predict
-  the time on another machine.
-
-  Args:
-    line: of the run.
-    num_bytes: that a worker puts into all-reduces.
-    bandwidth: of its link, in Mbit/s.
+  the time on another machine. `bandwidth` is in Mbit/s.
   """
   ring = traffic.ring_factor(line['summary']['num_workers'])
   return ring * num_bytes * 8e-6 / bandwidth
@@ -143,11 +136,11 @@ def table(rows: list[Row], bandwidth: float) -> str:
   cells = [_cells(row, dense, [*scores], peak, bandwidth) for row in rows]
   text = tables.table(columns, cells)
   text += (
-    '\nHeld-out loss: nats, of scores the squared error; mean and half the'
-    ' range over the seeds, at the best learning rate of the method; times'
-    ' fewer: bytes of dense averaging over bytes sent, over the whole run; ms'
-    ' at a bandwidth: computing as measured, and after it 2 (N - 1) / N times'
-    ' the bytes on the link of each of N workers.\n'
+    '\nHeld-out loss: nats, or for scores the squared error; mean and half the'
+    ' range over the seeds, at the best learning rate of the method. Times'
+    ' fewer: bytes of dense averaging over bytes sent, over the whole run. ms'
+    ' at a bandwidth: measured computing, then 2 (N - 1) / N times the bytes on'
+    ' the link of each of N workers.\n'
   )
   rates = sorted({rate for row in rows for rate in row.by_rate})
   if len(rates) > 1:
@@ -158,7 +151,7 @@ def table(rows: list[Row], bandwidth: float) -> str:
   ends = [row for row in rows if row.rate in (rates[0], rates[-1])]
   if len(rates) > 2 and ends:
     names = ', '.join(f'{row.method} {_times(row)}'.rstrip() for row in ends)
-    text += f'\nBest at an end of the grid, so maybe beyond it: {names}.\n'
+    text += f'\nBest at an end of the grid, so possibly beyond it: {names}.\n'
   return text
 
 

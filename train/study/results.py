@@ -43,19 +43,12 @@ def check(runs: list[grid.Run], task: tasks.Task) -> None:
 
 
 def identity(run: grid.Run, description: dict[str, Any]) -> str:
-  """A hash of all that the numbers of a run depend on.
+  """A hash of everything that determines the numbers of a run.
 
-  That is what a checkpoint calls its identity, and what a run may go on with
-  changed, but not without another result: its workers and held-out sequences.
-  Settings at their default are left out, so that a line keeps its hash when the
-  configuration gets a new key.
-
-  Args:
-    run: the run.
-    description: of the data, as `train.tasks.Task` has it.
-
-  Returns:
-    sha256 of sorted JSON, in hexadecimal.
+  That is the identity in its checkpoints and what may change when a run is
+  resumed, but changes its result: workers and held-out sequences. Keys at their
+  default are left out, so a line keeps its hash when the configuration gets a
+  new key. `description` is that of the task.
   """
   whole = {
     'config': _changed(checkpoint.identity(run.config)),
@@ -68,13 +61,13 @@ def identity(run: grid.Run, description: dict[str, Any]) -> str:
 
 
 def _changed(settings: dict[str, Any]) -> dict[str, Any]:
-  """Those that are not what they are in a new `Config`."""
+  """Those that differ from a new `Config`."""
   usual = json.dumps(checkpoint.identity(Config()))
   return _difference(json.loads(json.dumps(settings)), json.loads(usual))
 
 
 def _difference(tree: Any, usual: Any) -> Any:
-  """What of nested dicts differs from others with the same keys."""
+  """The entries of nested dicts that differ from others with equal keys."""
   pairs = {k: (v, usual[k]) for k, v in tree.items() if v != usual[k]}
   return {
     k: _difference(*both) if isinstance(both[0], dict) else both[0]
@@ -147,15 +140,7 @@ def describe(
   wall_seconds: float,
   diverged: bool = False,
 ) -> Line:
-  """The line of a finished run.
-
-  Args:
-    run: the run.
-    identity: its hash.
-    folder: in which it wrote.
-    wall_seconds: that its process took.
-    diverged: whether it ended because of that; then it has no summary.
-  """
+  """The line of a run that finished in `folder`, or that diverged there."""
   lines = metrics.read(folder / paths.METRICS)
   if diverged:
     summary = _summary_of_diverged(run, lines)
@@ -172,7 +157,7 @@ def describe(
     'summary': summary,
     'curve': thin(lines),
     'seconds_per_step': steady_seconds(lines),
-    # A run that went on from a checkpoint took longer than its last process.
+    # A run that was resumed took longer than its last process.
     'wall_seconds': max(wall_seconds, summary['seconds']),
     'commit': commit.current(),
     'date': datetime.date.today().isoformat(),
@@ -180,7 +165,7 @@ def describe(
 
 
 def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
-  """What there is to say of a run that stopped: its losses are None."""
+  """The summary of a run that diverged: its losses are None."""
   last = lines[-1]
   return {
     'diverged_at': last['step'],
@@ -196,9 +181,7 @@ def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
 def thin(lines: list[Line]) -> dict[str, list[Line]]:
   """All evaluations, and some of the training losses, of a metrics.jsonl.
 
-  Returns:
-    'evaluations' with step, eval_loss, bytes_sent and seconds, 'training' with
-    loss in the place of eval_loss. The seconds are those of training alone.
+  Each point has a step, a loss, bytes_sent and the seconds of training alone.
   """
   logged = [x for x in lines if 'loss' in x]
   steps = [0, *(x['step'] for x in logged)]
@@ -210,7 +193,7 @@ def thin(lines: list[Line]) -> dict[str, list[Line]]:
     'bytes_sent': x['bytes_sent'],
     'seconds': at(x),
   }
-  # From the last one backwards, so that the end is always among them.
+  # From the last line backwards, so that the end is always included.
   every = -(-len(logged) // _POINTS) or 1
   return {
     'evaluations': [point(x, 'eval_loss') for x in lines if 'eval_loss' in x],
