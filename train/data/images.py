@@ -84,14 +84,13 @@ class ImageData:
 def augmented(
   image: np.ndarray, uniform: np.ndarray, crop: int, flip: bool
 ) -> np.ndarray:
-  """Images shifted at random, with zeros where they leave, and mirrored.
+  """Images shifted at random, padded with zeros, and mirrored.
 
   Args:
     image: [rows, height, width, channels].
     uniform: numbers in [0, 1), [rows, 3]: down, right, mirrored or not.
-    crop: the largest shift in pixels; all from -crop to crop are equally
-      likely.
-    flip: whether those with a third number below one half are mirrored.
+    crop: the largest shift in pixels; all up to it are equally likely.
+    flip: mirror the images whose third number is below one half.
   """
   height, width = image.shape[1:3]
   edges = (0, 0), (crop, crop), (crop, crop), (0, 0)

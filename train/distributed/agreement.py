@@ -43,12 +43,10 @@ def common(config: Config) -> dict[str, Any]:
 
 
 def check(**things: Any) -> None:
-  """Raises unless every process passes the same.
+  """Raises unless every process passes the same values, which JSON can hold.
 
   Sends a hash of 32 bytes, and the values themselves only if the hashes differ.
-
-  Args:
-    **things: values that JSON can hold. The order of the keys of a dict counts.
+  The order of the keys of a dict counts.
 
   Raises:
     ValueError: on every process, naming what differs on which process.

@@ -1,7 +1,7 @@
-"""Will it pay? Steps of a run on links of several rates, before it begins.
+"""Predicts the steps of a run on links of several rates: does it pay?
 
-Bytes are those of the plan; what a worker computes is measured, with one worker
-on one of this machine's devices (or, with mesh.fsdp, on as many as it has).
+Bytes are those of the plan. The computation is measured with one worker on one
+of this machine's devices, or with mesh.fsdp on the devices of a worker.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from train.run import build
 from train.run import optimizer
 
 _GBITS = 0.1, 1, 10, 100
-_SHARE = 0.95  # Of a link's rate, what headers leave.
+_SHARE = 0.95  # Of a link's rate; headers take the rest.
 _LATENCY = 1e-4
 _TURNS = 3
 _STEPS = 3  # Of a phase in a turn; the first warms up.
@@ -63,7 +63,7 @@ def describe(config: Config) -> str:
 
 
 def of_one_worker(config: Config) -> Config:
-  """The run of a single worker, who has nobody to talk to."""
+  """The run of a single worker, without communication."""
   return dataclasses.replace(
     config,
     mesh=dataclasses.replace(config.mesh, replica=1),
@@ -74,7 +74,7 @@ def of_one_worker(config: Config) -> Config:
 
 
 def with_dense(config: Config) -> Config:
-  """The same run with everything sent."""
+  """The same run without compression."""
   changed = dataclasses.replace(
     config.compression, method='dense', embedding_method=None
   )
@@ -86,7 +86,7 @@ class Measured:
   """What one worker needs.
 
   Attributes:
-    params: the shapes of the parameters, as they lie on the mesh.
+    params: the shapes and shardings of the parameters.
     seconds: of a step, by phase.
     memory: bytes of a device, at the peak of a step.
     added: bytes that compression adds to it, by the plan.
@@ -149,13 +149,8 @@ def measure(
   """Takes some steps of every lasting phase, alternating between the runs.
 
   So other load on the machine affects all of them equally. The state of one run
-  at a time is on the device; the others wait on the host.
-
-  Args:
-    runs: their configurations.
-    mesh: the devices of one worker.
-    task: of all runs.
-    worker: makes what takes the steps from a run, the mesh and the task.
+  at a time is on the device; the others wait on the host. The mesh has the
+  devices of one worker, and `worker` makes what takes the steps of a run.
   """
   workers = [worker(run, mesh, task) for run in runs]
   for _ in range(_TURNS):
@@ -234,5 +229,5 @@ def _verdict(gbits: float) -> str:
   if gbits == 0:
     return 'Compression is slower on any link.'
   if gbits == float('inf'):
-    return 'Compression is the faster on any link.'
-  return f'Compression is the faster below {gbits:.3g} Gbit/s.'
+    return 'Compression is faster on any link.'
+  return f'Compression is faster below {gbits:.3g} Gbit/s.'
