@@ -18,6 +18,7 @@ from train.config.schema import Evaluation
 from train.config.schema import Log
 from train.config.schema import Mesh
 from train.config.schema import Model
+from train.run import build
 from train.run import loop
 from train.run import paths
 from train.study import budget
@@ -68,12 +69,33 @@ def environment(**more):
   )
 
 
-def run(settings, workdir, **more):
+def build_job(settings, mesh, task):
+  """What a run compiles, shared by all runs that compile the same."""
+  fields = dataclasses.asdict(settings)
+  for section in ('data', 'checkpoint', 'distributed'):
+    del fields[section]
+  fields['log'] = settings.log.diagnostics
+  key = json.dumps([fields, task.description])
+  if key not in _JOBS:
+    _JOBS[key] = build.job(settings, mesh, task)
+  job = _JOBS[key]
+  # Steps donate their arguments.
+  params, opt_state = jax.tree.map(
+    lambda x: x.copy(), (job.fresh.params, job.fresh.opt_state)
+  )
+  fresh = dataclasses.replace(job.fresh, params=params, opt_state=opt_state)
+  return dataclasses.replace(job, task=task, fresh=fresh)
+
+
+_JOBS = {}
+
+
+def run(settings, workdir, build_job=build_job):
   """Runs to the end; the summary and the parameters after the last step."""
   last = []
   keep = lambda now: last.__setitem__(slice(None), [now.params])
-  summary = loop.run(settings, workdir, after_step=keep, **more)
-  return summary, jax.tree.map(np.asarray, last[0])
+  summary = loop.run(settings, workdir, after_step=keep, build_job=build_job)
+  return summary, jax.tree.map(np.asarray, last[0]) if last else None
 
 
 def interrupt(settings, workdir, steps):
@@ -84,7 +106,7 @@ def interrupt(settings, workdir, steps):
       raise Interrupted
 
   with pytest.raises(Interrupted):
-    loop.run(settings, workdir, after_step=after_step)
+    loop.run(settings, workdir, after_step=after_step, build_job=build_job)
 
 
 def assert_equal(params, others):

@@ -16,7 +16,6 @@ import runs
 from train.config.schema import Config
 from train.distributed import fingerprint
 from train.run import checkpoint
-from train.run import loop
 import workers
 
 REPLICA = 'replica'
@@ -186,10 +185,10 @@ def test_a_damaged_checkpoint_is_refused(finished, tmp_path, name, how):
   workdir = damaged(folder, tmp_path, name, how)
   message = r'checkpoints/8 is damaged \(\w+: .*Delete it'
   with pytest.raises(ValueError, match=message):
-    loop.run(runs.settings(folder), workdir)
+    runs.run(runs.settings(folder), workdir)
   # And what the message proposes works.
   shutil.rmtree(workdir / 'checkpoints' / '8')
-  assert loop.run(runs.settings(folder), workdir)['steps'] == 8
+  assert runs.run(runs.settings(folder), workdir)[0]['steps'] == 8
 
 
 def test_numbers_that_changed_on_disk_are_refused(finished, monkeypatch):
@@ -206,7 +205,7 @@ def test_numbers_that_changed_on_disk_are_refused(finished, monkeypatch):
 
   monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'restore', flipped)
   with pytest.raises(ValueError, match=r'not as it was written: params\.norm'):
-    loop.run(runs.settings(folder), folder / 'work')
+    runs.run(runs.settings(folder), folder / 'work')
 
 
 @pytest.fixture
@@ -230,7 +229,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(
   folder, params = finished
   disk, enlarge = small_disk
   with pytest.raises(OSError, match=r'could not be written .*No space left'):
-    loop.run(runs.settings(folder), disk / 'work')
+    runs.run(runs.settings(folder), disk / 'work')
   enlarge()
   _, resumed = runs.run(runs.settings(folder), disk / 'work')
   runs.assert_equal(resumed, params)

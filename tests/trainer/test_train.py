@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import greedylore_jax as gl
@@ -18,6 +19,7 @@ from train.config.schema import Evaluation
 from train.config.schema import Log
 from train.config.schema import Mesh
 from train.config.schema import Optimizer
+from train.run import build
 from train.run import loop
 from train.run import optimizer
 
@@ -91,34 +93,29 @@ def test_an_interrupted_run_gives_the_same_numbers(finished, tmp_path, steps):
   )
 
 
-@pytest.fixture(scope='module')
-def parameters(finished):
-  """What uninterrupted runs end with, by their numbers of workers."""
-  folder, _, _, params = finished
-  two = runs.settings(folder, mesh=Mesh(replica=2))
-  return {4: params, 2: runs.run(two, folder / 'two')[1]}
-
-
 @pytest.mark.parametrize(
   ('before', 'after'),
   [
     (4, 1),
-    (4, 2),
+    pytest.param(4, 2, marks=pytest.mark.slow),
     pytest.param(2, 4, marks=pytest.mark.slow),
     pytest.param(4, 8, marks=pytest.mark.slow),
   ],
 )
 def test_a_run_goes_on_with_another_number_of_workers(
-  finished, parameters, tmp_path, before, after
+  finished, tmp_path, before, after
 ):
-  folder, params = finished[0], parameters[before]
+  folder, _, _, params = finished
   of = lambda n: runs.settings(folder, mesh=Mesh(replica=n))
-  runs.interrupt(of(before), tmp_path, 6)
-  summary, resumed = runs.run(of(after), tmp_path)
+  if before != 4:
+    _, params = runs.run(of(before), tmp_path / 'whole')
+  workdir = tmp_path / 'parts'
+  runs.interrupt(of(before), workdir, 6)
+  summary, resumed = runs.run(of(after), workdir)
   runs.assert_close(resumed, params)
 
   # Steps 5 to 8 are those of `after` workers, and a single one sends nothing.
-  at_4 = next(x for x in runs.lines_of(tmp_path) if x['step'] == 4)
+  at_4 = next(x for x in runs.lines_of(workdir) if x['step'] == 4)
   later = at_4['dense_bytes'] if after > 1 else 0
   assert at_4['dense_bytes'] > at_4['bytes_sent'] > 0
   assert summary['dense_bytes'] == at_4['dense_bytes'] + later
@@ -145,23 +142,26 @@ def test_lines_say_what_was_kept_and_how_far_a_refresh_turned(finished):
 def test_a_finished_run_is_only_reported_again(finished):
   folder, workdir, summary, _ = finished
   before = runs.lines_of(workdir)
-  assert loop.run(runs.settings(folder), workdir) == summary
+  assert runs.run(runs.settings(folder), workdir)[0] == summary
   assert runs.lines_of(workdir) == before
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(finished):
   folder, workdir, _, _ = finished
-  other = runs.settings(folder, compression=Compression(rank=3))
-  with pytest.raises(ValueError, match=r'compression\.rank was 2 and is 3'):
-    loop.run(other, workdir)
+  settings = runs.settings(folder)
+  data = dataclasses.replace(settings.data, seed=1)
+  with pytest.raises(ValueError, match=r'data\.seed was 0 and is 1'):
+    runs.run(dataclasses.replace(settings, data=data), workdir)
 
 
 def test_other_data_are_refused(finished):
   folder, workdir, _, _ = finished
-  same_files = runs.settings(folder)
+  settings = runs.settings(folder)
+  before = tasks.load(settings)
+  same_job = lambda settings, mesh, _: runs.build_job(settings, mesh, before)
   (folder / 'a.txt').write_text(runs.TEXT * 90, encoding='utf-8')
   with pytest.raises(ValueError, match=r'data\.sha256 was'):
-    loop.run(same_files, workdir)
+    runs.run(settings, workdir, same_job)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_gradients_that_stay_non_finite_end_the_run(tmp_path, every):
     log=Log(every=every, tensorboard=False),
   )
   with pytest.raises(FloatingPointError, match=r'lower optimizer\.learning'):
-    loop.run(broken, tmp_path / 'work')
+    runs.run(broken, tmp_path / 'work')
   folder = tmp_path / 'work' / 'checkpoints'
   assert {x.name for x in folder.iterdir()} == {'4', '8'}
 
@@ -218,33 +218,64 @@ def test_a_run_does_not_end_well_with_broken_parameters(tmp_path):
 
 
 def test_a_run_does_not_end_well_without_a_score(tmp_path):
-  run = runs.settings(tmp_path, steps=2)
-  task = tasks.load(run)
-  outputs = task.outputs
-  task.outputs = lambda *given: jnp.nan * outputs(*given)
+  def build_job(settings, mesh, task):
+    job = runs.build_job(settings, mesh, task)
+    return dataclasses.replace(job, evaluate=lambda *_: {'loss': math.nan})
+
+  run = runs.settings(tmp_path)
   with pytest.raises(FloatingPointError, match=r'held-out loss .* got nan'):
-    loop.run(run, tmp_path / 'work', task=task)
+    loop.run(run, tmp_path / 'work', build_job=build_job)
   assert runs.lines_of(tmp_path / 'work')[-1]['eval_loss'] is None
 
 
 @pytest.mark.parametrize(
-  'options',
+  ('options', 'inner'),
   [
-    {'name': 'sgd', 'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.1},
-    {'name': 'lion', 'weight_decay': 0.1, 'clip_norm': 0.0},
+    (
+      {'name': 'sgd', 'momentum': 0.9, 'nesterov': True},
+      lambda rate, _: optax.sgd(rate, 0.9, nesterov=True),
+    ),
+    (
+      {'name': 'sgd', 'weight_decay': 0.1},
+      lambda rate, mask: optax.chain(
+        optax.add_decayed_weights(0.1, mask), optax.sgd(rate)
+      ),
+    ),
+    (
+      {'name': 'lion', 'weight_decay': 0.1, 'clip_norm': 0.0},
+      lambda rate, mask: optax.lion(rate, weight_decay=0.1, mask=mask),
+    ),
   ],
 )
-def test_other_optimizers(tmp_path, options):
-  summary = loop.run(
-    runs.settings(
-      tmp_path,
-      steps=2,
-      optimizer=Optimizer(**options),
-      evaluation=Evaluation(every=0, sequences=8),
-    ),
-    tmp_path / 'work',
+def test_updates_are_those_of_the_optimizer_on_the_mean_gradient(
+  tmp_path, options, inner
+):
+  settings = runs.settings(
+    tmp_path, optimizer=Optimizer(**options), compression=Compression('dense')
   )
-  assert math.isfinite(summary['final_loss'])
+  task = tasks.load(settings)
+  tx, schedule = optimizer.build(settings, 'worker', task)
+  params = jax.jit(task.init)(0)
+  noise = lambda x: np.random.default_rng(x.size).normal(size=(2, *x.shape))
+  grads = jax.tree.map(lambda x: noise(x).astype(np.float32), params)
+  mean = jax.tree.map(lambda x: np.mean(x, axis=0), grads)
+  # Everything but gains decays.
+  mask = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+  clip = optax.clip_by_global_norm(settings.optimizer.clip_norm or math.inf)
+  expected = optax.chain(clip, inner(schedule, mask))
+
+  def updates(tx, grads):
+    state = tx.init(params)
+    for _ in range(2):  # The rate of the first step is 0.
+      found, state = tx.update(grads, state, params)
+    return found
+
+  of_worker = jax.vmap(
+    lambda grads: updates(tx, grads), axis_name='worker', out_axes=None
+  )
+  runs.assert_close(
+    jax.jit(of_worker)(grads), jax.jit(lambda x: updates(expected, x))(mean)
+  )
 
 
 @pytest.mark.slow
@@ -278,11 +309,14 @@ def test_one_workers_nan_costs_one_step(tmp_path):
     evaluation=Evaluation(0, 8),
     log=Log(every=1, tensorboard=False),
   )
-  task = tasks.load(settings)
-  loss = task.loss
-  bad = lambda batch: jnp.where(jnp.any(batch == rare), jnp.nan, 1.0)
-  task.loss = lambda params, batch: loss(params, batch) * bad(batch)
-  _, params = runs.run(settings, tmp_path / 'work', task=task)
+
+  def build_job(settings, mesh, task):
+    loss = task.loss
+    bad = lambda batch: jnp.where(jnp.any(batch == rare), jnp.nan, 1.0)
+    task.loss = lambda params, batch: loss(params, batch) * bad(batch)
+    return build.job(settings, mesh, task)
+
+  _, params = runs.run(settings, tmp_path / 'work', build_job)
   lines = [x for x in runs.lines_of(tmp_path / 'work') if 'loss' in x]
   losses = np.array([x['loss'] for x in lines], float)  # NaN for null.
   skipped = [x['skipped_steps'] for x in lines]

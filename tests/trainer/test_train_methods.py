@@ -15,14 +15,14 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
   """Bit by bit with 4, not at all with 2."""
   compression = Compression('sign', start_step=1)
   whole = runs.settings(tmp_path, compression=compression)
-  summary = loop.run(whole, tmp_path / 'whole')
+  summary, _ = runs.run(whole, tmp_path / 'whole')
   runs.check_bytes(whole, tmp_path / 'whole', summary)
   assert summary['checkpoint_bytes'] == 0
   runs.interrupt(whole, tmp_path / 'parts', 6)
   fewer = dataclasses.replace(whole, mesh=Mesh(replica=2))
   with pytest.raises(ValueError, match='the errors of 4 workers, got 2'):
     loop.run(fewer, tmp_path / 'parts')
-  resumed = loop.run(whole, tmp_path / 'parts')
+  resumed, _ = runs.run(whole, tmp_path / 'parts')
   for key in ('final_loss', 'final_eval_loss', 'bytes_sent'):
     assert resumed[key] == summary[key], key
 
@@ -37,11 +37,11 @@ def test_tsr_adam_trains_and_resumes(tmp_path):
     embedding_update_interval=2,
   )
   run = runs.settings(tmp_path, compression=compression)
-  summary = loop.run(run, tmp_path / 'whole')
+  summary, _ = runs.run(run, tmp_path / 'whole')
   assert summary['compression'] > 1.5
   runs.check_bytes(run, tmp_path / 'whole', summary)
   runs.interrupt(run, tmp_path / 'parts', 6)
-  resumed = loop.run(run, tmp_path / 'parts')
+  resumed, _ = runs.run(run, tmp_path / 'parts')
   assert resumed['final_loss'] == summary['final_loss']
   wrong = dataclasses.replace(run, optimizer=Optimizer('sgd'))
   with pytest.raises(ValueError, match=r'takes optimizer\.name adamw'):

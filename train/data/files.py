@@ -119,7 +119,7 @@ def nearest(name: str, names: list[str]) -> str:
 
 
 def check_text(text: bytes, where: str) -> bytes:
-  """Returns the text; raises a ValueError for NUL bytes and other than UTF-8."""
+  """Returns the text; a ValueError if it is not UTF-8 or has NUL bytes."""
   for start, magic, kind, advice in _FOREIGN:
     if text.startswith(magic, start):
       raise ValueError(

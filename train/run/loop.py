@@ -55,8 +55,10 @@ def run(
   config: Config,
   workdir: pathlib.Path,
   *,
-  task: tasks.Task | None = None,
   after_step: Callable[[Snapshot], None] = lambda now: None,
+  build_job: Callable[
+    [Config, jax.sharding.Mesh, tasks.Task], build.Job
+  ] = build.job,
   make_watchdog: Callable[[int, Callable[[], int]], Watchdog] = Watchdog,
 ) -> dict[str, Any]:
   """Trains from the last checkpoint in `workdir`, or from the beginning.
@@ -64,9 +66,9 @@ def run(
   Args:
     config: the configuration.
     workdir: the folder for everything that the run writes.
-    task: data, model and loss in place of those that `config` names.
     after_step: called with the state after each step, once everything that
       is due after that step is written.
+    build_job: compiles the run; another one may change the task before.
     make_watchdog: from `config.distributed.stall_timeout` and the index of
       this process to a watchdog.
 
@@ -87,11 +89,11 @@ def run(
     stack.enter_context(lock.claimed(workdir))
 
     with agreement.together():
-      task = task or tasks.load(config)
+      task = tasks.load(config)
     agreement.check(data=task.description, jax=jax.__version__)
     watch.saw('reading the data')
 
-    job = build.job(config, mesh, task)
+    job = build_job(config, mesh, task)
     agreement.check(parameters=fingerprint.of(job.fresh.params))
     watch.saw('compiling the step')
 
