@@ -48,10 +48,11 @@ def settings(folder, **changes):
   return dataclasses.replace(start, **changes)
 
 
-def write(folder):
+def write(folder, **changes):
   """The usual run as a file of configs/; its path."""
   path = folder / 'mine.py'
-  path.write_text(f'config = {settings(folder)!r}', encoding='utf-8')
+  text = f'config = {settings(folder, **changes)!r}'
+  path.write_text(text, encoding='utf-8')
   return str(path)
 
 

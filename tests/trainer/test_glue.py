@@ -121,12 +121,13 @@ def test_classes_are_scored_as_glue_does(folder, tmp_path):
   assert found['matthews'] == pytest.approx((2 * 1 - 1 * 1) / root)
   always_one = np.float32([[0, 1]] * 5)
   assert task.score(always_one, {'label': LABEL})['matthews'] == 0
-  task._data.description['corpus'] = 'glue/sst2/2.0.0'
+  task.description['corpus'] = 'glue/sst2/2.0.0'
   assert [*task.score(logits, {'label': LABEL})] == ['loss', 'accuracy']
 
 
 def test_scores_are_correlated(folder, tmp_path):
-  task = tasks.load(settings(folder, tmp_path, source='scores'))
+  model = Model(name='bert', pretrained=str(folder / 'bert'))
+  task = tasks.load(settings(folder, tmp_path, source='scores', model=model))
   label = np.array([0.0, 1.0, 2.0, 5.0], np.float32)
   guess = np.array([[0.5], [1.0], [4.0], [3.0]], np.float32)
   found = task.score(guess, {'label': label})
@@ -138,9 +139,8 @@ def test_scores_are_correlated(folder, tmp_path):
   assert task.score(0 * guess, {'label': label})['pearson'] == 0
   batch = task.held_out(0)
   params = task.start(jax.jit(lambda: task.init(0))())
-  outputs = np.asarray(task.outputs(params, (), batch))
-  task._dropout = 0.0
-  loss = float(task.loss(params, batch))
+  outputs = np.asarray(jax.jit(task.outputs)(params, (), batch))
+  loss = float(jax.jit(task.loss)(params, batch))
   assert task.score(outputs, batch)['loss'] == pytest.approx(loss, rel=1e-5)
 
 

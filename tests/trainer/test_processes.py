@@ -16,6 +16,7 @@ import runs
 import train
 from train import __main__ as program
 from train.config import command_line as command
+from train.config.schema import Compression
 from train.config.schema import Config
 from train.config.schema import Mesh
 from train.distributed import agreement
@@ -47,7 +48,7 @@ class Processes:
     self.all = []
     for i, log in enumerate(self.logs):
       words = [
-        path or runs.write(folder),
+        path or runs.write(folder, compression=POWERSGD),
         '--workdir',
         str(folder / workdir.format(i)),
         '--distributed.coordinator',
@@ -97,6 +98,8 @@ class Processes:
     pytest.fail(self.said(0) + self.said(1))
 
 
+# Errors are saved and restored, and it compiles fast.
+POWERSGD = Compression('powersgd', rank=2, start_step=1)
 LONG = ('--steps', '100000', '--checkpoint.every', '20', '--log.every', '5')
 
 
@@ -153,7 +156,9 @@ def test_sigterm_saves_at_once_and_any_number_goes_on(tmp_path, capsys):
     assert run.codes() == [command.PREEMPTED] * 2
     stopped = int(re.search(r'Stopped after step (\d+)', run.said(0))[1])
     assert f'Stopped after step {stopped}, as asked' in run.said(1)
-  fewer = runs.settings(tmp_path, steps=100000, mesh=Mesh(replica=2))
+  fewer = runs.settings(
+    tmp_path, steps=100000, mesh=Mesh(replica=2), compression=POWERSGD
+  )
   runs.interrupt(fewer, tmp_path / 'work', stopped + 3)
   assert f'Continuing after step {stopped}.' in capsys.readouterr().out
 

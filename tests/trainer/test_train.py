@@ -194,6 +194,7 @@ def test_gradients_that_stay_non_finite_end_the_run(tmp_path, every):
   broken = runs.settings(
     tmp_path,
     steps=30,
+    compression=Compression('dense'),
     optimizer=Optimizer(learning_rate=1e30),
     log=Log(every=every, tensorboard=False),
   )
@@ -208,6 +209,7 @@ def test_a_run_does_not_end_well_with_broken_parameters(tmp_path):
   broken = runs.settings(
     tmp_path,
     steps=2,
+    compression=Compression('dense'),
     optimizer=Optimizer(eps=0.0),
     evaluation=Evaluation(every=1000, sequences=8),
   )

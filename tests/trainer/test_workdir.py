@@ -11,6 +11,7 @@ import pytest
 
 import runs
 from train import __main__ as program
+from train.config.schema import Compression
 from train.config.schema import Distributed
 from train.distributed import watchdog
 from train.run import lock
@@ -77,15 +78,15 @@ def test_a_file_where_a_folder_should_be_is_refused_before_the_first_step(
 def test_a_save_that_fails_ends_the_process_at_once(tmp_path):
   """Threads of Orbax would wait for five minutes; nobody waits for them."""
   words = [
-    runs.write(tmp_path),
+    runs.write(tmp_path, compression=Compression('dense')),
     '--workdir',
     str(tmp_path / 'work'),
     '--steps',
     '100000',
     '--checkpoint.every',
-    '200',
+    '100',
     '--log.every',
-    '50',
+    '20',
   ]
   with subprocess.Popen(
     [sys.executable, '-m', 'train', *words],
@@ -125,9 +126,9 @@ def test_a_file_that_cannot_grow_is_an_error_and_no_hang(tmp_path, tensorboard):
 STALL = """
 import threading, time
 from train.distributed import watchdog
-with watchdog.Watchdog(3, lambda: 7) as watch:
+with watchdog.Watchdog(2, lambda: 7) as watch:
   for i in range(4):
-    time.sleep(1)
+    time.sleep(0.8)
     watch.saw(f'step {i}')
   threading.Lock().acquire(); threading.Event().wait()
 """
@@ -140,12 +141,12 @@ def test_the_watchdog_ends_a_process_that_waits(tmp_path):
   )
   time.sleep(1)
   process.send_signal(signal.SIGSTOP)
-  time.sleep(4)
+  time.sleep(3)
   process.send_signal(signal.SIGCONT)
   _, said = process.communicate(timeout=30)
   assert process.returncode == 2
   assert said == (
-    'error: a run must make progress every 3 s (distributed.stall_timeout),'
+    'error: a run must make progress every 2 s (distributed.stall_timeout),'
     ' but process 7 has waited since step 3 in code of other libraries: rerun'
     ' the same command to resume from the last checkpoint, with a higher'
     ' limit if nothing was stuck.\n'
@@ -165,7 +166,10 @@ def test_a_run_reports_its_progress_to_the_watchdog(tmp_path):
       seen.append(progress)
 
   settings = runs.settings(
-    tmp_path, distributed=Distributed(stall_timeout=1234), steps=4
+    tmp_path,
+    distributed=Distributed(stall_timeout=1234),
+    steps=4,
+    compression=Compression('dense'),
   )
   loop.run(settings, tmp_path / 'work', make_watchdog=Recorder)
   assert limits == [1234]

@@ -118,8 +118,7 @@ class SentenceClassification(Task):
     outputs, label = outputs.astype(np.float64), held_out['label']
     if not self._data.classes:
       return _of_scores(outputs[:, 0], label)
-    corpus = self._data.description['corpus']
-    name = '/'.join(str(corpus).split('/')[:2])
+    name = '/'.join(self.description['corpus'].split('/')[:2])
     return _of_classes(outputs, label, _REPORTED.get(name, ('accuracy',)))
 
 
