@@ -1,4 +1,4 @@
-"""On what a run takes place: sections of the configuration."""
+"""Sections of the configuration for devices and processes."""
 
 import dataclasses
 
@@ -13,12 +13,11 @@ class Mesh(Section):
   """The workers among whom the batch is divided, and the devices of each."""
 
   replica: int = 0
-  """Data-parallel workers, between whom gradients travel compressed. 0 takes
-  every device there is; on a CPU a larger number than there are devices makes
-  virtual ones."""
+  """Data-parallel workers, which average compressed gradients. 0 takes all
+  devices; on a CPU a number above that of the devices adds virtual ones."""
   fsdp: int = 1
-  """Devices of a worker that divide its part of the batch and over which its
-  parameters, moments and errors lie spread."""
+  """Devices of a worker over which its part of the batch, its parameters,
+  moments and errors are sharded."""
   tensor: int = 1
   """Devices of a worker that divide every matrix product, for each of
   mesh.fsdp."""

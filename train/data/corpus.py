@@ -1,4 +1,4 @@
-"""Text documents, and which of them are held out for evaluation."""
+"""Text documents, and the held-out ones among them."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator

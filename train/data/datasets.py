@@ -20,7 +20,7 @@ SENTENCES = (
   ('sentence',),
   ('text',),
 )
-# Where the official sets of that name keep what is held out; in this order.
+# The held-out parts of official data sets, in order of preference.
 _HELD_OUT = ('validation', 'validation_matched', 'test')
 _TRAIN = 'train'
 FORMAT = 'array_record'

@@ -123,16 +123,16 @@ def load(data: Data) -> TextData:
       'data.held_out must name texts whose names differ, got'
       f' {", ".join(names)}.'
     )
-  told = own.description | {
+  description = own.description | {
     'tokenizer': tokenizer.name,
     'vocab_size': tokenizer.vocab_size,
     'sequence_length': data.sequence_length,
     'held_out_tokens': held_out[0].tokens,
   }
   if names:
-    told['held_out'] = {x.name: x.sha256 for x in held_out[1:]}
+    description['held_out'] = {x.name: x.sha256 for x in held_out[1:]}
   return TextData(
-    description=told,
+    description=description,
     vocab_size=tokenizer.vocab_size,
     training_windows=own.training_windows,
     held_out=tuple(held_out),
@@ -162,14 +162,14 @@ def _in_memory(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
         found.name, held_out, *corpus_lib.repeated(held_out, training)
       )
   tokens = windows_lib.tokens_of(training, tokenizer)
-  told = {
+  description = {
     'corpus': corpus.name,
     'bytes': corpus.num_bytes,
     'sha256': corpus.sha256,
     'train_tokens': tokens.size,
   }
   windows = windows_lib.cut(tokens, size)
-  return _Own(told, windows, training, held_out, remarks)
+  return _Own(description, windows, training, held_out, remarks)
 
 
 def _streamed(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
@@ -183,13 +183,13 @@ def _streamed(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
     )
   windows = streams.Windows(found.train, tokenizer, size)
   held_out = _corpus(found.name, found.held_out, data.max_bytes)
-  told = {
+  description = {
     'corpus': found.name,
     'sha256': windows.fingerprint(),
     'held_out_sha256': held_out.sha256,
     'train_documents': len(windows),
   }
-  return _Own(told, windows, (), held_out.documents, _left_out(held_out))
+  return _Own(description, windows, (), held_out.documents, _left_out(held_out))
 
 
 def _divided(

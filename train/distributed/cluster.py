@@ -18,24 +18,28 @@ WORKER_AXIS = machines.REPLICA
 _ROWS = jax.sharding.PartitionSpec((machines.REPLICA, machines.FSDP))
 
 
-def start(config: Config) -> jax.sharding.Mesh:
-  """Joins the other processes, if any, and lays the mesh over the devices.
+Devices = list[jax.Device]
 
-  To be called before JAX touches a device: on CPU, more workers than there are
-  devices become virtual ones.
+
+def start(config: Config) -> jax.sharding.Mesh:
+  """Joins the other processes, if any, and returns the mesh of the devices.
+
+  Call it before JAX touches a device: on a CPU, it adds virtual devices.
 
   Raises:
-    ValueError: if the coordinator cannot be had, or if the devices do not fit
+    ValueError: if the coordinator does not answer, or if the devices do not fit
       the mesh.
   """
   inner = config.mesh.fsdp * config.mesh.tensor
   _devices_per_process(config.mesh, config.distributed.num_processes or 1)
   count = processes.join(config.distributed)
   if wanted := _devices_per_process(config.mesh, count):
-    _request_cpu_devices(wanted)
+    # Virtual devices, unless JAX has already started with those there are.
+    with contextlib.suppress(RuntimeError):
+      jax.config.update('jax_num_cpu_devices', wanted)
   # Processes with different configurations would make different meshes.
   agreement.check(config=agreement.common(config))
-  # The rows of a batch lie by processes, and so must the workers.
+  # The rows of a batch are ordered by process, so the workers have to be, too.
   devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
   workers = config.mesh.replica or len(devices) // inner
   devices = _enough(devices, config.mesh, max(workers, 1) * inner)
@@ -61,8 +65,8 @@ def _words(mesh: Mesh) -> str:
   return f'{mesh.replica} x {mesh.fsdp} x {mesh.tensor}'
 
 
-def _enough(devices, mesh, count):
-  """So many of the devices, if there are."""
+def _enough(devices: Devices, mesh: Mesh, count: int) -> Devices:
+  """The first `count` devices, if there are as many."""
   if count > len(devices):
     platform = devices[0].platform
     virtual = ', or set JAX_PLATFORMS=cpu to run on virtual devices'
@@ -85,8 +89,8 @@ def _check_batch(config: Config, workers: int) -> None:
     )
 
 
-def _check_processes(devices, mesh) -> None:
-  """Raises unless every process has as many of the devices, for whole rows."""
+def _check_processes(devices: Devices, mesh: Mesh) -> None:
+  """Raises unless all processes have equal numbers of devices, in full rows."""
   per_process = {
     i: sum(d.process_index == i for d in devices)
     for i in range(jax.process_count())
@@ -103,14 +107,8 @@ def _check_processes(devices, mesh) -> None:
     )
 
 
-def _request_cpu_devices(count: int) -> None:
-  """Makes virtual devices, unless JAX has started with what there is."""
-  with contextlib.suppress(RuntimeError):
-    jax.config.update('jax_num_cpu_devices', count)
-
-
 def rows_on(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """How the rows of a batch lie on the mesh."""
+  """The sharding of the rows of a batch."""
   return jax.sharding.NamedSharding(mesh, _ROWS)
 
 

@@ -11,7 +11,7 @@ Parameters, a nested dict of float32 arrays:
   layers/I/attention/{query,key,value,output}/kernel     [width, width]
   layers/I/feed_forward/{up,down}/kernel  [width, feed_forward] and back
   pooler/kernel, head/kernel              [width, width], [width, outputs]
-  .../bias beside every kernel            [outputs of the kernel]
+  .../bias next to every kernel           [outputs of the kernel]
   embedding/norm, layers/I/{attention,feed_forward}_norm
                                           scale and bias, [width]
 

@@ -258,14 +258,14 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
   Raises:
     ValueError: it is of another kind of model, or a value is not as it must be.
   """
-  told = _json(path)
+  config = _json(path)
 
   def value(key: str) -> Any:
-    if key not in told:
+    if key not in config:
       raise ValueError(
         f'{path} must be of a BERT or RoBERTa, but says nothing of {key!r}.'
       )
-    return told[key]
+    return config[key]
 
   def number(key: str, least: int = 1) -> int:
     found = value(key)
@@ -294,10 +294,10 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
     'is_decoder': False,
   }
   for key, only in expected.items():
-    if told.get(key, only) != only:
+    if config.get(key, only) != only:
       raise ValueError(
         f'{path} must be of an encoder with {key} {only}, got'
-        f' {repr(told[key])[:40]}.'
+        f' {repr(config[key])[:40]}.'
       )
   sizes = bert.Sizes(
     vocab_size=number('vocab_size'),

@@ -10,7 +10,7 @@ Parameters, a nested dict of float32 arrays, with c channels:
   stem/kernel                             [3, 3, channels of the image, width]
   stages/I/J/{first,second}/kernel        [3, 3, c in, c out]
   stages/I/J/shortcut/kernel              [1, 1, c in, c out], where c changes
-  .../norm/{scale,bias} beside a kernel   [c out], of its batch norm
+  .../norm/{scale,bias} next to a kernel  [c out], of its batch norm
   head/{kernel,bias}                      [c, classes], [classes]
 
 A batch norm uses the batch of its worker in training. It remembers nothing

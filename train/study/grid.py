@@ -19,7 +19,7 @@ _KEYS = [x.name for x in dataclasses.fields(Compression)]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A method with settings of its own, as in --compressors."""
+  """A method with its own options, as in --compressors."""
 
   text: str
   """As it was written: 'greedylore:probes=0'."""

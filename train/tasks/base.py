@@ -34,7 +34,7 @@ class Task(abc.ABC):
   """A data set, a model and what counts.
 
   All functions of parameters are pure and can be traced. The defaults are those
-  of a small model that needs nothing besides its parameters.
+  of a small model that needs its parameters only.
   """
 
   description: dict[str, Any]
