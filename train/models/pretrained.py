@@ -5,6 +5,7 @@ model.safetensors.index.json names; no PyTorch, no pickle, and nothing is
 downloaded.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import hashlib
@@ -22,6 +23,7 @@ _FILE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 # From the paths of parameters to names there; what follows is in _LEAVES.
+_LAYER = r'encoder.layer.\1.'
 _NAMES = (
   (r'embedding/token', r'embeddings.word_embeddings.weight'),
   (r'embedding/position', r'embeddings.position_embeddings.weight'),
@@ -29,19 +31,13 @@ _NAMES = (
   (r'embedding/norm/', r'embeddings.LayerNorm.'),
   (
     r'layers/(\d+)/attention/(query|key|value)/',
-    r'encoder.layer.\1.attention.self.\2.',
+    rf'{_LAYER}attention.self.\2.',
   ),
-  (
-    r'layers/(\d+)/attention/output/',
-    r'encoder.layer.\1.attention.output.dense.',
-  ),
-  (
-    r'layers/(\d+)/attention_norm/',
-    r'encoder.layer.\1.attention.output.LayerNorm.',
-  ),
-  (r'layers/(\d+)/feed_forward/up/', r'encoder.layer.\1.intermediate.dense.'),
-  (r'layers/(\d+)/feed_forward/down/', r'encoder.layer.\1.output.dense.'),
-  (r'layers/(\d+)/feed_forward_norm/', r'encoder.layer.\1.output.LayerNorm.'),
+  (r'layers/(\d+)/attention/output/', rf'{_LAYER}attention.output.dense.'),
+  (r'layers/(\d+)/attention_norm/', rf'{_LAYER}attention.output.LayerNorm.'),
+  (r'layers/(\d+)/feed_forward/up/', rf'{_LAYER}intermediate.dense.'),
+  (r'layers/(\d+)/feed_forward/down/', rf'{_LAYER}output.dense.'),
+  (r'layers/(\d+)/feed_forward_norm/', rf'{_LAYER}output.LayerNorm.'),
   (r'pooler/', r'pooler.dense.'),
 )
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', '': ''}
@@ -267,23 +263,21 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
       )
     return config[key]
 
-  def number(key: str, least: int = 1) -> int:
+  def checked(key: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
     found = value(key)
-    if type(found) is not int or not least <= found < 2**31:
+    if not is_valid(found):
       raise ValueError(
-        f'{path} must give {key} as an integer from {least} to 2147483647,'
-        f' got {repr(found)[:40]}.'
+        f'{path} must give {key} as {expected}, got {repr(found)[:40]}.'
       )
     return found
 
+  def number(key: str, least: int = 1) -> int:
+    is_valid = lambda x: type(x) is int and least <= x < 2**31
+    return checked(key, is_valid, f'an integer from {least} to 2147483647')
+
   def fraction(key: str) -> float:
-    found = value(key)
-    if type(found) not in (int, float) or not 0 < found < 1:
-      raise ValueError(
-        f'{path} must give {key} as a number between 0 and 1, got'
-        f' {repr(found)[:40]}.'
-      )
-    return found
+    is_valid = lambda x: type(x) in (int, float) and 0 < x < 1
+    return checked(key, is_valid, 'a number between 0 and 1')
 
   kind = value('model_type')
   known = kind in ('bert', 'roberta')
