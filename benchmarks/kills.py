@@ -24,7 +24,7 @@ from rich import progress
 from benchmarks import machine
 from train.run import metrics
 
-CONFIG = 'configs/soak.py'
+CONFIG = 'configs/studies/soak.py'
 
 
 class Run:

@@ -18,8 +18,8 @@ import numpy as np
 import optax
 
 import greedylore_jax as gl
-from train.config import command_line as command
 from train.config import machines
+from train.config import reader
 from train.distributed import cluster
 from train.models import llama
 from train.models import llama_rules
@@ -43,7 +43,7 @@ def main() -> None:
   parser.add_argument('--layers', type=int)
   parser.add_argument('--unrolled', action='store_true')
   options = parser.parse_args()
-  run = command.load(options.config)
+  run = reader.load(options.config)
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', options.replica * options.fsdp)
   shape = options.replica, options.fsdp, 1

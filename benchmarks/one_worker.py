@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import machine
 from train import tasks
-from train.config import command_line as command
+from train.config import reader
 from train.config import schema as config
 from train.data import text
 from train.data import windows
@@ -25,7 +25,7 @@ from train.distributed import cluster
 from train.run import forecast
 
 _CONFIGS = [
-  f'configs/greedylore/llama_{size}.py'
+  f'configs/greedylore/llama.py:{size}'
   for size in ('60m', '130m', '350m', '1b')
 ]
 _METHODS = 'greedylore', 'powersgd', 'dense'
@@ -51,7 +51,7 @@ def main() -> int:
   )
   print(f'|{"---|" * 10}')
   for path in given.configs:
-    run = forecast.of_one_worker(command.load(path))
+    run = forecast.of_one_worker(reader.load(path))
     rows = max(1, given.tokens // run.data.sequence_length)
     run = dataclasses.replace(
       run,

@@ -13,11 +13,11 @@ from matplotlib import figure
 import numpy as np
 
 import greedylore_jax as gl
-from train.config import command_line as command
+from train.config import reader
 from train.models import llama
 from train.models import llama_rules
 
-_CONFIG = 'configs/greedylore/llama_1b.py'
+_CONFIG = 'configs/greedylore/llama.py:1b'
 _VOCAB = 32_000
 _PATH = pathlib.Path(__file__).parent / 'OUTLOOK.png'
 # A worker: 16,384 tokens a step at 400 TFLOP/s, six operations per parameter
@@ -31,7 +31,7 @@ _GBITS = np.geomspace(1, 400, 60)
 
 def main() -> int:
   """Draws the figure; returns the exit code."""
-  model = command.load(_CONFIG).model
+  model = reader.load(_CONFIG).model
   shapes = jax.eval_shape(lambda: llama.init(model, _VOCAB, 0))
   count = sum(x.size for x in jax.tree.leaves(shapes))
   compute = 6 * count * _TOKENS / _FLOPS

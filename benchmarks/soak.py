@@ -1,8 +1,8 @@
 """`python -m benchmarks.soak`: what only very many steps show.
 
-Trains configs/soak.py on 4 processes of this machine, with their memory read
-every second. At each checkpoint the trainer itself compares the parameters of
-the processes, bit by bit, and fails if they differ.
+Trains configs/studies/soak.py on 4 processes of this machine and reads their
+memory every second. At each checkpoint the trainer itself compares the
+parameters of the processes, bit by bit, and fails if they differ.
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import machine
 from train.run import metrics
 
-CONFIG = 'configs/soak.py'
+CONFIG = 'configs/studies/soak.py'
 PROCESSES = 4
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
       sys.executable,
       '-m',
       'train.launch',
-      '--num-processes',
+      '--num_processes',
       str(PROCESSES),
       CONFIG,
       '--workdir',

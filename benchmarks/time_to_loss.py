@@ -1,10 +1,10 @@
 """Time to a loss: what compression is worth on links of some bandwidths.
 
-`python -m benchmarks.time_to_loss` trains configs/time_to_loss.py with the real
-trainer, a process per host (`benchmarks.hosts`), once for each number of hosts
-and each method. The loss after a step does not depend on the link, so one run
-serves all bandwidths: while it goes on, the links' rate is changed every few
-steps, and each step is timed at the rate that it had. The time to a loss at one
+`python -m benchmarks.time_to_loss` trains configs/studies/time_to_loss.py with
+the real trainer, a process per host (`benchmarks.hosts`), once for each number
+of hosts and each method. The loss after a step does not depend on the link, so
+one run serves all bandwidths: while it trains, the links' rate is changed every
+few steps, and each step is timed at the rate that it had. The time to a loss at one
 rate is then the sum of its steps' times there, where a step counts as the
 median of its kind (warm-up, refresh, compressed) at that rate. The first step,
 evaluations and start-up are not timed.
@@ -32,11 +32,12 @@ from benchmarks import machine
 from benchmarks import time_to_loss_report
 from benchmarks import trainers
 from train import tasks
-from train.config import command_line as command
+from train.config import command_line
+from train.config import exit_codes
 from train.run import metrics
 from train.study import budget
 
-CONFIG = 'configs/time_to_loss.py'
+CONFIG = 'configs/studies/time_to_loss.py'
 METHODS: dict[str, dict[str, Any]] = {
   'dense': {'method': 'dense'},
   'GreedyLore, r = 32': {'method': 'greedylore', 'rank': 32},
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
         file.write(json.dumps(line) + '\n')
       print(json.dumps(key), 'done', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
-    return command.fail(error, 1)
+    return exit_codes.fail(error, 1)
   time_to_loss_report.write(folder, metrics.read(results))
   return 0
 
@@ -109,7 +110,7 @@ def measure(
   ends = [0.0, *(x['seconds'] for x in steps)]
   words = [word for k, v in compression.items() for word in (f'--{k}', str(v))]
   replica = ['--mesh.replica', str(count)]
-  settings, _ = command.parse([CONFIG, *words, *replica], '')
+  settings, _ = command_line.parse([CONFIG, *words, *replica], '')
   plan = budget.plan(settings, tasks.load(settings))
   return {
     'commit': machine.commit(),

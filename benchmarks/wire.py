@@ -25,7 +25,8 @@ from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 from benchmarks import trainers
 from train import tasks
-from train.config import command_line as command
+from train.config import command_line
+from train.config import exit_codes
 from train.run import metrics
 from train.study import budget
 
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> int:
           runs.append(measure(count, method, path, given.rate, **several))
         print(*_kind_rows(runs[-1:]), sep='\n', flush=True)
   except (hosts_lib.Unavailable, trainers.Failed) as error:
-    return command.fail(error, 1)
+    return exit_codes.fail(error, 1)
   module = f'benchmarks.wire --hosts {given.hosts} --rate {given.rate}'
   if given.fsdp > 1:
     module += f' --fsdp {given.fsdp}'
@@ -195,7 +196,7 @@ def _kinds(count, method, options, workdir, cards) -> Iterator[Kind]:
   """The steps of a run, by their phase."""
   words = [word for k, v in options.items() for word in (f'--{k}', str(v))]
   replica = ['--mesh.replica', str(count)]
-  settings, _ = command.parse([CONFIG, *words, *replica], '')
+  settings, _ = command_line.parse([CONFIG, *words, *replica], '')
   plan = budget.plan(settings, tasks.load(settings))
   lines = [x for x in metrics.read(workdir / 'metrics.jsonl') if 'loss' in x]
   told = [0, *(x['bytes_sent'] for x in lines)]

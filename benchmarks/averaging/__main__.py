@@ -27,7 +27,7 @@ from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 from benchmarks.averaging import crew as crew_lib
 from benchmarks.averaging import report
-from train.config import command_line as command
+from train.config import exit_codes
 
 _OURS, _DDP, _HOOK = 'ours', 'theirs', 'theirs, compressed'
 _NO_LIMIT = 'none'
@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
       ]
       _measure(turns, tasks, given.steps, results)
   except (hosts_lib.Unavailable, crew_lib.Failed) as error:
-    return command.fail(error, 1)
+    return exit_codes.fail(error, 1)
   report.write(results, pathlib.Path(given.folder))
   return 0
 

@@ -7,7 +7,7 @@ import pytest
 
 import texts
 from train import compare
-from train.config import command_line as command
+from train.config import command_line
 from train.config.schema import Compression
 from train.run import paths
 from train.study import grid
@@ -53,7 +53,7 @@ class Calls(list):
   """The names of the runs that a study starts; leaves what a run leaves."""
 
   def __call__(self, words):
-    settings = command.parse(words[2:], 'train')[0]
+    settings = command_line.parse(words[2:], 'train')[0]
     folder = pathlib.Path(settings.workdir)
     name, digest = folder.name.rsplit('-', 1)
     assert len(digest) == 8, 'a folder for each run, whatever it is called'
@@ -118,7 +118,7 @@ def test_runs_come_in_order_and_say_what_they_are(path):
   assert (last.seed, last.data.seed) == (7, 7)
   assert last.optimizer.learning_rate == 2e-3
   for run in runs:
-    assert command.parse([*run.options], 'train')[0] == run.config
+    assert command_line.parse([*run.options], 'train')[0] == run.config
 
 
 @pytest.mark.parametrize(
@@ -147,18 +147,27 @@ def test_runs_come_in_order_and_say_what_they_are(path):
       ['--compressors', 'powersgd:rank=3:rank=4'],
       '--compression.rank must be given once',
     ),
-    (['--compressors', 'dense,dense'], "none twice; got 'dense,dense'"),
+    (
+      ['--compressors', 'dense,dense'],
+      '--compressors takes different values, got dense,dense',
+    ),
     (
       ['--compressors', 'dense', '--budgets', '3,x'],
-      'argument --budgets: takes numbers with commas between them, none twice,'
-      " each at least 1; got '3,x'",
+      "--budgets must be a tuple of finite numbers, got (3, 'x')",
     ),
-    (['--compressors', 'dense', '--budgets', '0.5'], "got '0.5'"),
-    (['--compressors', 'dense', '--seeds', '0.5'], "got '0.5'"),
-    (['--compressors', 'dense', '--learning_rates', 'nan'], "got 'nan'"),
+    (
+      ['--compressors', 'dense', '--budgets', '0.5'],
+      '--budgets must be at least 1, got 0.5',
+    ),
+    (['--compressors', 'dense', '--seeds', '0.5'], "of integers, got ('0.5',)"),
+    (['--compressors', 'dense', '--learning-rates', 'nan'], "got ('nan',)"),
     (
       ['--compressors', 'dense', '--bandwidth', '0'],
-      '--bandwidth takes Mbit/s, a number above 0, got 0',
+      '--bandwidth must be above 0 Mbit/s, got 0',
+    ),
+    (
+      ['--compressors', 'dense', '--seeds', '1', '--data.seed', '2'],
+      '--seeds sets data.seed in every run of a study, got --data.seed as well',
     ),
     (
       ['--compressors', 'dense', '--step', '3'],
@@ -170,7 +179,7 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     ),
     (['--compressors', 'dense', '--data.files', 'absent'], 'matches none in'),
     (['--compressors', 'dense', '--mesh.replica', '0'], 'set mesh.replica'),
-    ([], 'the following arguments are required: --compressors'),
+    ([], 'expected python -m train.compare CONFIG --compressors VALUE'),
   ],
 )
 def test_mistakes_are_one_line_before_anything_runs(
@@ -338,7 +347,7 @@ def test_an_entry_may_set_what_an_option_sets_for_the_others(path):
   assert [run.config.compression.rank for run in runs] == [5, 3]
   for run in runs:
     assert run.config.steps == 7
-    assert command.parse([*run.options], 'train')[0] == run.config
+    assert command_line.parse([*run.options], 'train')[0] == run.config
 
 
 def test_a_run_that_fails_ends_the_study_and_the_others_stay(

@@ -6,7 +6,7 @@ import math
 from studies import result
 from studies import run
 from train import __main__ as program
-from train.config import command_line as command
+from train.config import exit_codes
 from train.run import loop
 from train.study import comparison
 from train.study import figure
@@ -20,8 +20,8 @@ def test_it_has_an_exit_code_of_its_own(monkeypatch, capsys):
     raise FloatingPointError('The gradients were not finite.')
 
   monkeypatch.setattr(loop, 'run', diverge)
-  assert program.main([QUICKSTART]) == command.DIVERGED
-  assert command.DIVERGED not in (0, 2, command.INTERRUPTED)
+  assert program.main([QUICKSTART]) == exit_codes.DIVERGED
+  assert exit_codes.DIVERGED not in (0, 2, exit_codes.INTERRUPTED)
   assert capsys.readouterr().err == 'error: The gradients were not finite.\n'
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 
 from train import compare
-from train.config import command_line as command
+from train.config import exit_codes
 
 
 def test_being_asked_to_stop_is_handed_on(tmp_path):
@@ -26,7 +26,7 @@ def test_being_asked_to_stop_is_handed_on(tmp_path):
 
   before = signal.getsignal(signal.SIGTERM)
   threading.Thread(target=ask, daemon=True).start()
-  assert compare.run_python(['-c', program]) == command.PREEMPTED
+  assert compare.run_python(['-c', program]) == exit_codes.PREEMPTED
   assert signal.getsignal(signal.SIGTERM) == before
 
 

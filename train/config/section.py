@@ -1,6 +1,7 @@
 """A part of a configuration: a frozen dataclass that checks its own values."""
 
 from collections.abc import Callable
+import difflib
 import types
 import typing
 from typing import Any
@@ -21,13 +22,13 @@ _LARGEST_FLOAT32 = 3.4028234e38
 class Section:
   """A part of the configuration that checks itself when it is built."""
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     hints = typing.get_type_hints(type(self))
     for name, hint in hints.items():
       if not is_of(getattr(self, name), hint):
         value = shown(getattr(self, name))
         raise ValueError(
-          f'{self._key(name)} must be {_words(hint)}, got {value}.'
+          f'{self._key(name)} must be {describe_type(hint)}, got {value}.'
         )
       if hint in (int, int | None):
         largest = _LARGEST.get(name, _LARGEST_INTEGER)
@@ -109,16 +110,23 @@ def shown(value: Any) -> str:
   return text if len(text) <= 100 else f'{text[:80]} ...'
 
 
-def _words(hint: Any) -> str:
+def nearest(word: str, known: list[str]) -> str:
+  """'; the nearest is ...', or nothing if none is near."""
+  close = difflib.get_close_matches(word, known, n=1)
+  return f'; the nearest is {close[0]!r}' if close else ''
+
+
+def describe_type(hint: Any) -> str:
   """A type as a person would say it."""
   match typing.get_origin(hint):
     case typing.Literal:
       choices = [*map(repr, typing.get_args(hint))]
       return ('one of ' if len(choices) > 1 else '') + ', '.join(choices)
     case types.UnionType | typing.Union:
-      return ' or '.join(map(_words, typing.get_args(hint)))
+      return ' or '.join(map(describe_type, typing.get_args(hint)))
     case origin if origin is tuple:
-      return 'a tuple of strings'
+      items = {int: 'integers', float: 'finite numbers', str: 'strings'}
+      return f'a tuple of {items[typing.get_args(hint)[0]]}'
   names = {int: 'an integer', float: 'a finite number', str: 'a string'}
   names |= {bool: 'True or False', types.NoneType: 'None'}
   return names.get(hint, f'a {hint.__name__}')

@@ -14,7 +14,7 @@ from typing import NoReturn
 import jax
 from jax._src import distributed as jax_distributed
 
-from train.config import command_line as command
+from train.config import exit_codes
 from train.config.schema import Distributed
 from train.distributed import stderr_filter
 
@@ -147,11 +147,11 @@ def leave(code: int) -> NoReturn:
   after an error they may be waiting for this one in a collective.
   """
   if jax.distributed.is_initialized():
-    if code in (0, command.PREEMPTED):
+    if code in (0, exit_codes.PREEMPTED):
       try:
         jax.distributed.shutdown()
       except RuntimeError as error:  # Another process has gone since.
-        code = command.fail(error, 1)
+        code = exit_codes.fail(error, 1)
     elif is_main():
       time.sleep(1)  # Without the coordinator, the others report nothing.
   for stream in (sys.stdout, sys.stderr):

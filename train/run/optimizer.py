@@ -10,10 +10,10 @@ import optax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config import command_line as command
 from train.config.schema import Compression
 from train.config.schema import Config
 from train.config.schema import Optimizer
+from train.config.section import nearest
 
 # After so many non-finite steps in a row something is broken for good; none of
 # them is ever taken.
@@ -273,4 +273,4 @@ def _nearest_optimizer(name: str) -> str:
     if inspect.isfunction(getattr(optax, x))
     and 'learning_rate' in inspect.signature(getattr(optax, x)).parameters
   ]
-  return command.nearest(name, known)
+  return nearest(name, known)

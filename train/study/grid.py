@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import re
 
-from train.config import command_line as command
+from train.config import command_line
+from train.config import exit_codes
+from train.config import section
 from train.config.schema import Compression
 from train.config.schema import Config
 
@@ -52,13 +54,13 @@ def entry(text: str) -> Entry:
   for word in words:
     key, equals, value = word.partition('=')
     if not equals:
-      raise command.UsageError(
+      raise exit_codes.UsageError(
         f'--compressors takes METHOD:key=value, got {word!r} in {text!r}'
       )
     if key not in _KEYS[1:]:
-      raise command.UsageError(
+      raise exit_codes.UsageError(
         f'--compressors {text}: there is no compression.{key} to set'
-        f'{command.nearest(key, _KEYS[1:])}'
+        f'{section.nearest(key, _KEYS[1:])}'
       )
     settings.append((key, value))
   return Entry(text, method, tuple(settings))
@@ -90,12 +92,12 @@ class Choices:
     Raises:
       UsageError: if an option is wrong.
     """
-    return command.parse([self.path, *self.options(*options)], PROG)[0]
+    return command_line.parse([self.path, *self.options(*options)], PROG)[0]
 
   def options(self, *options: str) -> tuple[str, ...]:
     """The overrides with options in place of those of the same key."""
     keys = {x.removeprefix('--') for x in options if x.startswith('--')}
-    return (*command.without([*self.overrides], keys), *options)
+    return (*command_line.without([*self.overrides], keys), *options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 import jax
 
 from train import tasks
-from train.config import command_line as command
+from train.config import exit_codes
 from train.run import paths
 from train.study import budget
 from train.study import comparison
@@ -53,7 +53,7 @@ class Study:
       folder = self._folder / f'{run.name}-{identity[:8]}'
       code = call(['-m', 'train', *run.options, '--workdir', str(folder)])
       # A run that diverged is a result, too.
-      if code not in (0, command.DIVERGED):
+      if code not in (0, exit_codes.DIVERGED):
         return code, f'{run.title} in {folder} ended with exit code {code}.'
       self._results.add(
         results.describe(
@@ -61,7 +61,7 @@ class Study:
           identity,
           folder,
           wall_seconds=time.monotonic() - started,
-          diverged=code == command.DIVERGED,
+          diverged=code == exit_codes.DIVERGED,
         )
       )
       results.lighten(folder)
@@ -104,7 +104,7 @@ def _runs(choices: grid.Choices) -> dict[str, list[grid.Run]]:
   jax.config.update('jax_platforms', 'cpu')
   config = choices.config()
   if not config.mesh.replica:
-    raise command.UsageError(
+    raise exit_codes.UsageError(
       'a study needs a fixed number of workers: set mesh.replica, got 0, which'
       ' takes all devices there are'
     )

@@ -4,19 +4,12 @@ What it shows: image classification with compressed convolutions: 78,000
 parameters, 4 simulated workers, 300 steps of 64 images of 8 x 8 pixels, as
 accurate as dense averaging.
 
-Command: python -m train configs/digits.py
+Command: python -m train configs/studies/digits.py
 Cost: about a minute on two cores.
-Expected: see EXPERIMENTS.md, 'Digits'.
+Results: 'Digits' in the index of experiments.
 """
 
-from train.config.schema import Checkpoint
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Data
-from train.config.schema import Evaluation
-from train.config.schema import Mesh
-from train.config.schema import Model
-from train.config.schema import Optimizer
+from train.config.schema import *
 
 config = Config(
   steps=300,

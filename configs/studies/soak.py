@@ -1,22 +1,14 @@
 """A tiny model for very many steps, to see what only time shows.
 
-What it shows: 10,000 steps on 4 processes with a checkpoint every 500; memory
-stays flat, parameters stay equal on all processes, errors do not grow.
+What it shows: 10,000 steps on 4 processes with a checkpoint every 500: memory
+use is constant, parameters stay equal on all processes, errors do not grow.
 
-Command: make soak.
+Command: make soak
 Cost: about ten minutes on two cores.
-Expected: see EXPERIMENTS.md, 'Soak'.
+Results: 'Soak' in the index of experiments.
 """
 
-from train.config.schema import Checkpoint
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Data
-from train.config.schema import Evaluation
-from train.config.schema import Log
-from train.config.schema import Mesh
-from train.config.schema import Model
-from train.config.schema import Optimizer
+from train.config.schema import *
 
 config = Config(
   steps=10_000,
