@@ -143,16 +143,15 @@ def load(data: Data) -> TextData:
 
 def _in_memory(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
   """All of a corpus."""
+  held_out: _Documents | None = None
   if data.source in ('python-stdlib', 'files'):
     corpus = corpus_lib.read(data.source, data.files, data.text_field)
-    (training, held_out), remarks = _divided(data, corpus), _left_out(corpus)
+    remarks = _left_out(corpus)
   else:
     found = _data_set(data.source, data.data_dir)
     corpus = _corpus(found.name, found.train, data.max_bytes)
     remarks = _left_out(corpus)
-    if found.held_out is None:
-      training, held_out = _divided(data, corpus)
-    else:
+    if found.held_out is not None:
       data.only_for('data without a held-out part of its own', 'eval_fraction')
       other = _corpus(found.name, found.held_out, data.max_bytes)
       training, held_out = corpus.documents, other.documents
@@ -161,6 +160,8 @@ def _in_memory(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
       remarks += _also_training(
         found.name, held_out, *corpus_lib.repeated(held_out, training)
       )
+  if held_out is None:
+    training, held_out = corpus_lib.split(corpus, data.eval_fraction)
   tokens = windows_lib.tokens_of(training, tokenizer)
   description = {
     'corpus': corpus.name,
@@ -190,13 +191,6 @@ def _streamed(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
     'train_documents': len(windows),
   }
   return _Own(description, windows, (), held_out.documents, _left_out(held_out))
-
-
-def _divided(
-  data: Data, corpus: corpus_lib.Corpus
-) -> tuple[_Documents, _Documents]:
-  """Training and held-out documents."""
-  return corpus_lib.split(corpus, data.eval_fraction)
 
 
 def _left_out(corpus: corpus_lib.Corpus) -> tuple[str, ...]:

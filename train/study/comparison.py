@@ -1,5 +1,6 @@
 """A study as a table: what each method reached, and at which cost."""
 
+from collections.abc import Callable
 import dataclasses
 import math
 import statistics
@@ -107,34 +108,10 @@ def wire_seconds(line: Line, num_bytes: float, bandwidth: float) -> float:
 
 def table(rows: list[Row], bandwidth: float) -> str:
   """The rows in Markdown, and the learning rates if there were several."""
-  dense = min(
-    (row.loss for row in rows if row.method.split(':')[0] == 'dense'),
-    default=None,
+  columns = _columns(rows, bandwidth)
+  text = tables.table(
+    [*columns], [[cell(row) for cell in columns.values()] for row in rows]
   )
-  summaries = [x['summary'] for row in rows for x in row.lines]
-  peak = all('peak_bytes' in summary for summary in summaries)
-  scores = dict.fromkeys(
-    key
-    for summary in summaries
-    for key in summary
-    if key.startswith(_SCORE) and key != f'{_SCORE}loss'
-  )
-  columns = [
-    'method',
-    'budget',
-    'setting',
-    'learning rate',
-    'held-out loss (seeds)',
-    'over dense',
-    *(_title(score) for score in scores),
-    'kB per step',
-    *(['kB at peak'] if peak else []),
-    'times fewer',
-    'ms per step',
-    f'ms at {bandwidth:g} Mbit/s',
-  ]
-  cells = [_cells(row, dense, [*scores], peak, bandwidth) for row in rows]
-  text = tables.table(columns, cells)
   text += (
     '\nHeld-out loss: nats, or for scores the squared error; mean and half the'
     ' range over the seeds, at the best learning rate of the method. Times'
@@ -155,33 +132,51 @@ def table(rows: list[Row], bandwidth: float) -> str:
   return text
 
 
-def _title(score: str) -> str:
-  return score.removeprefix(_SCORE).replace('_', ' ')
+def _columns(
+  rows: list[Row], bandwidth: float
+) -> dict[str, Callable[[Row], str]]:
+  """The titles of the columns, and how to make a cell of a row."""
+  is_dense = lambda row: row.method.split(':')[0] == 'dense'
+  dense = min((x.loss for x in rows if is_dense(x)), default=math.nan)
+  summaries = [x['summary'] for row in rows for x in row.lines]
+  keys = dict.fromkeys(key for summary in summaries for key in summary)
+  scores = [x for x in keys if x.startswith(_SCORE) and x != f'{_SCORE}loss']
+
+  def over_dense(row: Row) -> str:
+    over = row.loss / dense if dense else math.nan
+    return f'{over - 1:+.1%}' if math.isfinite(over) else ''
+
+  def seconds(row: Row) -> float:
+    sent = row.mean('bytes_per_step')
+    return row.compute_seconds + wire_seconds(row.lines[0], sent, bandwidth)
+
+  knob = lambda x: f'{x.name} {x.value:g}' if x else ''
+  columns: dict[str, Callable[[Row], str]] = {
+    'method': lambda row: row.method,
+    'budget': _times,
+    'setting': lambda row: knob(row.knob),
+    'learning rate': lambda row: f'{row.rate:g}',
+    'held-out loss (seeds)': lambda row: _spread(row.lines),
+    'over dense': over_dense,
+  }
+  for score in scores:
+    title = score.removeprefix(_SCORE).replace('_', ' ')
+    columns[title] = lambda row, key=score: f'{row.mean(key):.3f}'
+  columns['kB per step'] = lambda row: _kilobytes(row, 'bytes_per_step')
+  if all('peak_bytes' in summary for summary in summaries):
+    columns['kB at peak'] = lambda row: _kilobytes(row, 'peak_bytes')
+  return columns | {
+    'times fewer': lambda row: f'{row.mean("compression"):.2f}',
+    'ms per step': lambda row: f'{1e3 * row.compute_seconds:.1f}',
+    f'ms at {bandwidth:g} Mbit/s': lambda row: f'{1e3 * seconds(row):.1f}',
+  }
 
 
-def _cells(row, dense, scores, peak, bandwidth) -> list[str]:
-  """What the table says of a row."""
-  over = row.loss / dense if dense else math.nan
-  sent = row.mean('bytes_per_step')
-  seconds = row.compute_seconds
-  wire = wire_seconds(row.lines[0], sent, bandwidth)
-  return [
-    row.method,
-    _times(row),
-    f'{row.knob.name} {row.knob.value:g}' if row.knob else '',
-    f'{row.rate:g}',
-    _spread(row.lines),
-    f'{over - 1:+.1%}' if math.isfinite(over) else '',
-    *(f'{row.mean(score):.3f}' for score in scores),
-    f'{sent / 1e3:,.0f}',
-    *([f'{row.mean("peak_bytes") / 1e3:,.0f}'] if peak else []),
-    f'{row.mean("compression"):.2f}',
-    f'{1e3 * seconds:.1f}',
-    f'{1e3 * (seconds + wire):.1f}',
-  ]
+def _kilobytes(row: Row, key: str) -> str:
+  return f'{row.mean(key) / 1e3:,.0f}'
 
 
-def _grid_cells(row, rates) -> list[str]:
+def _grid_cells(row: Row, rates: list[float]) -> list[str]:
   """The losses of a row at every rate, its best one in bold."""
   cells = []
   for rate in rates:
@@ -190,7 +185,7 @@ def _grid_cells(row, rates) -> list[str]:
   return cells
 
 
-def _times(row) -> str:
+def _times(row: Row) -> str:
   return '' if row.budget is None else f'{row.budget:g}x'
 
 
