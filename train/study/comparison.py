@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 import statistics
 from typing import Any
@@ -161,7 +162,7 @@ def _columns(
   }
   for score in scores:
     title = score.removeprefix(_SCORE).replace('_', ' ')
-    columns[title] = lambda row, key=score: f'{row.mean(key):.3f}'
+    columns[title] = functools.partial(_mean, key=score)
   columns['kB per step'] = lambda row: _kilobytes(row, 'bytes_per_step')
   if all('peak_bytes' in summary for summary in summaries):
     columns['kB at peak'] = lambda row: _kilobytes(row, 'peak_bytes')
@@ -170,6 +171,10 @@ def _columns(
     'ms per step': lambda row: f'{1e3 * row.compute_seconds:.1f}',
     f'ms at {bandwidth:g} Mbit/s': lambda row: f'{1e3 * seconds(row):.1f}',
   }
+
+
+def _mean(row: Row, key: str) -> str:
+  return f'{row.mean(key):.3f}'
 
 
 def _kilobytes(row: Row, key: str) -> str:
