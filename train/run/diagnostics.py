@@ -1,6 +1,7 @@
-"""What compression kept and left, gathered between two lines of metrics."""
+"""The diagnostics of the compression between two lines of metrics."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import math
 import statistics
 from typing import Any
@@ -9,13 +10,14 @@ import greedylore_jax as gl
 from train.run import json_files
 
 
-class Diagnosis:
+class Window:
   """`gl.Diagnostics` of the steps since the last line.
 
-  They stay on the device until a line is written, so nothing waits for them.
+  They stay on the device until a line is written, so no step waits for them.
   """
 
-  def __init__(self, saved: list[Any]) -> None:
+  def __init__(self, saved: Sequence[Any] = ()) -> None:
+    """Takes the `state()` of an earlier window."""
     numbers: Callable[[Any], Any] = lambda seen: [
       math.nan if x is None else x for x in seen
     ]
@@ -24,22 +26,22 @@ class Diagnosis:
     ]
 
   def add(self, phase: str, seen: gl.Diagnostics) -> None:
-    """Remembers those of a step in this phase of the plan."""
+    """Adds those of a step in this phase of the plan."""
     self._steps.append((phase, seen))
 
   def state(self) -> list[Any]:
-    """What `Diagnosis` takes to resume from here, fit for JSON."""
+    """The steps of this window, for JSON."""
     return json_files.finite(
       [[phase, [*map(float, seen)]] for phase, seen in self._steps]
     )
 
   def line(self) -> dict[str, Any]:
-    """What a line of metrics says of these steps; then it begins anew.
+    """The entries of a line of metrics; the window is empty after that.
 
     Returns:
       captured_energy, the mean over the steps; error_to_gradient, after the
-      last of them; basis_drift, the mean over those that were refreshes. What
-      is not known is left out.
+      last of them; basis_drift, the mean over the refreshes. Unknown ones
+      are left out.
     """
     steps, self._steps = self._steps, []
     captured = [float(x.captured_energy) for _, x in steps]
@@ -56,6 +58,6 @@ class Diagnosis:
 
 
 def _mean(values: list[float]) -> float | None:
-  """The mean of what is finite; a skipped step has no numbers."""
+  """The mean of the finite values; a skipped step has none."""
   finite = [x for x in values if math.isfinite(x)]
   return statistics.fmean(finite) if finite else None

@@ -1,12 +1,13 @@
-"""Why JAX ended this process, in one line.
+"""One line about why JAX ended this process.
 
 When a process of a run is gone, JAX's coordination service ends the others from
-C++: pages of stack trace, and Python is not asked. So the standard error of a
-process among several goes through this filter, a program of its own that
-outlives it by a moment.
+C++, with pages of stack trace and without asking Python. So the standard error
+of each process goes through this filter, a program of its own that outlives
+the process by a moment.
 """
 
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -23,15 +24,15 @@ def attach(
 ) -> None:
   """Puts the filter between this process and its standard error."""
   words = [coordinator, str(start_timeout), str(heartbeat_timeout)]
-  program = [sys.executable, '-m', 'train.last_words', *words]
-  here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  program = [sys.executable, '-m', 'train.distributed.stderr_filter', *words]
+  root = str(pathlib.Path(__file__).parents[2])
   sys.stderr.flush()
   reader, writer = os.pipe()
   subprocess.Popen(
     program,
     stdin=reader,
     start_new_session=True,
-    env=os.environ | {'PYTHONPATH': here},
+    env=os.environ | {'PYTHONPATH': root},
   )
   os.close(reader)
   os.dup2(writer, 2)
@@ -44,7 +45,7 @@ def translate(
   """One line about a log that ends with the service's last words, or None."""
   if _FATAL not in log:
     return None
-  goes_on = 'The same command goes on from the last checkpoint.'
+  resume = 'Rerun the same command to resume from the last checkpoint.'
   if 'RegisterTask' in log:
     return (
       f'not all processes came to {coordinator} within {start_timeout} s:'
@@ -55,16 +56,16 @@ def translate(
     numbers = silent[1].split()
     who = 'processes' if len(numbers) > 1 else 'process'
     return (
-      f'{who} {", ".join(numbers)} of this run gave no sign of life for'
-      f' {heartbeat_timeout} s, so the others stop, too. {goes_on}'
+      f'{who} {", ".join(numbers)} of this run sent no heartbeat for'
+      f' {heartbeat_timeout} s, so the others stop, too. {resume}'
     )
   if 'UNAVAILABLE' in log or 'DEADLINE_EXCEEDED' in log:
     return (
       f'process 0, the coordinator at {coordinator}, is gone, so the others'
-      f' stop, too. {goes_on}'
+      f' stop, too. {resume}'
     )
   reason = log.split('absl::Status: ')[-1].splitlines()[0]
-  return f'JAX ended this process: {reason}. {goes_on}'
+  return f'JAX ended this process: {reason}. {resume}'
 
 
 def _severity(line: str) -> str:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from train.distributed import last_words
+from train.distributed import stderr_filter
 
 # As JAX 0.10 writes them, shortened.
 FATAL = (
@@ -38,7 +38,14 @@ NOT_ALL_CAME = (
 
 def after_filter(text):
   done = subprocess.run(
-    [sys.executable, '-m', 'train.last_words', 'host:1234', '300', '60'],
+    [
+      sys.executable,
+      '-m',
+      'train.distributed.stderr_filter',
+      'host:1234',
+      '300',
+      '60',
+    ],
     input=text,
     capture_output=True,
     text=True,
@@ -51,8 +58,8 @@ def after_filter(text):
 @pytest.mark.parametrize(
   ('log', 'said'),
   [
-    (SILENT.format(who='1\n'), 'process 1 of this run gave no sign'),
-    (SILENT.format(who='1\n12\n'), 'processes 1, 12 of this run gave'),
+    (SILENT.format(who='1\n'), 'process 1 of this run sent no heartbeat'),
+    (SILENT.format(who='1\n12\n'), 'processes 1, 12 of this run sent'),
     (NO_COORDINATOR, 'process 0, the coordinator at host:1234, is gone'),
     (NOT_ALL_CAME, 'not all processes came to host:1234 within 300 s'),
     (FATAL + 'INTERNAL: no\n' + TRACE, 'JAX ended this process: INTERNAL'),
@@ -72,4 +79,4 @@ def test_everything_else_is_left_alone():
   assert after_filter(other) == other
   not_fatal = 'E1122 16:40:14.113415   32124 coordination_service.cc:9] odd\n'
   assert after_filter(not_fatal) == not_fatal
-  assert last_words.translate(not_fatal, 'host:1', 1, 1) is None
+  assert stderr_filter.translate(not_fatal, 'host:1', 1, 1) is None

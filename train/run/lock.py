@@ -14,8 +14,9 @@ import time
 
 from train.distributed import agreement
 from train.distributed import processes
+from train.run import json_files
+from train.run import paths
 
-_LOCK = 'lock'
 # File systems that cannot lock say one of these.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # For network file systems that show a new file with a delay.
@@ -34,8 +35,8 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
     mark = ''
     with agreement.together():
       if processes.is_main():
-        mark = stack.enter_context(locked(folder))
-        if (checkpoints := folder / 'checkpoints').exists():
+        mark = stack.enter_context(held(folder))
+        if (checkpoints := folder / paths.CHECKPOINTS).exists():
           _check_writable(checkpoints)
     mark = agreement.gather(mark)[0]
     with agreement.together():
@@ -44,7 +45,7 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[str]:
+def held(folder: pathlib.Path) -> Iterator[str]:
   """Makes the folder and locks it, until the end of the block or the process.
 
   The operating system drops the lock when the process ends, however it ends.
@@ -55,12 +56,12 @@ def locked(folder: pathlib.Path) -> Iterator[str]:
     ValueError: if another process holds the lock, or the folder cannot be
       written to.
   """
-  path = folder / _LOCK
+  path = folder / paths.LOCK
   file = _open_locked(path)
   try:
     now = datetime.datetime.now().isoformat(' ')
     mark = f'process {os.getpid()} on {socket.gethostname()} since {now}'
-    with writing(path):
+    with json_files.writing(path):
       os.ftruncate(file, 0)
       os.write(file, mark.encode())
       os.fsync(file)
@@ -85,18 +86,6 @@ def _check_writable(folder: pathlib.Path) -> None:
       f'{folder} must be a folder that this process can write to, got'
       f' {error.strerror!r}: correct that, or use another --workdir.'
     ) from None
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-  """Names the file if the block cannot write to it."""
-  try:
-    yield
-  except OSError as error:
-    raise OSError(
-      f'{path} could not be written ({error.strerror or error}). Correct that'
-      ' and rerun the same command to resume from the last checkpoint.'
-    ) from error
 
 
 def _open_locked(path: pathlib.Path) -> int:
@@ -135,7 +124,7 @@ def _check_sees(folder: pathlib.Path, mark: str) -> None:
   deadline = time.monotonic() + _PATIENCE_SECONDS
   while True:
     with contextlib.suppress(OSError):
-      if (folder / _LOCK).read_text(encoding='utf-8') == mark:
+      if (folder / paths.LOCK).read_text(encoding='utf-8') == mark:
         return
     if time.monotonic() > deadline:
       break

@@ -3,15 +3,14 @@
 import json
 import math
 
-from test_comparison import result
-from test_comparison import run
-
+from studies import result
+from studies import run
 from train import __main__ as program
 from train.config import exit_codes
 from train.run import loop
 from train.study import comparison
-from train.study import figure as comparison_figure
-from train.study import results as study
+from train.study import figure
+from train.study import results
 
 QUICKSTART = 'configs/quickstart.py'
 
@@ -47,8 +46,8 @@ def test_to_a_study_it_is_a_result(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(text, encoding='utf-8')
   # What a run wrote before that ended well.
   (tmp_path / 'summary.json').write_text('{"final_eval_loss": 1.0}')
-  line = study.describe(
-    run('powersgd', 3.0, 0.1), 'hash', tmp_path, 4.0, diverged=True
+  line = results.describe(
+    run('powersgd', 3.0, 0.1), 'hash', tmp_path, wall_seconds=4.0, diverged=True
   )
   summary = line['summary']
   assert summary['diverged_at'] == 20
@@ -67,9 +66,9 @@ def test_to_a_study_it_is_a_result(tmp_path):
   )
   assert rows[1].rate == 0.01
   assert '| sign |  |  | 0.001 | nan (1) |' in comparison.table(rows, 100.0)
-  comparison_figure.draw(tmp_path / 'compare.png', rows, 100.0)
+  figure.draw(tmp_path / 'compare.png', rows, 100.0)
   # Before anything was evaluated there is no curve, and no number to compare.
   first = line | {'curve': {'evaluations': [], 'training': []}}
   alone = comparison.rows([(run('dense'), first), (run('sign'), first)])
   assert 'nan%' not in comparison.table(alone, 100.0)
-  comparison_figure.draw(tmp_path / 'compare.png', alone, 100.0)
+  figure.draw(tmp_path / 'compare.png', alone, 100.0)
