@@ -32,7 +32,9 @@ test-versions:
 
 # Of the files that git knows, so that others lying around change nothing.
 lint: .venv/test
+	.venv/bin/ruff format --check $$(git ls-files "*.py")
 	.venv/bin/ruff check $$(git ls-files "*.py")
+	.venv/bin/mypy --strict --package greedylore_jax
 	.venv/bin/mypy
 
 # Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.

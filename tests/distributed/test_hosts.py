@@ -156,7 +156,7 @@ def test_the_cards_count_what_is_planned(tmp_path, monkeypatch):
     'compression.update_interval': 2,
   }
   run = wire.measure(2, 'GreedyLore, r = 8', tmp_path, '1gbit', changes)
-  assert [x.name for x in run.phases] == ['warm_up', 'refresh', 'compress']
+  assert [x.name for x in run.phases] == ['warmup', 'refresh', 'compress']
   for phase in run.phases:
     assert phase.reported == phase.planned + 16, 'loss and three diagnostics'
     assert 0 < phase.excess < wire.TOLERANCE
