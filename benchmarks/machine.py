@@ -4,7 +4,8 @@ import datetime
 from importlib import metadata
 import pathlib
 import platform
-import subprocess
+
+from train.study import commit
 
 # For processes that share a few cores. XLA's CPU client allocates its buffers
 # anew in every step: without large pages, and if freed memory is returned to
@@ -24,23 +25,10 @@ ENVIRONMENT = {
 def describe() -> str:
   """'commit 1a2b3c4, 2026-11-22, 2 cores of an AMD EPYC, jax 0.10.2, ...'."""
   return (
-    f'commit {commit()}, {datetime.date.today().isoformat()},'
+    f'commit {commit.current()}, {datetime.date.today().isoformat()},'
     f' {cores()}, jax {metadata.version("jax")},'
     f' Python {platform.python_version()}'
   )
-
-
-def commit() -> str:
-  """The commit of this code, with '-dirty' if a Python file has changed."""
-  git = lambda *words: subprocess.run(
-    ['git', '-C', str(pathlib.Path(__file__).parent), *words],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  name = git('rev-parse', '--short', 'HEAD').stdout.strip() or 'unknown'
-  changed = git('diff', '--quiet', 'HEAD', '--', '../*.py').returncode
-  return name + '-dirty' * bool(changed)
 
 
 def cores() -> str:

@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 from rich import progress
 
-from benchmarks import machine
 from benchmarks.averaging import crew as crew_lib
 from benchmarks.averaging import report
 from benchmarks.network import hosts as hosts_lib
 from train.config import exit_codes
 from train.run import json_files
+from train.study import commit
 
 _OURS, _DDP, _HOOK = 'ours', 'theirs', 'theirs, compressed'
 _KEY = 'model', 'hosts', 'rate', 'number', 'side', 'method', 'kind'
@@ -165,7 +165,7 @@ def _take(
     'kind': task.kind,
     'seconds': [round(x, 5) for x in seconds],
     'sent': round((sent() - before) / len(seconds) / hosts.count),
-    'commit': machine.commit(),
+    'commit': commit.current(),
   }
 
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from matplotlib import figure
 
 from benchmarks import machine
-from benchmarks import tables
 from benchmarks.averaging import expected
 from benchmarks.averaging import shapes
 from benchmarks.network import hosts as hosts_lib
 from train.run import json_files
+from train.study import tables
 
 INTERVAL = 200  # Steps from one refresh to the next.
 _NAMES = {

@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import tables
 import greedylore_jax as gl
+from train.study import tables
 
 METHODS = {
   'dense': (gl.Dense(), {}),

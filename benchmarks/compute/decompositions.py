@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import tables
 from greedylore_jax._src.wire import linalg
+from train.study import tables
 
 _SHAPES = ((128, 344), (256, 688), (512, 512), (512, 1376), (1024, 2736))
 _METHODS = ('gram', 'svd')

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import tables
 import greedylore_jax as gl
 from train.config import machines
 from train.config import reader
 from train.distributed import cluster
 from train.models import llama
 from train.models import llama_rules
+from train.study import tables
 
 _METHODS = {
   'dense': (gl.Dense(), None),

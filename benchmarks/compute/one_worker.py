@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from benchmarks import machine
-from benchmarks import tables
 from train import tasks
 from train.config import reader
 from train.config import schema as config
@@ -23,6 +22,7 @@ from train.data import text
 from train.data import windows
 from train.distributed import cluster
 from train.run import forecast
+from train.study import tables
 
 _CONFIGS = tuple(
   f'configs/greedylore/llama.py:{size}'

@@ -30,6 +30,7 @@ from benchmarks.network import trainers
 from train.config import exit_codes
 from train.run import json_files
 from train.run import metrics
+from train.study import commit
 
 CONFIG = 'configs/studies/time_to_loss.py'
 METHODS = [x for x in trainers.METHODS if x != 'PowerSGD, int8, r = 8']
@@ -87,7 +88,7 @@ def measure(count: int, method: str, workdir: pathlib.Path) -> dict[str, Any]:
   ends = [0.0, *(x['seconds'] for x in steps)]
   plan = trainers.plan(CONFIG, options, count)
   return {
-    'commit': machine.commit(),
+    'commit': commit.current(),
     'date': time.strftime('%F'),
     'machine': machine.cores(),
     'wall_seconds': round(time.monotonic() - started),

@@ -10,8 +10,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks import tables
 from benchmarks.network import hosts as hosts_lib
+from train.study import tables
 
 matplotlib.use('Agg')
 from matplotlib import ticker

@@ -22,11 +22,11 @@ import tempfile
 from typing import Any
 
 from benchmarks import machine
-from benchmarks import tables
 from benchmarks.network import hosts as hosts_lib
 from benchmarks.network import trainers
 from train.config import exit_codes
 from train.run import metrics
+from train.study import tables
 
 CONFIG = 'configs/quickstart.py'
 TOLERANCE = 0.05

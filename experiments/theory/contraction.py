@@ -6,12 +6,12 @@ import itertools
 
 import numpy as np
 
-from benchmarks import tables
 from experiments.theory import feeding
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
 from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'contraction'
 TITLE = 'The contraction of a greedy choice, with independent and shared probes'

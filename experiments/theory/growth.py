@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import tables
 from experiments.theory import feeding
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
 from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'growth'
 TITLE = 'The error against interval and rank'

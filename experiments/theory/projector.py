@@ -5,12 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import tables
 from experiments.theory import feeding
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
 from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'projector'
 TITLE = 'A projector that is held fixed, and one that is chosen every step'

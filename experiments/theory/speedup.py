@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import tables
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
 from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'speedup'
 TITLE = 'Steps to a given gradient norm against the number of workers'

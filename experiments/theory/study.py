@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
-from benchmarks import tables
+from train.study import tables
 
 # Passes on the items of a long loop and shows the progress.
 Track = Callable[[Sequence[Any]], Iterable[Any]]
