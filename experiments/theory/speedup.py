@@ -118,8 +118,7 @@ def norms(
     behind = optimizer(rate)
     w = problem.start
     sent = gl.expand(average.init(w), workers)
-    if sent.error.shape:
-      sent = sent._replace(error=sent.error[:, None])
+    sent = sent._replace(error=jax.tree.map(lambda e: e[:, None], sent.error))
     specs = gl.state_partition_specs(sent, _AXIS)
     axes = jax.tree.map(lambda spec: 0 if spec else None, specs)
     update = jax.vmap(average.update, (0, axes), (None, axes), axis_name=_AXIS)
