@@ -31,8 +31,8 @@ class Crew:
     module: 'benchmarks.averaging.ours' or 'benchmarks.averaging.theirs'.
     model: key of `shapes.LLAMAS`.
     port: of the first host.
-    alone: every process is the only worker of its own run, so they compute side
-      by side and send nothing.
+    alone: every process is the only worker of a separate run, so they compute
+      at the same time and send nothing.
   """
 
   def __init__(

@@ -93,6 +93,7 @@ def cases(a: int, b: int) -> dict[str, Case]:
 
 
 def measure(
+  *,
   a: int = 64,
   b: int = 96,
   rank: int = 4,

@@ -41,6 +41,7 @@ class Found:
 
 
 def measure(
+  *,
   a: int = 32,
   b: int = 48,
   ranks: Sequence[int] = (2, 4, 8, 16),

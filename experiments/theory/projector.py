@@ -32,6 +32,7 @@ class Found:
 
 
 def measure(
+  *,
   a: int = 64,
   b: int = 96,
   rank: int = 16,

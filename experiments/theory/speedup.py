@@ -106,7 +106,7 @@ def norms(
   workers: int,
   steps: int,
 ) -> Callable[[Any, Any], jax.Array]:
-  """A run on so many simulated workers.
+  """A run on a number of simulated workers.
 
   Returns:
     From a learning rate and a key to ||grad f||^2 before each step, [steps].
@@ -166,6 +166,7 @@ class Found:
 
 
 def measure(
+  *,
   workers: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
   most_steps: int = 40_000,
   target: float = 0.15,
