@@ -259,9 +259,9 @@ class Config(Section):
     self._at_least(0, 'seed')
     for section, is_read, reader, keys in self._readers():
       if not is_read:
-        section.only_for(reader, *keys)
+        section.only_for(reader, *keys.split())
 
-  def _readers(self) -> list[tuple[Section, Any, str, tuple[str, ...]]]:
+  def _readers(self) -> list[tuple[Section, Any, str, str]]:
     """Keys that only some runs read.
 
     A key that a run does not read must stay at its default. Keys of
@@ -272,69 +272,33 @@ class Config(Section):
     """
     data, model, sent = self.data, self.model, self.compression
     is_llama, is_bert = model.name == 'llama', model.name == 'bert'
-    is_image = not is_llama and not is_bert
+    is_text = is_llama or is_bert
     by_name = data.source not in BUILT_IN
     is_tsr_adam = sent.method == 'tsr_adam'
-    not_tsr_adam = 'a compression.method other than tsr_adam'
+    llama, bert = "model.name 'llama'", "model.name 'bert'"
+    text = "model.name 'llama' or 'bert'"
+    own_files = is_llama and (data.files or data.held_out)
+    text_by_name = is_llama and (by_name or data.held_out)
+    no_split = 'data without a held-out part of its own'
+    embeddings = 'embedding_method embedding_rank embedding_update_interval'
+    sizes = 'width layers heads feed_forward'
+    chain = 'a compression.method other than tsr_adam'
+    chain_keys = 'embedding_method error_dtype factor_dtype stagger'
+    feeds_errors = not is_tsr_adam or sent.error_feedback is False
     return [
-      (data, is_llama, "model.name 'llama'", ('held_out', 'stream')),
-      (
-        data,
-        not is_image,
-        "model.name 'llama' or 'bert'",
-        ('tokenizer', 'sequence_length'),
-      ),
-      (
-        data,
-        is_llama and (data.files or data.held_out),
-        'data.files or data.held_out',
-        ('text_field',),
-      ),
-      (data, is_image, 'images', ('crop', 'flip')),
-      (
-        data,
-        is_llama and (by_name or data.held_out),
-        'data sets of texts by name',
-        ('max_bytes',),
-      ),
-      (data, by_name or data.held_out, 'data sets by name', ('data_dir',)),
-      (
-        data,
-        not data.stream,
-        'data without a held-out part of its own',
-        ('eval_fraction',),
-      ),
-      (model, is_bert, "model.name 'bert'", ('dropout', 'pretrained')),
-      (model, is_llama, "model.name 'llama'", ('scan', 'remat')),
-      (
-        model,
-        not is_image,
-        "model.name 'llama' or 'bert'",
-        ('layers', 'heads', 'feed_forward'),
-      ),
-      (
-        model,
-        not model.pretrained,
-        'a model without model.pretrained',
-        ('width', 'layers', 'heads', 'feed_forward'),
-      ),
-      (
-        sent,
-        sent.embeddings,
-        'compression.embeddings True',
-        ('embedding_method', 'embedding_rank', 'embedding_update_interval'),
-      ),
-      (
-        sent,
-        not is_tsr_adam,
-        not_tsr_adam,
-        ('embedding_method', 'error_dtype', 'factor_dtype', 'stagger'),
-      ),
-      (
-        sent,
-        not is_tsr_adam or sent.error_feedback is False,
-        not_tsr_adam,
-        ('error_feedback',),
-      ),
-      (self.optimizer, not is_tsr_adam, not_tsr_adam, ('momentum', 'nesterov')),
+      (data, is_llama, llama, 'held_out stream'),
+      (data, is_text, text, 'tokenizer sequence_length'),
+      (data, own_files, 'data.files or data.held_out', 'text_field'),
+      (data, not is_text, 'images', 'crop flip'),
+      (data, text_by_name, 'data sets of texts by name', 'max_bytes'),
+      (data, by_name or data.held_out, 'data sets by name', 'data_dir'),
+      (data, not data.stream, no_split, 'eval_fraction'),
+      (model, is_bert, bert, 'dropout pretrained'),
+      (model, is_llama, llama, 'scan remat'),
+      (model, is_text, text, 'layers heads feed_forward'),
+      (model, not model.pretrained, 'a model without model.pretrained', sizes),
+      (sent, sent.embeddings, 'compression.embeddings True', embeddings),
+      (sent, not is_tsr_adam, chain, chain_keys),
+      (sent, feeds_errors, chain, 'error_feedback'),
+      (self.optimizer, not is_tsr_adam, chain, 'momentum nesterov'),
     ]

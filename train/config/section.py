@@ -62,13 +62,14 @@ class Section:
     return name if section == 'config' else f'{section}.{name}'
 
   def _at_least(self, bound: float, *names: str) -> None:
-    """Raises for a value that is smaller, or nan; None is no value."""
+    """Raises for a value, or one of a tuple, that is smaller, or nan."""
     for name in names:
       value = getattr(self, name)
-      if value is not None and not value >= bound:
-        raise ValueError(
-          f'{self._key(name)} must be at least {bound}, got {shown(value)}.'
-        )
+      for x in value if isinstance(value, tuple) else (value,):
+        if x is not None and not x >= bound:
+          raise ValueError(
+            f'{self._key(name)} must be at least {bound}, got {shown(x)}.'
+          )
 
   def _below(self, bound: float, *names: str) -> None:
     """Raises for a value that is not smaller; None is no value."""
