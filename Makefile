@@ -32,7 +32,9 @@ test-versions:
 
 # Of the files that git knows, so that others lying around change nothing.
 lint: .venv/test
+	.venv/bin/ruff format --check $$(git ls-files "*.py")
 	.venv/bin/ruff check $$(git ls-files "*.py")
+	.venv/bin/mypy --strict --package greedylore_jax
 	.venv/bin/mypy
 
 # Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.
@@ -101,27 +103,27 @@ llama-60m: .venv/train
 theory: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m experiments.theory
 
-# Averaging needs hosts of its own, see below, and takes an hour. Models of 350M
-# parameters leave no room for two crews, nor for GreedyLore's refreshes in 23 GB:
+# Averaging needs simulated hosts, see below, and takes an hour. Models of 350M
+# parameters fit one crew and method in 23 GB, without GreedyLore's refreshes:
 # --models 350m --hosts 2 --crews ours --methods range_finder, or another one.
 bench: .venv/train .venv/peers
-	$(PY) -m benchmarks.decompositions
-	$(PY) -m benchmarks.compile_time
+	$(PY) -m benchmarks.compute.decompositions
+	$(PY) -m benchmarks.compute.compile_time
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging --hosts 1 --rates none
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging
-	$(PY) -m benchmarks.one_worker configs/greedylore/llama.py:9m \
+	$(PY) -m benchmarks.compute.one_worker configs/greedylore/llama.py:9m \
 	  configs/greedylore/llama.py:60m --tokens 2048
-	JAX_PLATFORMS=cpu $(PY) -m benchmarks.outlook
+	JAX_PLATFORMS=cpu $(PY) -m benchmarks.network.outlook
 
-# Ten minutes or more each: very many steps, and very many kills.
+# Very many steps, and very many kills: ten minutes or more each.
 soak: .venv/train
 	$(PY) -m benchmarks.soak
-	$(PY) -m benchmarks.kills
+	$(PY) -m benchmarks.soak.kills
 
-# On hosts of its own (network namespaces): root, iproute2, an hour and a half.
+# On simulated hosts (network namespaces): root, iproute2, an hour and a half.
 bench-hosts: .venv/train
-	$(PY) -m benchmarks.wire
-	$(PY) -m benchmarks.time_to_loss
+	$(PY) -m benchmarks.network.wire
+	$(PY) -m benchmarks.network.time_to_loss
 
 clean:
 	rm -rf .venv .venvs runs

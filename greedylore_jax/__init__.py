@@ -1,5 +1,6 @@
 """Low-rank gradient compression with error feedback for distributed JAX."""
 
+from greedylore_jax._src.engine.policy import PolicyOptions
 from greedylore_jax._src.gradients import value_and_local_grad
 from greedylore_jax._src.report.collectives import Collective
 from greedylore_jax._src.report.collectives import collectives
@@ -8,8 +9,6 @@ from greedylore_jax._src.report.plan import Plan
 from greedylore_jax._src.report.plan import plan
 from greedylore_jax._src.report.prediction import Prediction
 from greedylore_jax._src.report.prediction import predict
-from greedylore_jax._src.shorthands import average_gradients
-from greedylore_jax._src.shorthands import greedylore
 from greedylore_jax._src.state.checkpoint import collapse
 from greedylore_jax._src.state.checkpoint import expand
 from greedylore_jax._src.state.compress_state import CompressState
@@ -19,11 +18,14 @@ from greedylore_jax._src.state.placement import state_partition_specs
 from greedylore_jax._src.state.placement import state_template
 from greedylore_jax._src.train_step import TrainStep
 from greedylore_jax._src.train_step import make_train_step
+from greedylore_jax._src.transform import average_gradients
 from greedylore_jax._src.transform import compress_gradients
+from greedylore_jax._src.transform import greedylore
 from greedylore_jax._src.tsr_adam import TSRAdamState
 from greedylore_jax._src.tsr_adam import tsr_adam
 from greedylore_jax._src.wire.rounds import Each
 from greedylore_jax._src.wire.rounds import Gather
+from greedylore_jax._src.wire.rounds import Product
 from greedylore_jax.compressors import TSR
 from greedylore_jax.compressors import Compressor
 from greedylore_jax.compressors import Dense
@@ -37,7 +39,6 @@ from greedylore_jax.compressors import RandomSubspace
 from greedylore_jax.compressors import RangeFinder
 from greedylore_jax.compressors import Sign
 from greedylore_jax.compressors import TopK
-from greedylore_jax.compressors import TwoSided
 
 __all__ = [
   'TSR',
@@ -52,8 +53,10 @@ __all__ = [
   'Gather',
   'GreedyLore',
   'Plan',
+  'PolicyOptions',
   'PowerSGD',
   'Prediction',
+  'Product',
   'Quantize',
   'RandomK',
   'RandomSubspace',
@@ -62,7 +65,6 @@ __all__ = [
   'TSRAdamState',
   'TopK',
   'TrainStep',
-  'TwoSided',
   'average_gradients',
   'collapse',
   'collectives',

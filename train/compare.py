@@ -4,16 +4,13 @@
 [--budgets 3,8] [--seeds 0,1,2] [--learning_rates 1e-3,2e-3] [--key VALUE]`
 """
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import pathlib
 import signal
-import statistics
 import subprocess
 import sys
-import time
-from typing import TYPE_CHECKING
-from typing import Any
 
 from train.config import command_line
 from train.config import exit_codes
@@ -21,13 +18,8 @@ from train.config import reader
 from train.config import schema
 from train.study import grid
 
-if TYPE_CHECKING:
-  from train.study import results as study
-
 # What a run may take to end after Ctrl-C, which reaches it too.
 _GRACE_SECONDS = 20
-# The runs of a study by their identity; several may turn out the same.
-_Runs = dict[str, list[grid.Run]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,44 +74,40 @@ class Options(command_line.Options):
       )
 
 
-def main(argv: list[str]) -> int:
+def main(
+  argv: list[str], *, call: Callable[[list[str]], int] | None = None
+) -> int:
   """Runs what is not done yet, then compares; returns the exit code."""
   try:
     options, overrides = command_line.read(argv, Options, grid.PROG)
     choices = _choices(options, overrides)
     for method in choices.entries:  # Before JAX starts: spelling mistakes.
       _check_entry(method, choices.config(*method.options).compression)
-    from train.run import workdir
-    from train.study import results as study
+    from train.run import lock
+    from train.study import runner
 
     name = f'{reader.name_of(choices.path)}-compare'
     folder = pathlib.Path(options.workdir or f'runs/{name}')
-    alone = contextlib.nullcontext if options.report else workdir.locked
+    alone = contextlib.nullcontext if options.report else lock.held
     with alone(folder):
-      results = study.Results(folder / 'results.jsonl')
-      return _study(_plan(choices), results, folder, options)
+      study = runner.Study(choices, folder)
+      code, said = 0, ''
+      try:
+        if not options.report:
+          code, said = study.run(call or run_python)
+      except KeyboardInterrupt:
+        code, said = exit_codes.INTERRUPTED, 'Interrupted.'
+      study.report(options.bandwidth)
   except (exit_codes.UsageError, ValueError, OSError, ImportError) as error:
     return exit_codes.fail(error)
   except KeyboardInterrupt:
     return exit_codes.INTERRUPTED
-
-
-def _study(
-  runs: _Runs, results: 'study.Results', folder: pathlib.Path, options: Options
-) -> int:
-  """Runs and reports; returns the exit code."""
-  code, words = 0, ''
-  try:
-    if not options.report:
-      code, words = _run_all(runs, results, folder)
-  except KeyboardInterrupt:
-    code, words = exit_codes.INTERRUPTED, 'Interrupted.'
-  _report(runs, results, folder, options.bandwidth)
   if code:
-    stopped = code in (exit_codes.PREEMPTED, exit_codes.INTERRUPTED)
-    resumes = stopped or code > 128
+    resumes = (
+      code in (exit_codes.PREEMPTED, exit_codes.INTERRUPTED) or code > 128
+    )
     hint = ' Rerun the same command to resume.' if resumes else ''
-    print(f'{words}{hint}')
+    print(f'{said}{hint}')
   return code
 
 
@@ -159,73 +147,7 @@ def _check_overrides(options: Options, overrides: list[str]) -> None:
         )
 
 
-def _plan(choices: grid.Choices) -> _Runs:
-  """All runs by their identity, checked.
-
-  Raises:
-    UsageError, ValueError, OSError, ImportError: if one of them cannot be run.
-  """
-  import jax
-
-  from train import tasks
-  from train.study import budget
-  from train.study import results as study
-
-  # The memory of an accelerator belongs to the runs.
-  jax.config.update('jax_platforms', 'cpu')
-  settings = choices.config()
-  if not settings.mesh.replica:
-    raise exit_codes.UsageError(
-      'a study is about a number of workers: set mesh.replica, got 0, which'
-      ' takes all devices there are'
-    )
-  task = tasks.load(settings)
-
-  def choose(method: grid.Entry, times: float) -> grid.Knob | None:
-    name = budget.knob(method.method)
-    if name is None or name in dict(method.settings):
-      return None
-    settings = choices.config(*method.options)
-    value = budget.largest(settings, task, times)
-    print(f'{method.text} within {times:g}x: {name} {value:g}', flush=True)
-    return grid.Knob(name, value)
-
-  runs = grid.runs(choices, list(grid.variants(choices, choose)))
-  study.check(runs, task)
-  found: _Runs = {}
-  for run in runs:
-    found.setdefault(study.identity(run, task.description), []).append(run)
-  return found
-
-
-def _run_all(
-  runs: _Runs, results: 'study.Results', folder: pathlib.Path
-) -> tuple[int, str]:
-  """Runs what has no line yet; returns an exit code and what happened."""
-  from train.study import results as study
-
-  if done := sum(identity in results.lines for identity in runs):
-    print(f'{done} of {len(runs)} runs are finished, as results.jsonl says.')
-  for i, (identity, (run, *_)) in enumerate(runs.items()):
-    if identity in results.lines:
-      continue
-    known = [results.lines[x] for x in runs if x in results.lines]
-    left = _time_left(known, len(runs) - len(known))
-    print(f'[{i + 1}/{len(runs)}] {run.title}{left}', flush=True)
-    started = time.monotonic()
-    # Its identity is part of the name: the folder belongs to this very run.
-    place = folder / f'{run.name}-{identity[:8]}'
-    code = _call(['-m', 'train', *run.options, '--workdir', str(place)])
-    if code not in (0, exit_codes.DIVERGED):  # Diverging is a result.
-      return code, f'{run.title} in {place} ended with exit code {code}.'
-    wall_seconds = time.monotonic() - started
-    diverged = code == exit_codes.DIVERGED
-    results.add(study.describe(run, identity, place, wall_seconds, diverged))
-    study.lighten(place)
-  return 0, ''
-
-
-def _call(words: list[str]) -> int:
+def run_python(words: list[str]) -> int:
   """Runs this Python with such a command line; returns the exit code.
 
   SIGTERM is passed on: the run saves and ends.
@@ -243,41 +165,6 @@ def _call(words: list[str]) -> int:
       signal.signal(signal.SIGTERM, before)
       process.kill()
   return code if code >= 0 else 128 - code  # As shells report a signal.
-
-
-def _time_left(known: list[dict[str, Any]], runs: int) -> str:
-  """How long the remaining runs may take, judged by the finished ones."""
-  if not known:
-    return ''
-  seconds = runs * statistics.mean(line['wall_seconds'] for line in known)
-  for unit, size in (('h', 3600), ('min', 60)):
-    if seconds > 2 * size:
-      return f' (about {seconds / size:.0f} {unit} left)'
-  return f' (about {seconds:.0f} s left)'
-
-
-def _report(
-  runs: _Runs, results: 'study.Results', folder: pathlib.Path, bandwidth: float
-) -> None:
-  """Writes table.md and compare.png of what is finished."""
-  from train.study import comparison
-
-  rows = comparison.rows(
-    [
-      (run, results.lines[identity])
-      for identity, same in runs.items()
-      if identity in results.lines
-      for run in same
-    ]
-  )
-  if not rows:
-    return
-  from train.study import figure as comparison_figure
-
-  table = comparison.table(rows, bandwidth)
-  (folder / 'table.md').write_text(table, encoding='utf-8')
-  comparison_figure.draw(folder / 'compare.png', rows, bandwidth)
-  print(f'\n{table}\nTable and figure are in {folder}.')
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ Mbit/s to 1 Gbit/s, 2 and 4 hosts, 300 steps of 1,024 bytes of the Python
 standard library; dense against GreedyLore with r = 8 and r = 32, and PowerSGD
 with 8-bit factors. Embedding and head are compressed, too.
 
-Command: python -m benchmarks.time_to_loss; one run is python -m train
+Command: python -m benchmarks.network.time_to_loss; one run is python -m train
   configs/studies/time_to_loss.py --distributed.* on each host.
 Cost: ten minutes a run on two busy cores; needs root and iproute2.
 Results: experiments/time_to_loss.

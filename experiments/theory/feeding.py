@@ -52,7 +52,9 @@ def captured(
   gradient = jnp.asarray(h, jnp.float32)
   start = _alone(method).init(gradient)
   if basis is not None:
-    start = start._replace(memory=jnp.asarray(basis, jnp.float32)[None])
+    start = start._replace(
+      compressor_state=jnp.asarray(basis, jnp.float32)[None]
+    )
   return np.asarray(_captured(method, draws, gradient, start))
 
 

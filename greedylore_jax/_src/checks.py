@@ -1,11 +1,16 @@
-"""Settings that are out of range: what was expected, and what came."""
+"""Arguments out of range: what was expected, and what came."""
 
 from collections.abc import Sequence
 import numbers
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import KeyPath
 
 FLOATING = 'bfloat16', 'float16', 'float32', 'float64'
 
@@ -42,6 +47,12 @@ def _if_injected(value: Any) -> str:
   )
 
 
+def check_bool(name: str, value: Any) -> None:
+  """Raises unless `value` is True or False, or NumPy's."""
+  if not isinstance(value, bool | np.bool_):
+    raise TypeError(f'{name} must be True or False, got {name}={value!r}.')
+
+
 def check_share(name: str, value: Any, or_zero: bool = False) -> None:
   """Raises unless `value` is a number in (0, 1], or in [0, 1]."""
   check_number(name, value)
@@ -52,7 +63,7 @@ def check_share(name: str, value: Any, or_zero: bool = False) -> None:
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
   """Raises unless `value` is one of the choices, an int no float or bool."""
-  same_kind = lambda x: (
+  same_kind: Function = lambda x: (
     isinstance(value, type(x))
     or (isinstance(x, int) and isinstance(value, numbers.Integral))
   )
@@ -77,6 +88,18 @@ def check_dtype(name: str, value: Any, known: Sequence[str]) -> None:
     )
 
 
-def path_name(path: Any) -> str:
-  """A leaf's path as it is written and matched: 'blocks/0/query'."""
+def check_patterns_match(
+  where: str, patterns: Sequence[str], paths: Sequence[str]
+) -> None:
+  """Raises if a pattern of an argument matches no leaf."""
+  for pattern in patterns:
+    if paths and not any(re.search(pattern, path) for path in paths):
+      raise ValueError(
+        f'The pattern {pattern!r} in {where} matches no leaf of the parameters;'
+        f' they are {", ".join(paths)}.'
+      )
+
+
+def path_name(path: KeyPath) -> str:
+  """A leaf's path as it is printed and matched: 'blocks/0/query'."""
   return jax.tree_util.keystr(path, simple=True, separator='/')

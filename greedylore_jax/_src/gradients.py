@@ -1,19 +1,23 @@
 """A worker's own gradients, and their mean over micro-batches."""
 
-from collections.abc import Callable
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src.wire import worker_axes as _axes
+from greedylore_jax._src import checks
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import AxisName
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.wire import worker_axes
 
 
 def value_and_local_grad(
-  loss_fn: Callable[..., Any], axis_name: _axes.AxisName, has_aux: bool = False
-) -> Callable[..., Any]:
+  loss_fn: Function, axis_name: AxisName, has_aux: bool = False
+) -> Function:
   """`jax.value_and_grad`, but each worker gets the gradient of its own loss.
 
   Inside `jax.shard_map`, `jax.grad` sums the gradient of replicated parameters
@@ -44,9 +48,9 @@ def value_and_local_grad(
   grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
 
   @functools.wraps(loss_fn)
-  def local_grad_fn(params, *args, **kwargs):
-    _axes.num_workers(axis_name)
-    local = _axes.local(params, axis_name)
+  def local_grad_fn(params: Params, *args: Any, **kwargs: Any) -> Any:
+    worker_axes.num_workers(axis_name)
+    local = worker_axes.local(params, axis_name)
     value, grads = grad_fn(local, *args, **kwargs)
     _check_loss(value[0] if has_aux else value, local, axis_name)
     return value, grads
@@ -54,11 +58,9 @@ def value_and_local_grad(
   return local_grad_fn
 
 
-def _check_loss(
-  loss: jax.Array, params: Any, axis_name: _axes.AxisName
-) -> None:
+def _check_loss(loss: Array, params: Params, axis_name: AxisName) -> None:
   """Raises if JAX's types show that the gradient is not this worker's own."""
-  if axes := _axes.missing_axes(loss, axis_name):
+  if axes := worker_axes.missing_axes(loss, axis_name):
     raise ValueError(
       'loss_fn must return the loss of one worker, got one that is already'
       f' averaged or summed over {axes}: its gradients would be too small by'
@@ -66,44 +68,44 @@ def _check_loss(
       " divide by the number of the worker's own examples."
     )
   for path, x in jax.tree_util.tree_leaves_with_path(params):
-    summed = _axes.varying_axes(loss) - _axes.varying_axes(x)
+    summed = worker_axes.varying_axes(loss) - worker_axes.varying_axes(x)
     if summed:
       others = sorted(summed)
-      every = (*_axes.names(axis_name), *others)
+      every = (*worker_axes.names(axis_name), *others)
       raise ValueError(
         f'The loss differs over the mesh axes {others}, which'
         f' axis_name={axis_name!r} does not name, so the gradient of'
-        f' {_checks.path_name(path)!r} would be summed over them: use'
+        f' {checks.path_name(path)!r} would be summed over them: use'
         f' gl.value_and_local_grad(loss_fn, {every}).'
       )
 
 
-def accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
+def accumulate(grad_fn: Function, steps: int) -> Function:
   """The mean value and gradient over micro-batches, one after the other.
 
   Returns:
     A function of (params, batch, args, key): `args` are passed on as they are,
-    and every micro-batch gets a key of its own unless `key` is None.
+    and every micro-batch gets its own key unless `key` is None.
   """
 
-  def one(params, batch, args, key):
+  def one(params: Params, batch: PyTree, args: Any, key: Any) -> Any:
     return grad_fn(params, batch, *args, *([] if key is None else [key]))
 
   if steps == 1:
     return one
 
-  def accumulated(params, batch, args, key):
+  def accumulated(params: Params, batch: PyTree, args: Any, key: Any) -> Any:
     cut = lambda x: x.reshape(steps, x.shape[0] // steps, *x.shape[1:])
     keys = None if key is None else jax.random.split(key, steps)
     micro = jax.tree.map(cut, batch), keys
-    part = lambda i: jax.tree.map(lambda x: x[i], micro)
-    grads_of = lambda x: one(params, x[0], args, x[1])
+    part: Function = lambda i: jax.tree.map(lambda x: x[i], micro)
+    grads_of: Function = lambda x: one(params, x[0], args, x[1])
     first = grads_of(part(0))
 
-    def add(total, x):
-      return jax.tree.map(jnp.add, total, wide(grads_of(x))), None
+    def add(total: PyTree, x: PyTree) -> tuple[PyTree, None]:
+      return jax.tree.map(jnp.add, total, widened(grads_of(x))), None
 
-    (value, grads), _ = jax.lax.scan(add, wide(first), part(slice(1, None)))
+    (value, grads), _ = jax.lax.scan(add, widened(first), part(slice(1, None)))
     value = jax.tree.map(lambda x: x / steps, value)
     as_first = lambda x, one: (x / steps).astype(jnp.result_type(one))
     return value, jax.tree.map(as_first, grads, first[1])
@@ -111,8 +113,8 @@ def accumulate(grad_fn: Callable[..., Any], steps: int) -> Callable[..., Any]:
   return accumulated
 
 
-def wide(tree: Any) -> Any:
-  """In at least float32, in which sums are exact enough."""
+def widened(tree: PyTree) -> PyTree:
+  """The tree in at least float32, in which sums are exact enough."""
   widen = lambda x: jnp.asarray(
     x, jnp.promote_types(jnp.result_type(x), jnp.float32)
   )

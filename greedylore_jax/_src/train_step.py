@@ -1,24 +1,33 @@
 """The training step around the transformation: local gradients and the mesh."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src import gradients as _gradients
-from greedylore_jax._src.report import diagnostics as _diagnostics
-from greedylore_jax._src.state import checkpoint as _elastic
-from greedylore_jax._src.state import placement as _placement
-from greedylore_jax._src.wire import inner_axes as _spread
-from greedylore_jax._src.wire import transport as _transport
-from greedylore_jax._src.wire import worker_axes as _axes
+from greedylore_jax._src import checks
+from greedylore_jax._src import gradients
+from greedylore_jax._src.report.diagnostics import Observer
+from greedylore_jax._src.state import checkpoint
+from greedylore_jax._src.state import placement
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import AxisName
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import OptState
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Spec
+from greedylore_jax._src.types import Updates
+from greedylore_jax._src.wire import inner_axes
+from greedylore_jax._src.wire import worker_axes
+from greedylore_jax._src.wire.transport import Transport
 
-_P = jax.sharding.PartitionSpec
+_P: Any = jax.sharding.PartitionSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +36,13 @@ class TrainStep:
 
   Arrays that are already on the mesh keep their sharding, and so do the
   results: parameters that are sharded over the devices of a worker stay so.
-  Everything else is put there, parameters replicated and the batch divided over
-  the workers. With several processes give global arrays: each has its part of a
-  batch and joins them with `jax.make_array_from_process_local_data`.
+  Everything else is moved there, parameters replicated and the batch divided
+  over the workers. With several processes, pass global arrays: each process has
+  its part of a batch and joins them with
+  `jax.make_array_from_process_local_data`.
 
   Attributes:
-    jitted: the jitted function of what is on the mesh.
+    jitted: the jitted function of arrays that are on the mesh.
     mesh: the devices.
     axis_name: mesh axis (or tuple of axes) of the workers.
     accumulate_steps: micro-batches per step.
@@ -43,64 +53,97 @@ class TrainStep:
 
   jitted: Any
   mesh: jax.sharding.Mesh
-  axis_name: _axes.AxisName
+  axis_name: AxisName
   accumulate_steps: int = 1
 
   def __call__(
-    self, params: Any, opt_state: Any, batch: Any, *args: Any, key: Any = None
-  ) -> Any:
-    put = jax.device_put
-    args, key = self._arguments(put, params, opt_state, batch, args, key)
-    return self.jitted(*args, **key)
+    self,
+    params: Params,
+    opt_state: OptState,
+    batch: PyTree,
+    *args: PyTree,
+    key: Array | None = None,
+  ) -> tuple[Params, OptState, Any]:
+    """Takes the step; see `make_train_step`."""
+    call = _Call(params, opt_state, batch, args, key)
+    held, call = self._placed(call, jax.device_put)
+    result: tuple[Params, OptState, Any] = self.jitted(
+      held, *call[:3], *call.args, **call.keywords
+    )
+    return result
 
   def lower(
-    self, params: Any, opt_state: Any, batch: Any, *args: Any, key: Any = None
-  ) -> Any:
+    self,
+    params: Params,
+    opt_state: OptState,
+    batch: PyTree,
+    *args: PyTree,
+    key: Array | None = None,
+  ) -> jax.stages.Lowered:
     """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s.
 
-    What it compiles is called with the same arguments, already on the mesh.
+    Call what it compiles with the same arguments, already on the mesh.
     """
-    describe = lambda x, sharding: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding
-    )
-    args, key = self._arguments(describe, params, opt_state, batch, args, key)
-    return self.jitted.lower(*args, **key)
 
-  def _arguments(self, put, params, opt_state, batch, args, key):
-    """Everything on the mesh, after how it is sharded there, and the key."""
-    _check_batch(
-      batch,
-      _placement.workers_on(self.mesh, self.axis_name),
-      self.accumulate_steps,
-    )
-    specs = []
+    def describe(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    def place(x, otherwise):
+    call = _Call(params, opt_state, batch, args, key)
+    held, call = self._placed(call, describe)
+    lowered: jax.stages.Lowered = self.jitted.lower(
+      held, *call[:3], *call.args, **call.keywords
+    )
+    return lowered
+
+  def _placed(
+    self, call: '_Call', put: Function
+  ) -> tuple[tuple[Spec, ...], '_Call']:
+    """The call on the mesh, and how parameters and state are sharded there."""
+    workers = placement.workers_on(self.mesh, self.axis_name)
+    _check_batch(call.batch, workers, self.accumulate_steps)
+    specs: list[Spec] = []
+
+    def place(x: Any, otherwise: Any) -> Any:
       given = getattr(x, 'sharding', None)
-      sharding = _placement.on_mesh(self.mesh, given) or otherwise
+      sharding = placement.on_mesh(self.mesh, given) or otherwise
       specs.append(sharding and sharding.spec)
       return x if sharding in (None, given) else put(x, sharding)
 
-    def each(tree, spec):
+    def each(tree: PyTree, spec: Spec) -> PyTree:
       otherwise = jax.sharding.NamedSharding(self.mesh, spec)
       return jax.tree.map(lambda x: place(x, otherwise), tree)
 
-    params = each(params, _P())
-    opt_state = jax.tree.map(lambda x: place(x, None), opt_state)
+    params = each(call.params, _P())
+    opt_state = jax.tree.map(lambda x: place(x, None), call.opt_state)
     held = tuple(specs)
-    batch = each(batch, _P(self.axis_name))
+    batch = each(call.batch, _P(self.axis_name))
     if self.axis_name is None:
       _check_shared(specs, self.mesh)
-    placed = held, params, opt_state, batch, *each(args, _P())
-    return placed, {} if key is None else {'key': each(key, _P())}
+    args, key = each((call.args, call.key), _P())
+    return held, _Call(params, opt_state, batch, args, key)
+
+
+class _Call(NamedTuple):
+  """The arguments of a step."""
+
+  params: Params
+  opt_state: OptState
+  batch: PyTree
+  args: tuple[PyTree, ...]
+  key: Array | None
+
+  @property
+  def keywords(self) -> dict[str, Array]:
+    """The key, if there is one."""
+    return {} if self.key is None else {'key': self.key}
 
 
 def make_train_step(
-  loss_fn: Callable[..., Any],
+  loss_fn: Function,
   tx: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   *,
-  axis_name: _axes.AxisName,
+  axis_name: AxisName,
   has_aux: bool = False,
   accumulate_steps: int = 1,
   donate: bool = True,
@@ -122,15 +165,15 @@ def make_train_step(
       worker, as parameters and batch are sharded.
     axis_name: mesh axis (or tuple of axes) of the workers.
     has_aux: whether `loss_fn` also returns a tree of arrays; its mean over
-      workers (and micro-batches) is returned beside the loss.
+      workers (and micro-batches) is returned with the loss.
     accumulate_steps: micro-batches into which a worker cuts its part of the
       batch. Their gradients are averaged before anything is sent, so more of
       them save memory and cost no bytes.
     donate: whether the step reuses the memory of the parameters and the state
-      that it is given; these must then not be used again. False keeps them and
+      that it is given; do not use these again. False keeps them and
       needs that much more memory.
-    diagnose: whether to return the `Diagnostics` of each step; they travel with
-      the loss, 12 bytes, and need error feedback.
+    diagnose: whether to return the `Diagnostics` of each step; they are sent
+      with the loss, 12 bytes, and need error feedback.
 
   Returns:
     `step(params, opt_state, batch, *args, key=None)` -> (params, opt_state,
@@ -162,66 +205,99 @@ def make_train_step(
     >>> float(loss)
     64.0
   """
-  _checks.check_integer('accumulate_steps', accumulate_steps)
-  if not isinstance(diagnose, bool):
-    raise TypeError(
-      'diagnose must be True or False; the compressor is found in tx by'
-      f' itself, got diagnose={diagnose!r}.'
-    )
-  workers = _placement.workers_on(mesh, axis_name)
-  grad_fn = _gradients.value_and_local_grad(loss_fn, axis_name, has_aux)
-  grad_fn = _gradients.accumulate(grad_fn, accumulate_steps)
-  tx = optax.with_extra_args_support(tx)
+  checks.check_integer('accumulate_steps', accumulate_steps)
+  checks.check_bool('diagnose', diagnose)
+  workers = placement.workers_on(mesh, axis_name)
+  grad_fn = gradients.value_and_local_grad(loss_fn, axis_name, has_aux)
+  local_step = _LocalStep(
+    grad_fn=gradients.accumulate(grad_fn, accumulate_steps),
+    tx=optax.with_extra_args_support(tx),
+    axis_name=axis_name,
+    diagnose=diagnose,
+  )
 
-  def local_step(specs, params, opt_state, batch, args, key):
-    if key is not None and axis_name is not None:
-      key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    value, grads = grad_fn(params, batch, args, key)
-    grads = _hold(grads, specs[: len(jax.tree.leaves(grads))])
-    observer = _diagnostics.Observer()
-    extra = {'observe': observer} if diagnose else {}
-
-    def update(grads):
-      observer.forget()  # It may be called again, see `_update`.
-      return tx.update(grads, opt_state, params, **extra)
-
-    updates, new_state = _update(update, grads, axis_name)
-    _check_equal(new_state, opt_state, axis_name)
-    new_params = optax.apply_updates(params, updates)
-    if diagnose:
-      value = value, observer.energies()
-    leaves, treedef = jax.tree.flatten(_gradients.wide(value))
-    means = _transport.Transport(axis_name).mean(leaves)
-    value = jax.tree.unflatten(treedef, means)
-    if diagnose:
-      value, energies = value
-      value = value, observer.diagnostics(energies)
-    new_params, new_state = _hold((new_params, new_state), specs)
-    return new_params, new_state, value
-
-  def step(specs, params, opt_state, batch, *args, key=None):
+  def step(
+    held: tuple[Spec, ...],
+    params: Params,
+    opt_state: OptState,
+    batch: PyTree,
+    *args: PyTree,
+    key: Array | None = None,
+  ) -> tuple[Params, OptState, Any]:
     _check_wrappers(opt_state)
-    _elastic.check_num_workers(opt_state, workers)
+    checkpoint.check_num_workers(opt_state, workers)
     for (path, _), spec in zip(
-      jax.tree_util.tree_leaves_with_path(params), specs, strict=False
+      jax.tree_util.tree_leaves_with_path(params), held, strict=False
     ):
-      _placement.check_spec(path, spec, axis_name)
-    states = _placement.state_partition_specs(opt_state, axis_name)
+      placement.check_spec(path, spec, axis_name)
+    states = placement.state_partition_specs(opt_state, axis_name)
     sharded = jax.shard_map(
-      functools.partial(local_step, _without(specs, axis_name)),
+      functools.partial(local_step, _without(held, axis_name)),
       mesh=mesh,
       axis_names=_manual(mesh, axis_name),
-      in_specs=(_P(), states, _P(axis_name), _P(), _P()),
+      in_specs=(_P(), states, _P(axis_name), (_P(), _P())),
       out_specs=(_P(), states, _P()),
     )
-    return sharded(params, opt_state, batch, args, key)
+    result: tuple[Params, OptState, Any] = sharded(
+      params, opt_state, batch, (args, key)
+    )
+    return result
 
   donated = (1, 2) if donate else ()
   jitted = jax.jit(step, donate_argnums=donated, static_argnums=0)
   return TrainStep(jitted, mesh, axis_name, accumulate_steps)
 
 
-def _update(update: Any, grads: Any, axis_name: _axes.AxisName) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _LocalStep:
+  """What each worker does in a step, inside `jax.shard_map`."""
+
+  grad_fn: Function
+  tx: optax.GradientTransformationExtraArgs
+  axis_name: AxisName
+  diagnose: bool
+
+  def __call__(
+    self,
+    specs: Sequence[Spec],
+    params: Params,
+    opt_state: OptState,
+    batch: PyTree,
+    extra: tuple[tuple[PyTree, ...], Array | None],
+  ) -> tuple[Params, OptState, Any]:
+    args, key = extra
+    if key is not None and self.axis_name is not None:
+      key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
+    value, grads = self.grad_fn(params, batch, args, key)
+    grads = _constrain(grads, specs[: len(jax.tree.leaves(grads))])
+    observer = Observer()
+    observed = {'observe': observer} if self.diagnose else {}
+
+    def update(grads: Updates) -> tuple[Updates, OptState]:
+      observer.forget()  # It may be called again, see `_update`.
+      result: tuple[Updates, OptState] = self.tx.update(
+        grads, opt_state, params, **observed
+      )
+      return result
+
+    updates, new_state = _update(update, grads, self.axis_name)
+    _check_equal(new_state, opt_state, self.axis_name)
+    new_params = optax.apply_updates(params, updates)
+    if self.diagnose:
+      value = value, observer.energies()
+    leaves, treedef = jax.tree.flatten(gradients.widened(value))
+    means = Transport(self.axis_name).mean(leaves)
+    value = jax.tree.unflatten(treedef, means)
+    if self.diagnose:
+      value, energies = value
+      value = value, observer.diagnostics(energies)
+    new_params, new_state = _constrain((new_params, new_state), specs)
+    return new_params, new_state, value
+
+
+def _update(
+  update: Function, grads: Updates, axis_name: AxisName
+) -> tuple[Updates, OptState]:
   """(updates, state) of `tx`, whose updates are equal on all workers.
 
   A leaf that is frozen by `optax.set_to_zero` has an update of zeros that JAX
@@ -236,7 +312,7 @@ def _update(update: Any, grads: Any, axis_name: _axes.AxisName) -> Any:
   leaves = jax.tree.leaves(grads)
   treedef: Any = jax.tree.structure(grads)
   paths = [
-    _checks.path_name(path)
+    checks.path_name(path)
     for path, _ in jax.tree_util.tree_leaves_with_path(updates)
   ]
   for path, is_varying, does in zip(paths, varying, depends, strict=True):
@@ -248,66 +324,65 @@ def _update(update: Any, grads: Any, axis_name: _axes.AxisName) -> Any:
         f' gl.average_gradients({axis_name!r}), for all parameters; freeze'
         ' those that are not trained with optax.set_to_zero or gl.Frozen.'
       )
-  return update(
-    treedef.unflatten(
-      [
-        jnp.zeros(x.shape, x.dtype) if is_varying else x
-        for x, is_varying in zip(leaves, varying, strict=True)
-      ]
-    )
-  )
+  averaged = [
+    jnp.zeros(x.shape, x.dtype) if is_varying else x
+    for x, is_varying in zip(leaves, varying, strict=True)
+  ]
+  updates, state = update(treedef.unflatten(averaged))
+  return updates, state
 
 
-def _depends(function: Callable[[Any], Any], argument: Any) -> list[bool]:
+def _depends(function: Function, argument: PyTree) -> list[bool]:
   """For each leaf of the result whether it may depend on the argument."""
   jaxpr = jax.make_jaxpr(function)(argument).jaxpr
   known = set(jaxpr.invars)
-  uses = lambda x: not hasattr(x, 'val') and x in known  # Literals have values.
+  # Literals have values.
+  uses: Function = lambda x: not hasattr(x, 'val') and x in known
   for equation in jaxpr.eqns:
     if any(map(uses, equation.invars)):
       known.update(equation.outvars)
   return [uses(x) for x in jaxpr.outvars]
 
 
-def _without(specs: Any, axis_name: _axes.AxisName) -> list[Any]:
+def _without(specs: Sequence[Spec], axis_name: AxisName) -> list[Spec]:
   """Specs as they are on one worker, which are of the inner axes only."""
-  workers = _axes.names(axis_name)
+  workers = worker_axes.names(axis_name)
   inner = lambda entry: tuple(
-    axis for axis in _axes.names(entry) if axis not in workers
+    axis for axis in worker_axes.names(entry) if axis not in workers
   )
   return [spec and _P(*map(inner, spec)) for spec in specs]
 
 
-def _manual(mesh: jax.sharding.Mesh, axis_name: Any) -> frozenset[str]:
+def _manual(mesh: jax.sharding.Mesh, axis_name: AxisName) -> frozenset[str]:
   """The workers' axes; all of the mesh if the others have one device.
 
-  XLA on CPUs cannot compile a mean of 16-bit numbers beside axes that are left
-  to its partitioner.
+  XLA on CPU cannot compile a mean of 16-bit numbers if other axes are left to
+  its partitioner.
   """
-  workers = frozenset(_axes.names(axis_name))
-  spread = any(mesh.shape[axis] > 1 for axis in {*mesh.shape} - workers)
-  return workers if spread else frozenset(mesh.shape)
+  workers = frozenset(worker_axes.names(axis_name))
+  several = any(mesh.shape[axis] > 1 for axis in {*mesh.shape} - workers)
+  return workers if several else frozenset(mesh.shape)
 
 
-def _hold(tree: Any, specs: Any) -> Any:
-  """The tree, spread as the specs of its leaves say; None leaves one alone."""
+def _constrain(tree: PyTree, specs: Sequence[Spec]) -> PyTree:
+  """Shards a tree as the specs of its leaves say; None leaves one alone."""
   leaves, treedef = jax.tree.flatten(tree)
   return jax.tree.unflatten(
     treedef,
     [
-      x if spec is None else _spread.hold(x, *spec)
+      x if spec is None else inner_axes.constrain(x, *spec)
       for x, spec in zip(leaves, specs, strict=True)
     ],
   )
 
 
-def _varies(x: jax.Array, axis_name: _axes.AxisName) -> bool:
+def _varies(x: Array, axis_name: AxisName) -> bool:
   """Whether JAX's types say that it may differ between workers."""
-  missing = _axes.missing_axes(x, axis_name)
-  return len(missing) < len(_axes.names(axis_name))
+  missing = worker_axes.missing_axes(x, axis_name)
+  return len(missing) < len(worker_axes.names(axis_name))
 
 
-def _check_equal(new: Any, old: Any, axis_name: _axes.AxisName) -> None:
+def _check_equal(new: OptState, old: OptState, axis_name: AxisName) -> None:
   """Raises if state that should be equal on all workers is not."""
   pairs = zip(
     jax.tree_util.tree_leaves_with_path(new), jax.tree.leaves(old), strict=False
@@ -315,14 +390,14 @@ def _check_equal(new: Any, old: Any, axis_name: _axes.AxisName) -> None:
   for (path, x), before in pairs:
     if _varies(x, axis_name) and not _varies(before, axis_name):
       raise ValueError(
-        f'The optimizer state at {_checks.path_name(path)!r} would differ'
+        f'The optimizer state at {checks.path_name(path)!r} would differ'
         ' between workers, because it is made of gradients that are not yet'
         ' averaged: put gl.compress_gradients or gl.average_gradients first'
         ' in the chain.'
       )
 
 
-def _check_wrappers(opt_state: Any) -> None:
+def _check_wrappers(opt_state: OptState) -> None:
   """Raises if the compressor is inside of what calls it conditionally."""
   remedies = {
     optax.MultiStepsState: 'optax.MultiSteps, which would communicate in'
@@ -332,16 +407,16 @@ def _check_wrappers(opt_state: Any) -> None:
     ' worker, and leaves its state alone if anything is not finite',
   }
 
-  def one(x):
+  def one(x: Any) -> None:
     for kind, remedy in remedies.items():
-      if isinstance(x, kind) and _elastic.holds_state(x):
+      if isinstance(x, kind) and checkpoint.holds_state(x):
         raise ValueError(f'compress_gradients must not be inside of {remedy}.')
 
   kinds = tuple(remedies)
   jax.tree.map(one, opt_state, is_leaf=lambda x: isinstance(x, kinds))
 
 
-def _check_shared(specs: list[Any], mesh: jax.sharding.Mesh) -> None:
+def _check_shared(specs: Sequence[Spec], mesh: jax.sharding.Mesh) -> None:
   """Raises if the devices of a single worker would all do the same work."""
   if mesh.size > 1 and not any(spec and any(spec) for spec in specs):
     raise ValueError(
@@ -352,10 +427,10 @@ def _check_shared(specs: list[Any], mesh: jax.sharding.Mesh) -> None:
     )
 
 
-def _check_batch(batch: Any, workers: int, accumulate_steps: int) -> None:
+def _check_batch(batch: PyTree, workers: int, accumulate_steps: int) -> None:
   """Raises unless every leaf divides over workers and micro-batches."""
   for path, x in jax.tree_util.tree_leaves_with_path(batch):
-    name = _checks.path_name(path) or 'batch'
+    name = checks.path_name(path) or 'batch'
     if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
       raise ValueError(
         f'The batch must hold arrays of examples, got a PRNG key in {name!r}:'

@@ -1,39 +1,62 @@
 """Compressed averaging of gradients as an optax transformation."""
 
-import functools
+from collections.abc import Sequence
 from typing import Any
+from typing import Literal
+from typing import Protocol
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src.engine import exchange as _exchange
-from greedylore_jax._src.engine import feedback as _feedback
-from greedylore_jax._src.engine import policy as _policy
-from greedylore_jax._src.state import compress_state as _state
-from greedylore_jax._src.wire import worker_axes as _axes
+from greedylore_jax._src import checks
+from greedylore_jax._src.engine import policy as policy_lib
+from greedylore_jax._src.engine.exchange import Given
+from greedylore_jax._src.engine.exchange import exchange
+from greedylore_jax._src.engine.leaf import CompressedLeaf
+from greedylore_jax._src.engine.leaf import FrozenLeaf
+from greedylore_jax._src.engine.leaf import Leaf
+from greedylore_jax._src.engine.policy import Compressors
+from greedylore_jax._src.engine.policy import Policy
+from greedylore_jax._src.engine.policy import PolicyOptions
+from greedylore_jax._src.state import compress_state
+from greedylore_jax._src.state.compress_state import CompressState
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import AxisName
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Updates
+from greedylore_jax._src.wire import worker_axes
+from greedylore_jax.compressors.dense import Dense
+from greedylore_jax.compressors.greedylore import GreedyLore
+
+
+class Observe(Protocol):
+  """Sees one compression: its leaves, gradients and states."""
+
+  def __call__(
+    self,
+    leaves: Sequence[Leaf],
+    grads: Updates,
+    before: CompressState,
+    after: CompressState,
+  ) -> None:
+    """Called once per trace of an update."""
 
 
 def compress_gradients(
-  compressor: _policy.Compressors,
-  axis_name: _axes.AxisName,
+  compressor: Compressors,
+  axis_name: AxisName,
   *,
-  start_step: int = 0,
-  error_feedback: _feedback.Kind = True,
-  min_compression_rate: float = 1.0,
-  weight_dimension_numbers: Any = None,
-  error_dtype: Any = None,
-  factor_dtype: Any = None,
-  stagger: bool = False,
-  share_decompositions: bool = False,
   seed: int = 0,
+  **options: Unpack[PolicyOptions],
 ) -> optax.GradientTransformation:
   """Averages local gradients over the workers, sending a compressed form.
 
   Takes each worker's own gradients and gives all of them the same update, so
   it stands first in a chain; clipping, momentum, Adam and weight decay follow
-  and see what they would see in a dense run. All leaves travel together: one
+  and see what they would see in a dense run. All leaves are sent together: one
   all-reduce per round of the compressor and dtype.
 
   With G_i the gradient of worker i, E_i its error and C the compressor:
@@ -42,69 +65,31 @@ def compress_gradients(
 
   With error feedback, mean_i G_i + mean_i E_i is conserved: it equals the
   update plus the new mean_i E_i at every step, up to the rounding of the dtypes
-  that travel and are stored.
+  that are sent and stored.
 
-  If anything received or to be remembered is not finite, because of any worker,
+  If anything received or to be kept is not finite, because of any worker,
   the updates of all are NaN and the state stays as it was: to skip such a step,
   put `optax.apply_if_finite` around what follows in the chain (not around this,
   which must run on every worker).
 
   Args:
     compressor: the method, such as `GreedyLore(rank=32)`, or an ordered list
-      [('embed|head', GreedyLore(64, 20)), ('', PowerSGD(32))]: of the patterns
-      (regular expressions, searched for in paths such as 'blocks/0/query') the
-      first that matches a leaf holds. `Frozen()` sends nothing for a leaf.
-    axis_name: mesh axis (or tuple of axes) over which the workers lie; None
-      for one worker and no communication.
-    start_step: dense steps before compression starts. More cost bytes early
-      on and give the optimizer's moments a better start.
-    error_feedback: True or 'ef14' keeps what was not sent and adds it to the
-      next gradient, as above. 'ef21' sends what the gradient differs by from
-      what the workers know of it, and the update is all that they know: C acts
-      on G_i - D_i, D_i <- D_i + S_i, update = mean_i D_i; then `error` holds
-      -D_i. False forgets: the update is biased; only for ablations.
-    min_compression_rate: a matrix is compressed only if that sends fewer than
-      1 / min_compression_rate of its bytes in a compressed step, as one of two
-      workers sends them. 0 compresses whatever is a matrix.
-    weight_dimension_numbers: a tree of `optax.contrib.MuonDimensionNumbers` (a
-      matrix; axes not named are a stack of matrices) and None (stays dense)
-      that covers the parameters, a prefix of such a tree, or a function from
-      parameters to it; or a list of (pattern of paths, numbers or None), where
-      a leaf that no pattern matches is decided by default. None decides all by
-      shape and name: 2-D leaves are matrices; further axes in front are a stack
-      [layers, rows, columns], if it has fewer matrices than a matrix has rows;
-      convolution kernels are matrices, HWIO or OIHW; biases and gains of norms
-      are none. If that leaves several readings,
-      as for a projection to heads [512, 8, 64], the leaf stays dense and `init`
-      warns, with the numbers that would compress it. `print(plan(...))` shows
-      what each leaf is.
-    error_dtype: dtype of the stored errors; None is float32, or the parameter's
-      if that has more. A lower one saves memory and forgets the rounding.
-    factor_dtype: dtype in which compressed leaves' messages travel in
-      compressed steps; None is the gradient's. What a lower one rounds away
-      goes into the error, but for what a sum of floating numbers rounds.
-      (XLA widens 16-bit all-reduces to float32 on CPU. float16 ends at 65,504;
-      bfloat16 has float32's range.) int8 and int16 scale each row or column,
-      for which a small round goes ahead; N workers share their range, so a step
-      of int8 is N / 127 of the row's largest entry. What is gathered travels as
-      it is.
-    stagger: refreshes the leaves by turns, one in a step at most, rather than
-      all together, so that no step sends more than a compressed one and one
-      leaf (but for the first, which refreshes all). For each leaf the method
-      is the same, at other steps. Needs at least as many steps in an
-      `update_interval` as there are leaves, and one program per shape of leaf.
-    share_decompositions: each matrix of a refresh is decomposed by one of the
-      workers, who sends the others its basis: a * a numbers more, in place of
-      N times the work. Pays where links are fast or matrices large. Not where
-      a worker is several devices.
+      [('embed|head', GreedyLore(64, 20)), ('', PowerSGD(32))] of patterns
+      (regular expressions that are searched for in paths such as
+      'blocks/0/query') and methods. The first match decides. `Frozen()` sends
+      nothing for a leaf. Update intervals must be nested: each a multiple of
+      the next smaller one.
+    axis_name: mesh axis (or tuple of axes) of the workers; None for one worker
+      and no communication.
     seed: of the compressor's random numbers, which are equal on all workers.
+    **options: see `PolicyOptions`.
 
   Returns:
     An `optax.GradientTransformation` whose state is a `CompressState`. The
     update has the gradients' structure, shapes and dtypes.
 
   Raises:
-    ValueError, TypeError: here, for settings out of range; in `init`, for
+    ValueError, TypeError: here, for arguments out of range; in `init`, for
       dimension numbers that do not fit the parameters, a rank at which no
       matrix would shrink, or a compressor state of absurd size; when traced,
       for gradients that are already averaged over the axis, a state whose
@@ -122,83 +107,138 @@ def compress_gradients(
 
   References:
     Error feedback: Seide et al. (2014); Karimireddy et al., arXiv 1901.09847.
-    EF21: Richtarik, Sokolov, Fatkhullin, arXiv 2106.05203 (2021), Algorithm 2.
     Integers that can be added up: IntSGD, arXiv 2102.08374 (2021).
     The recursion: GreedyLore, arXiv 2507.08784 (2025), Algorithm 2.
   """
-  _checks.check_integer('seed', seed, at_least=0)
-  policy = _policy.Policy(
-    compressor,
-    start_step=start_step,
-    error_feedback=error_feedback,
-    min_compression_rate=min_compression_rate,
-    weight_dimension_numbers=weight_dimension_numbers,
-    error_dtype=error_dtype,
-    factor_dtype=factor_dtype,
-    stagger=stagger,
-    share_decompositions=share_decompositions,
-  )
+  checks.check_integer('seed', seed, at_least=0)
+  policy = Policy.of(compressor, **options)
 
-  def update_fn(updates, state, params=None, *, observe=None, **extra):
+  def init(params: Params) -> CompressState:
+    leaves = policy.leaves(params)
+    policy_lib.check_compresses(leaves)
+    return compress_state.fresh(leaves, params)
+
+  def update(
+    updates: Updates,
+    state: CompressState,
+    params: Params = None,
+    *,
+    observe: Observe | None = None,
+    **extra: Any,
+  ) -> tuple[Updates, CompressState]:
     del params, extra
     leaves = policy.leaves(updates)
-    new_updates, new_state = _average(
-      policy, leaves, axis_name, seed, updates, state
+    compress_state.check(leaves, state, updates)
+    treedef: Any = jax.tree.structure(updates)
+    given = Given(
+      grads=list(map(jnp.asarray, treedef.flatten_up_to(updates))),
+      errors=treedef.flatten_up_to(state.error),
+      states=treedef.flatten_up_to(state.compressor_state),
+      count=state.count,
+      key=jax.random.fold_in(jax.random.key(seed), state.count),
+    )
+    worker_axes.num_workers(axis_name)
+    _check_local(leaves, given.grads, state.count, axis_name)
+    _check_errors(leaves, given.errors, given.grads, axis_name)
+    with jax.default_matmul_precision('highest'):
+      stepped = exchange(leaves, policy.schedule(leaves), given, axis_name)
+    new_state = state._replace(
+      count=_counted(state.count, stepped.finite),
+      error=treedef.unflatten(stepped.errors),
+      compressor_state=treedef.unflatten(stepped.states),
     )
     if observe is not None:
       observe(leaves, updates, state, new_state)
-    return new_updates, new_state
+    return treedef.unflatten(stepped.updates), new_state
 
-  return optax.GradientTransformationExtraArgs(
-    functools.partial(_state.fresh, policy), update_fn
-  )
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _average(policy, leaves, axis_name, seed, updates, state):
-  """One step: local gradients and state in, what all workers get and state."""
-  workers = _axes.num_workers(axis_name)
-  _state.check(policy, leaves, state, updates)
-  treedef: Any = jax.tree.structure(updates)
-  grads = list(map(jnp.asarray, treedef.flatten_up_to(updates)))
-  errors = treedef.flatten_up_to(state.error)
-  memories = treedef.flatten_up_to(state.memory)
-  _check_local(leaves, grads, state.count, axis_name)
-  _check_errors(leaves, errors, grads, axis_name)
-  exchange = _exchange.Exchange(policy, leaves, axis_name, workers)
-  key = jax.random.fold_in(jax.random.key(seed), state.count)
-  with jax.default_matmul_precision('highest'):
-    stepped = exchange(grads, errors, memories, state.count, key)
-  counted = optax.safe_increment(state.count)
-  if not _axes.varying_axes(stepped.finite) - _axes.varying_axes(state.count):
-    counted = jnp.where(stepped.finite, counted, state.count)
-  new_state = state._replace(
-    count=counted,
-    error=treedef.unflatten(stepped.errors),
-    memory=treedef.unflatten(stepped.memories),
-  )
-  return treedef.unflatten(stepped.updates), new_state
+def greedylore(
+  rank: int,
+  axis_name: AxisName,
+  *,
+  update_interval: int = 200,
+  probes: int | Literal['independent'] = 4,
+  seed: int = 0,
+  **options: Unpack[PolicyOptions],
+) -> optax.GradientTransformation:
+  """GreedyLore as an optax transformation: local gradients in, their mean out.
+
+  Short for `compress_gradients(GreedyLore(rank, update_interval, probes),
+  axis_name, ...)`. See `GreedyLore` for the method and its arguments,
+  `PolicyOptions` for the other options, and `compress_gradients` for the
+  returned state and the errors.
+
+  A matrix of a x b numbers (a <= b) sends a * probes + rank * b of them in a
+  compressed step, a * b in a refresh (every `update_interval` steps) and in
+  each of the first `start_step` steps. `plan` adds this up for a model.
+
+  Example:
+    >>> import greedylore_jax as gl, optax
+    >>> tx = optax.chain(
+    ...     gl.greedylore(rank=32, axis_name='data'),
+    ...     optax.clip_by_global_norm(1.0),
+    ...     optax.adamw(3e-4),
+    ... )
+
+  References:
+    GreedyLore, arXiv 2507.08784 (2025).
+  """
+  method = GreedyLore(rank, update_interval, probes)
+  return compress_gradients(method, axis_name, seed=seed, **options)
 
 
-def _check_local(leaves, grads, count, axis_name) -> None:
+def average_gradients(axis_name: AxisName) -> optax.GradientTransformation:
+  """The dense baseline in the same place: every gradient is sent in full.
+
+  Args:
+    axis_name: mesh axis (or tuple of axes) of the workers; None for one.
+
+  Returns:
+    An `optax.GradientTransformation`; update = mean_i G_i, by one all-reduce
+    per dtype.
+
+  Example:
+    >>> import greedylore_jax as gl, optax
+    >>> tx = optax.chain(gl.average_gradients('data'), optax.sgd(0.1))
+  """
+  return compress_gradients(Dense(), axis_name)
+
+
+def _counted(count: Array, finite: Array) -> Array:
+  """The next count; the same one after a step that was not finite."""
+  counted: Array = optax.safe_increment(count)
+  if worker_axes.varying_axes(finite) - worker_axes.varying_axes(count):
+    return counted
+  return jnp.where(finite, counted, count)
+
+
+def _check_local(
+  leaves: Sequence[Leaf],
+  grads: Sequence[Array],
+  count: Array,
+  axis_name: AxisName,
+) -> None:
   """Raises if JAX's types say that a gradient is the same on all workers.
 
   Or that it would not be the same on all of them afterwards. Dense leaves may
   differ over other axes: what follows in the chain can average over those.
   """
   for leaf, g in zip(leaves, grads, strict=True):
-    if leaf.frozen:
+    if isinstance(leaf, FrozenLeaf):
       continue
-    apart = _axes.varying_axes(g) - _axes.varying_axes(count)
-    others = sorted(apart.difference(_axes.names(axis_name)))
-    if others and leaf.matrices is not None:
-      every = (*_axes.names(axis_name), *others)
+    apart = worker_axes.varying_axes(g) - worker_axes.varying_axes(count)
+    others = sorted(apart.difference(worker_axes.names(axis_name)))
+    if others and isinstance(leaf, CompressedLeaf):
+      every = (*worker_axes.names(axis_name), *others)
       raise ValueError(
         f'The gradient of {leaf.path!r} differs over the mesh axes {others},'
         f' but axis_name={axis_name!r} does not average over them. Use'
         f' axis_name={every} to compress over all of them, or put'
         f' gl.average_gradients({_only(others)!r}) before this in the chain.'
       )
-    if axes := _axes.missing_axes(g, axis_name):
+    if axes := worker_axes.missing_axes(g, axis_name):
       raise ValueError(
         f'The gradient of {leaf.path!r} is already averaged or summed over'
         f' {axes}, so there is nothing left to compress. Inside jax.shard_map'
@@ -212,21 +252,27 @@ def _check_local(leaves, grads, count, axis_name) -> None:
       )
 
 
-def _only(names):
+def _only(names: Sequence[str]) -> AxisName:
   """The name itself if there is one, else all of them."""
   return names[0] if len(names) == 1 else tuple(names)
 
 
-def _check_errors(leaves, errors, grads, axis_name) -> None:
+def _check_errors(
+  leaves: Sequence[Leaf],
+  errors: Sequence[PyTree],
+  grads: Sequence[Array],
+  axis_name: AxisName,
+) -> None:
   """Raises unless every error is one worker's own."""
+  varying = worker_axes.varying_axes
   for leaf, error, g in zip(leaves, errors, grads, strict=True):
     if not jax.tree.leaves(error):
       continue
     if error.shape != (1, *leaf.shape):
       problem = f'have shape {(1, *leaf.shape)}, got {error.shape}'
-    elif axes := _axes.missing_axes(error, axis_name):
+    elif axes := worker_axes.missing_axes(error, axis_name):
       problem = f'be sharded over {axes}, got one that is equal on all workers'
-    elif others := sorted(_axes.varying_axes(error) - _axes.varying_axes(g)):
+    elif others := sorted(varying(error) - varying(g)):
       problem = (
         f'be sharded over axis_name={axis_name!r} only, got one for each'
         f' index of {others}, too'

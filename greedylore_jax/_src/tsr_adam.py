@@ -1,6 +1,7 @@
 """TSR-Adam: an optimizer whose moments live where the gradients are sent."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 from typing import Literal
@@ -10,32 +11,41 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src import transform as _compress
-from greedylore_jax._src.engine import leaf as _leaves
-from greedylore_jax._src.engine import policy as _policy
-from greedylore_jax._src.state import compress_state as _state
-from greedylore_jax._src.wire import worker_axes as _axes
+from greedylore_jax._src import checks
+from greedylore_jax._src.engine.leaf import CompressedLeaf
+from greedylore_jax._src.engine.leaf import Leaf
+from greedylore_jax._src.engine.policy import Policy
+from greedylore_jax._src.engine.policy import PolicyOptions
+from greedylore_jax._src.engine.policy import WeightDimensionNumbers
+from greedylore_jax._src.state.compress_state import CompressState
+from greedylore_jax._src.transform import compress_gradients
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import AxisName
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Updates
 from greedylore_jax.compressors import tsr
+from greedylore_jax.compressors.compressor import Compressor
 
 
 class TSRAdamState(NamedTuple):
   """State of the projected part of `tsr_adam`; equal on all workers.
 
   Attributes:
-    compress: a `CompressState` without errors, whose memory holds the bases.
+    compress: a `CompressState` without errors, which holds the bases.
     adam: moments of the cores, [k, r, r] for a compressed leaf, and of the
       gradients of the others.
   """
 
-  compress: _state.CompressState
+  compress: CompressState
   adam: optax.ScaleByAdamState
 
 
 def tsr_adam(
-  learning_rate: float | Callable[[jax.Array], Any],
+  learning_rate: float | Callable[[Array], Any],
   rank: int,
-  axis_name: _axes.AxisName,
+  axis_name: AxisName,
   *,
   embedding_rank: int | None = None,
   update_interval: int = 100,
@@ -52,18 +62,18 @@ def tsr_adam(
   eps: float = 1e-8,
   weight_decay: float = 0.0,
   min_compression_rate: float = 1.0,
-  weight_dimension_numbers: Any = None,
+  weight_dimension_numbers: WeightDimensionNumbers = None,
   seed: int = 0,
 ) -> optax.GradientTransformation:
   """TSR-Adam: local gradients in, steps of Adam on r x r cores out.
 
-  Only the cores C = mean_i U^T G_i V travel, and both moments are of their
+  Only the cores C = mean_i U^T G_i V are sent, and both moments are of their
   size; with m, v those of Adam and bias correction,
 
     D = m / (sqrt(v) + eps),   W <- W - learning_rate (scale U D V^T + decay W).
 
-  What lies outside of the bases is not sent at all: there is no error feedback.
-  `TSR` describes the refresh. Leaves that are not matrices are averaged whole
+  What is outside of the bases is not sent at all: there is no error feedback.
+  `TSR` describes the refresh. Leaves that are not matrices are averaged dense
   and take plain steps of Adam. This is the optimizer, not a link before one.
 
   Args:
@@ -109,98 +119,101 @@ def tsr_adam(
   References:
     TSR-Adam, arXiv 2602.08007 (2026), Algorithm 1.
   """
-  method = lambda rank, interval: tsr.TSR(
-    rank, interval, oversampling, power_iterations, average
+  method = functools.partial(
+    tsr.TSR,
+    oversampling=oversampling,
+    power_iterations=power_iterations,
+    average=average,
   )
-  rules = [('', method(rank, update_interval))]
+  rules: list[tuple[str, Compressor]] = [('', method(rank, update_interval))]
   if embedding_rank is not None:
-    _checks.check_integer('embedding_rank', embedding_rank)
-    _checks.check_integer(
-      'embedding_update_interval', embedding_update_interval
-    )
+    checks.check_integer('embedding_rank', embedding_rank)
+    checks.check_integer('embedding_update_interval', embedding_update_interval)
     of_embeddings = method(embedding_rank, embedding_update_interval)
     rules.insert(0, (embeddings, of_embeddings))
-  settings: dict[str, Any] = {
-    'error_feedback': False,
-    'min_compression_rate': min_compression_rate,
-    'weight_dimension_numbers': weight_dimension_numbers,
-  }
-  send = _compress.compress_gradients(rules, axis_name, seed=seed, **settings)
-  clip = optax.identity()
-  if clip_norm is not None:
-    clip = optax.clip_by_global_norm(clip_norm)
+  options = PolicyOptions(
+    error_feedback=False,
+    min_compression_rate=min_compression_rate,
+    weight_dimension_numbers=weight_dimension_numbers,
+  )
   is_matrix = lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
   decay = optax.identity()
   if not isinstance(weight_decay, int | float) or weight_decay:
     decay = optax.add_decayed_weights(weight_decay, is_matrix)
+  clip = optax.identity()
+  if clip_norm is not None:
+    clip = optax.clip_by_global_norm(clip_norm)
+  on_cores = _AdamOnCores(
+    send=compress_gradients(rules, axis_name, seed=seed, **options),
+    policy=Policy.of(rules, **options),
+    clip=clip,
+    adam=optax.scale_by_adam(b1, b2, eps),
+    rotate_moments=rotate_moments,
+    scale=scale,
+  )
   return optax.chain(
-    _adam_on_cores(
-      send,
-      _policy.Policy(rules, **settings),
-      clip,
-      optax.scale_by_adam(b1, b2, eps),
-      rotate_moments,
-      scale,
-    ),
+    optax.GradientTransformationExtraArgs(on_cores.init, on_cores.update),
     decay,
     optax.scale_by_learning_rate(learning_rate),
   )
 
 
-def _adam_on_cores(
-  send: optax.GradientTransformationExtraArgs,
-  policy: _policy.Policy,
-  clip: optax.GradientTransformation,
-  adam: optax.GradientTransformation,
-  rotate_moments: bool,
-  scale: float,
-) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class _AdamOnCores:
   """Local gradients in, scale U D V^T of their mean out."""
 
-  def init_fn(params):
-    state = send.init(params)
-    cores = _per_leaf(_core, policy.leaves(params), params, state.memory)
-    return TSRAdamState(state, adam.init(cores))
+  send: optax.GradientTransformationExtraArgs
+  policy: Policy
+  clip: optax.GradientTransformation
+  adam: optax.GradientTransformation
+  rotate_moments: bool
+  scale: float
 
-  def update_fn(updates, state, params=None, **extra):
-    leaves = policy.leaves(updates)
-    means, sent = send.update(updates, state.compress, params, **extra)
+  def init(self, params: Params) -> TSRAdamState:
+    """Bases and moments before the first step."""
+    sent = self.send.init(params)
+    leaves = self.policy.leaves(params)
+    cores = _per_leaf(_core, leaves, params, sent.compressor_state)
+    return TSRAdamState(sent, self.adam.init(cores))
+
+  def update(
+    self,
+    updates: Updates,
+    state: TSRAdamState,
+    params: Params = None,
+    **extra: Any,
+  ) -> tuple[Updates, TSRAdamState]:
+    """Sends the cores, and takes a step of Adam on them."""
+    leaves = self.policy.leaves(updates)
+    means, sent = self.send.update(updates, state.compress, params, **extra)
+    bases, before = sent.compressor_state, state.compress.compressor_state
     moments = state.adam
-    if rotate_moments:
-      turned = lambda moment, power: _per_leaf(
-        functools.partial(_rotated, power),
-        leaves,
-        moment,
-        state.compress.memory,
-        sent.memory,
+    if self.rotate_moments:
+      rotated: Function = lambda moment, power: _per_leaf(
+        functools.partial(_rotated, power), leaves, moment, before, bases
       )
       moments = moments._replace(
-        mu=turned(moments.mu, 1), nu=turned(moments.nu, 2)
+        mu=rotated(moments.mu, 1), nu=rotated(moments.nu, 2)
       )
-    cores = _per_leaf(_core, leaves, means, sent.memory)
-    cores, _ = clip.update(cores, optax.EmptyState())
-    steps, moments = adam.update(cores, moments)
+    cores = _per_leaf(_core, leaves, means, bases)
+    cores, _ = self.clip.update(cores, optax.EmptyState())
+    steps, moments = self.adam.update(cores, moments)
     # A step that is not finite is not counted and moves nothing.
     finite = sent.count != state.compress.count
     keep = lambda new, old: jnp.where(finite, new, old)
-    lifted = functools.partial(_lifted, scale)
     moments = jax.tree.map(keep, moments, state.adam)
+    lifted = functools.partial(_lifted, self.scale)
     steps = jax.tree.map(
       lambda step, mean: jnp.where(finite, step, jnp.nan).astype(mean.dtype),
-      _per_leaf(lifted, leaves, steps, sent.memory),
+      _per_leaf(lifted, leaves, steps, bases),
       means,
     )
     return steps, TSRAdamState(sent, moments)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
 
 def _per_leaf(
-  function: Callable[..., Any],
-  leaves: list[_leaves.Leaf],
-  tree: Any,
-  *trees: Any,
-) -> Any:
+  function: Function, leaves: list[Leaf], tree: PyTree, *trees: PyTree
+) -> PyTree:
   """The tree with function(leaf, x, *what other trees have in its place)."""
   treedef: Any = jax.tree.structure(tree)
   columns = map(treedef.flatten_up_to, (tree, *trees))
@@ -208,27 +221,23 @@ def _per_leaf(
   return treedef.unflatten([function(*row) for row in rows])
 
 
-def _core(leaf: _leaves.Leaf, mean: jax.Array, memory: Any) -> jax.Array:
+def _core(leaf: Leaf, mean: Array, state: Any) -> Array:
   """C in the place of a compressed leaf."""
-  del leaf
-  return memory.core if isinstance(memory, tsr.TSRMemory) else mean
+  return state.core if isinstance(leaf, CompressedLeaf) else mean
 
 
-def _lifted(
-  scale: float, leaf: _leaves.Leaf, d: jax.Array, memory: Any
-) -> jax.Array:
+def _lifted(scale: float, leaf: Leaf, d: Array, state: Any) -> Array:
   """Scale U D V^T in the place of a core D."""
-  if not isinstance(memory, tsr.TSRMemory) or leaf.matrices is None:
+  if not isinstance(leaf, CompressedLeaf):
     return d
-  return scale * leaf.matrices.join(memory.u @ d @ memory.v.mT)
+  return scale * leaf.matrices.join(state.u @ d @ state.v.mT)
 
 
 def _rotated(
-  power: int, leaf: _leaves.Leaf, moment: jax.Array, old: Any, new: Any
-) -> jax.Array:
+  power: int, leaf: Leaf, moment: Array, old: Any, new: Any
+) -> Array:
   """A moment in new bases, if they are not the old ones."""
-  del leaf
-  if not isinstance(new, tsr.TSRMemory):
+  if not isinstance(leaf, CompressedLeaf):
     return moment
   left, right = new.u.mT @ old.u, old.v.mT @ new.v
   turned = left**power @ moment @ right**power

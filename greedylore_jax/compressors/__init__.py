@@ -1,4 +1,4 @@
-"""Compression methods, one a file, each written like its paper."""
+"""What is sent: one method per file, each written like its paper."""
 
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense
@@ -13,7 +13,6 @@ from greedylore_jax.compressors.sparse import TopK
 from greedylore_jax.compressors.subspaces import FixedSubspace
 from greedylore_jax.compressors.subspaces import RandomSubspace
 from greedylore_jax.compressors.tsr import TSR
-from greedylore_jax.compressors.two_sided import TwoSided
 
 __all__ = [
   'TSR',
@@ -29,5 +28,4 @@ __all__ = [
   'RangeFinder',
   'Sign',
   'TopK',
-  'TwoSided',
 ]

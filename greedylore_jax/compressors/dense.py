@@ -1,16 +1,16 @@
 """The baseline: every number is sent."""
 
 import dataclasses
-from typing import Any
 
-import jax
-
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import PyTree
 from greedylore_jax._src.wire.rounds import Rounds
-from greedylore_jax.compressors import compressor as base
+from greedylore_jax.compressors import parts
+from greedylore_jax.compressors.compressor import Compressor
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(base.Memoryless):
+class Dense(Compressor):
   """The plain mean of the gradients: output = mean_i G_i.
 
   Example:
@@ -20,7 +20,8 @@ class Dense(base.Memoryless):
   """
 
   linear = True
+  takes_several = True
 
-  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+  def compress(self, h: Array, state: PyTree, key: Array) -> Rounds:
     """A round with everything in it."""
-    return base.dense(h, memory, key)
+    return parts.dense(h, state, key)

@@ -1,17 +1,17 @@
 """Leaves that are not trained: nothing is sent."""
 
 import dataclasses
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import PyTree
 from greedylore_jax._src.wire.rounds import Rounds
-from greedylore_jax.compressors import compressor as base
+from greedylore_jax.compressors.compressor import Compressor
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen(base.Memoryless):
+class Frozen(Compressor):
   """Sends nothing: the update is zero and no error is kept.
 
   Unlike other methods it also holds for leaves that are not matrices. What
@@ -24,9 +24,10 @@ class Frozen(base.Memoryless):
   """
 
   linear = True
+  takes_several = True
 
-  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+  def compress(self, h: Array, state: PyTree, key: Array) -> Rounds:
     """No round at all."""
     del key
     yield from ()
-    return jnp.zeros(h.shape, h.dtype), None, memory
+    return jnp.zeros(h.shape, h.dtype), None, state

@@ -1,22 +1,25 @@
 """GreedyLore: a basis kept for a while, its best directions every step."""
 
 import dataclasses
-from typing import Any
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src.wire import inner_axes as _spread
-from greedylore_jax._src.wire import linalg as _linalg
+from greedylore_jax._src import checks
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import DType
+from greedylore_jax._src.types import Phase
+from greedylore_jax._src.wire import inner_axes
+from greedylore_jax._src.wire import linalg
 from greedylore_jax._src.wire.rounds import Each
+from greedylore_jax._src.wire.rounds import Product
 from greedylore_jax._src.wire.rounds import Rounds
-from greedylore_jax.compressors import compressor as base
+from greedylore_jax.compressors import parts
+from greedylore_jax.compressors.lazy_basis import LazyBasis
 
 
 @dataclasses.dataclass(frozen=True)
-class GreedyLore(base.LazyBasis):
+class GreedyLore(LazyBasis):
   """Greedy low-rank compression with a semi-lazy SVD.
 
   At a refresh everything is sent and all left singular vectors U of the mean
@@ -46,7 +49,7 @@ class GreedyLore(base.LazyBasis):
       sends basis_size * (a + b) numbers, so that no step is dense; what it does
       not see stays in the errors.
     decomposition: 'gram' takes U from the eigenvectors of H H^T, which is a few
-      times faster; 'svd' decomposes H itself, which tells directions apart
+      times faster; 'svd' decomposes H itself, which separates directions
       whose singular values are below about 3e-4 of the largest (in float32).
 
   Raises:
@@ -64,10 +67,10 @@ class GreedyLore(base.LazyBasis):
   update_interval: int = 200
   probes: int | Literal['independent'] = 4
   basis_size: int | None = None
-  decomposition: _linalg.Decomposition = 'gram'
+  decomposition: linalg.Decomposition = 'gram'
 
-  def __post_init__(self):
-    base.check_lazy_basis(self)
+  def __post_init__(self) -> None:
+    super().__post_init__()
     if isinstance(self.probes, str):
       if self.probes != 'independent':
         raise ValueError(
@@ -75,49 +78,49 @@ class GreedyLore(base.LazyBasis):
           f' probes={self.probes!r}.'
         )
     else:
-      _checks.check_integer('probes', self.probes)
+      checks.check_integer('probes', self.probes)
     if self.basis_size is not None:
-      _checks.check_integer('basis_size', self.basis_size, self.rank)
+      checks.check_integer('basis_size', self.basis_size, self.rank)
 
-  @property
-  def needs_whole(self) -> tuple[str, ...]:
-    """Probes of their own for all directions take all of U, or U^T H."""
-    independent = ('compress',) if self.probes == 'independent' else ()
-    return super().needs_whole + independent
+  def needs_whole(self, phase: Phase) -> bool:
+    """Independent probes need all of U, or of U^T H."""
+    independent = phase == 'compress' and self.probes == 'independent'
+    return independent or super().needs_whole(phase)
 
-  def init(self, k: int, a: int, b: int, dtype: Any) -> jax.Array:
+  def init(self, k: int, a: int, b: int, dtype: DType) -> Array:
     """Before the first refresh any orthonormal directions will do."""
     return super().init(k, a, b, dtype)[:, :, : self.basis_size]
 
-  def refresh(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+  def refresh(self, h: Array, basis: Array, key: Array) -> Rounds:
     """Everything is sent, or a sketch and what it spans."""
     if self.basis_size is None:
       return (yield from super().refresh(h, basis, key))
     k, a, b = h.shape
     size = min(self.basis_size, a)
-    omega = yield from base.normal(key, (k, b, size), h.dtype)
-    q = yield from base.range_of(h, omega)
-    output, sent, factor = yield from base.project(h, q)
-    decompose = _linalg.left_singular_basis(self.decomposition)
+    omega = yield from parts.normal(key, (k, b, size), h.dtype)
+    q = yield from parts.range_of(h, omega)
+    output, sent, factor = yield from parts.project(h, q)
+    decompose = linalg.left_singular_basis(self.decomposition)
     within = yield Each(decompose, factor)
     return output, sent, q @ within
 
-  def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+  def compress(self, h: Array, basis: Array, key: Array) -> Rounds:
     """Two rounds: scores, then the factor of the directions they chose."""
     local = yield from self._scores(h, basis, key)
     scores, _ = yield local
     energies = jnp.sum(scores**2, axis=1)
     r = min(self.rank, basis.shape[2])
-    p = yield from base.top_columns(basis, energies, r)
-    output, sent, _ = yield from base.project(h, p)
+    p = yield from parts.top_columns(basis, energies, r)
+    output, sent, _ = yield from parts.project(h, p)
     return output, sent, basis
 
-  def _scores(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+  def _scores(self, h: Array, basis: Array, key: Array) -> Rounds:
     """This worker's lambda, m rows: [k, a, b], [k, a, n] -> [k, m, n]."""
     if self.probes == 'independent':
       rows = basis.mT @ h
-      v = yield from base.normal(key, rows.shape, h.dtype)
+      v = yield from parts.normal(key, rows.shape, h.dtype)
       return jnp.sum(rows * v, axis=-1)[:, None]
     k, _, b = h.shape
-    v = yield from base.normal(key, (k, b, self.probes), h.dtype)
-    return _spread.hold(_linalg.thin_product(h, v).mT @ basis)
+    v = yield from parts.normal(key, (k, b, self.probes), h.dtype)
+    sketch = yield Product(h, v)
+    return inner_axes.constrain(sketch.mT @ basis)

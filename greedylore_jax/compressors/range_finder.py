@@ -1,18 +1,21 @@
 """Range finder: directions from a sketch of today's mean gradient."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src import checks as _checks
+from greedylore_jax._src import checks
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import DType
+from greedylore_jax._src.types import PyTree
 from greedylore_jax._src.wire.rounds import Rounds
-from greedylore_jax.compressors import compressor as base
+from greedylore_jax.compressors import parts
+from greedylore_jax.compressors.compressor import Compressor
 
 
 @dataclasses.dataclass(frozen=True)
-class RangeFinder(base.Compressor):
+class RangeFinder(Compressor):
   """Projection on the range of a sketch of the mean gradient plus error.
 
   With H_i = G_i + E_i and V, [b, r], equal on all workers,
@@ -53,32 +56,32 @@ class RangeFinder(base.Compressor):
   linear = True
   takes_several = True
 
-  def __post_init__(self):
-    _checks.check_integer('rank', self.rank)
-    _checks.check_integer('seed', self.seed, at_least=0)
-    _checks.check_share('warm', self.warm, or_zero=True)
+  def __post_init__(self) -> None:
+    checks.check_integer('rank', self.rank)
+    checks.check_integer('seed', self.seed, at_least=0)
+    checks.check_share('warm', self.warm, or_zero=True)
 
-  def init(self, k: int, a: int, b: int, dtype: Any) -> Any:
+  def init(self, k: int, a: int, b: int, dtype: DType) -> PyTree:
     """The warm columns, Gaussian, [k, b, w]; nothing if there are none."""
     r = min(self.rank, a)
     if not (w := round(self.warm * r)):
       return ()
     return jax.random.normal(jax.random.key(self.seed), (k, b, w), dtype)
 
-  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+  def compress(self, h: Array, state: PyTree, key: Array) -> Rounds:
     """Two rounds: the sketch, then the factor of its range."""
     k, a, b = h.shape
     r = min(self.rank, a)
-    w = memory.shape[2] if self.warm and len(memory) else 0
-    columns = [memory] if w else []
+    w = state.shape[2] if self.warm and len(state) else 0
+    columns = [state] if w else []
     if r > w:
-      fresh = yield from base.normal(key, (k, b, r - w), h.dtype)
+      fresh = yield from parts.normal(key, (k, b, r - w), h.dtype)
       columns.append(fresh)
-    p = yield from base.range_of(h, jnp.concatenate(columns, axis=2))
-    output, sent, factor = yield from base.project(h, p)
+    p = yield from parts.range_of(h, jnp.concatenate(columns, axis=2))
+    output, sent, factor = yield from parts.project(h, p)
     if w == r:
-      memory = factor.mT
+      state = factor.mT
     elif w:
       energies = jnp.sum(factor**2, axis=-1)
-      memory = yield from base.top_columns(factor.mT, energies, w)
-    return output, sent, memory
+      state = yield from parts.top_columns(factor.mT, energies, w)
+    return output, sent, state

@@ -1,20 +1,25 @@
 """Methods that send some of the numbers as they are."""
 
 import dataclasses
-from typing import Any
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src import checks as _checks
+from greedylore_jax._src import checks
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import Phase
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Shape
 from greedylore_jax._src.wire.rounds import Gather
 from greedylore_jax._src.wire.rounds import Rounds
-from greedylore_jax.compressors import compressor as base
+from greedylore_jax.compressors import parts
+from greedylore_jax.compressors.compressor import Compressor
 
 
 @dataclasses.dataclass(frozen=True)
-class TopK(base.Memoryless):
+class TopK(Compressor):
   """The largest numbers, by columns that all share or by entries of one's own.
 
   With 'shared' indices and v_1..v_m ~ N(0, I_a) equal on all workers,
@@ -51,54 +56,59 @@ class TopK(base.Memoryless):
   indices: Literal['shared', 'own'] = 'shared'
   probes: int = 4
 
-  def __post_init__(self):
-    _checks.check_share('density', self.density)
-    _checks.check_choice('indices', self.indices, ('shared', 'own'))
-    _checks.check_integer('probes', self.probes)
+  takes_several = True
+
+  def __post_init__(self) -> None:
+    checks.check_share('density', self.density)
+    checks.check_choice('indices', self.indices, ('shared', 'own'))
+    checks.check_integer('probes', self.probes)
 
   @property
-  def linear(self) -> bool:
+  def linear(self) -> bool:  # type: ignore[override]
     """Shared indices follow from the mean."""
     return self.indices == 'shared'
 
-  @property
-  def needs_whole(self) -> tuple[str, ...]:
+  def needs_whole(self, phase: Phase) -> bool:
     """Entries compete with all others of their matrix."""
-    return ('compress',) if self.indices == 'own' else ()
+    return phase == 'compress' and self.indices == 'own'
 
-  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+  def compress(self, h: Array, state: PyTree, key: Array) -> Rounds:
     """Two rounds of means, or one in which entries are gathered."""
     method = self._columns if self.indices == 'shared' else self._entries
     output, sent = yield from method(h, key)
-    return output, sent, memory
+    return output, sent, state
 
-  def _columns(self, h: jax.Array, key: jax.Array) -> Rounds:
+  def _columns(self, h: Array, key: Array) -> Rounds:
     k, a, b = h.shape
-    v = yield from base.normal(key, (k, a, self.probes), h.dtype)
+    v = yield from parts.normal(key, (k, a, self.probes), h.dtype)
     scores, _ = yield h.mT @ v
-    count = base.share_of(b, self.density)
+    count = parts.share_of(b, self.density)
     _, columns = jax.lax.top_k(jnp.sum(scores**2, axis=-1), count)
     chosen = jnp.take_along_axis(h, columns[:, None, :], axis=2)
     mean, local = yield chosen
-    put = jax.vmap(lambda x, j: jnp.zeros((a, b), x.dtype).at[:, j].set(x))
+    put: Function = jax.vmap(
+      lambda x, j: jnp.zeros((a, b), x.dtype).at[:, j].set(x)
+    )
     return put(mean, columns), put(local, columns)
 
-  def _entries(self, h: jax.Array, key: jax.Array) -> Rounds:
+  def _entries(self, h: Array, key: Array) -> Rounds:
     del key
     k, a, b = h.shape
     flat = h.reshape(k, a * b)
-    _, local = jax.lax.top_k(jnp.abs(flat), base.share_of(a * b, self.density))
+    _, local = jax.lax.top_k(jnp.abs(flat), parts.share_of(a * b, self.density))
     own = jnp.take_along_axis(flat, local, axis=1)
     places = local.astype(jnp.uint16 if a * b <= 2**16 else jnp.uint32)
     values, places = yield Gather(own, places)
-    of_all = lambda x: jnp.moveaxis(x, 0, 1).reshape(k, -1)  # [N, k, c] ->
+    of_all: Function = lambda x: jnp.moveaxis(x, 0, 1).reshape(
+      k, -1
+    )  # [N, k, c] ->
     total = _scattered(of_all(values), of_all(places), h.shape)
     return total / len(values), _scattered(own, local, h.shape)
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomK(base.Memoryless):
-  """Entries drawn by lot, at every step anew and the same on all workers.
+class RandomK(Compressor):
+  """Entries drawn at random in every step, the same on all workers.
 
   Args:
     density: share of the numbers that is sent, in (0, 1]. Lower sends less and
@@ -118,28 +128,33 @@ class RandomK(base.Memoryless):
   density: float
 
   linear = True
-  needs_whole = ('compress',)
+  takes_several = True
 
-  def __post_init__(self):
-    _checks.check_share('density', self.density)
+  def __post_init__(self) -> None:
+    checks.check_share('density', self.density)
 
-  def compress(self, h: jax.Array, memory: Any, key: jax.Array) -> Rounds:
+  def needs_whole(self, phase: Phase) -> bool:
+    """Entries are drawn from all of their matrix."""
+    return phase == 'compress'
+
+  def compress(self, h: Array, state: PyTree, key: Array) -> Rounds:
     """One round: the chosen entries."""
     k, a, b = h.shape
-    lots = yield from base.uniform(key, (k, a * b))
-    _, places = jax.lax.top_k(lots, base.share_of(a * b, self.density))
+    scores = yield from parts.uniform(key, (k, a * b))
+    _, places = jax.lax.top_k(scores, parts.share_of(a * b, self.density))
     flat = h.reshape(k, a * b)
     chosen = jnp.take_along_axis(flat, places, axis=1)
     # Entries that are not drawn would hide that they are not finite.
     finite = jnp.all(jnp.isfinite(flat), axis=1, keepdims=True)
     chosen = jnp.where(finite, chosen, jnp.nan)
     mean, local = yield chosen[:, None]
-    back = lambda x: _scattered(x[:, 0], places, h.shape)
-    return back(mean), back(local), memory
+    back: Function = lambda x: _scattered(x[:, 0], places, h.shape)
+    return back(mean), back(local), state
 
 
-def _scattered(values: jax.Array, places: jax.Array, shape: Any) -> jax.Array:
+def _scattered(values: Array, places: Array, shape: Shape) -> Array:
   """Matrices, [k, a, b], of entries and where they stand, [k, c] each."""
   k, a, b = shape
-  add = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].add(x))
-  return add(values, places).reshape(k, a, b)
+  add: Function = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].add(x))
+  summed: Array = add(values, places).reshape(k, a, b)
+  return summed

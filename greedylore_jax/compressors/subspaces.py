@@ -2,15 +2,15 @@
 
 import dataclasses
 
-import jax
-
-from greedylore_jax._src.wire import linalg as _linalg
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.wire import linalg
 from greedylore_jax._src.wire.rounds import Rounds
-from greedylore_jax.compressors import compressor as base
+from greedylore_jax.compressors import parts
+from greedylore_jax.compressors.lazy_basis import LazyBasis
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedSubspace(base.LazyBasis):
+class FixedSubspace(LazyBasis):
   """The r leading directions of the last refresh ('lazy SVD', as in GaLore).
 
   P = U[:, :r] until the next refresh, so nothing outside its span is ever sent
@@ -34,21 +34,18 @@ class FixedSubspace(base.LazyBasis):
 
   rank: int
   update_interval: int = 200
-  decomposition: _linalg.Decomposition = 'gram'
+  decomposition: linalg.Decomposition = 'gram'
 
-  def __post_init__(self):
-    base.check_lazy_basis(self)
-
-  def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
+  def compress(self, h: Array, basis: Array, key: Array) -> Rounds:
     """One round: the factor of the leading directions."""
     del key
     p = basis[:, :, : self.rank]
-    output, sent, _ = yield from base.project(h, p)
+    output, sent, _ = yield from parts.project(h, p)
     return output, sent, basis
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSubspace(base.LazyBasis):
+class RandomSubspace(LazyBasis):
   """r directions of the basis drawn anew at every step, all equally likely.
 
   Args:
@@ -69,14 +66,11 @@ class RandomSubspace(base.LazyBasis):
 
   rank: int
   update_interval: int = 200
-  decomposition: _linalg.Decomposition = 'gram'
+  decomposition: linalg.Decomposition = 'gram'
 
-  def __post_init__(self):
-    base.check_lazy_basis(self)
-
-  def compress(self, h: jax.Array, basis: jax.Array, key: jax.Array) -> Rounds:
-    """One round: the factor of directions drawn by lot."""
-    lots = yield from base.uniform(key, h.shape[:2])
-    p = yield from base.top_columns(basis, lots, min(self.rank, h.shape[1]))
-    output, sent, _ = yield from base.project(h, p)
+  def compress(self, h: Array, basis: Array, key: Array) -> Rounds:
+    """One round: the factor of directions drawn at random."""
+    scores = yield from parts.uniform(key, h.shape[:2])
+    p = yield from parts.top_columns(basis, scores, min(self.rank, h.shape[1]))
+    output, sent, _ = yield from parts.project(h, p)
     return output, sent, basis

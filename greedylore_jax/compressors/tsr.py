@@ -1,22 +1,25 @@
 """TSR: r x r cores between bases of a randomized refresh."""
 
 import dataclasses
-from typing import Any
 from typing import Literal
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src.wire import linalg as _linalg
+from greedylore_jax._src import checks
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import DType
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.wire import linalg
 from greedylore_jax._src.wire.rounds import Each
+from greedylore_jax._src.wire.rounds import Product
 from greedylore_jax._src.wire.rounds import Rounds
-from greedylore_jax.compressors import compressor as base
+from greedylore_jax.compressors import parts
+from greedylore_jax.compressors.compressor import Compressor
 
 
-class TSRMemory(NamedTuple):
-  """What TSR keeps of a leaf; equal on all workers.
+class TSRState(NamedTuple):
+  """State of `TSR` for a leaf; equal on all workers.
 
   Attributes:
     u: [k, a, r], directions of the short side.
@@ -24,13 +27,13 @@ class TSRMemory(NamedTuple):
     core: [k, r, r], the last step's mean core: its output is u core v^T.
   """
 
-  u: jax.Array
-  v: jax.Array
-  core: jax.Array
+  u: Array
+  v: Array
+  core: Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TSR(base.Compressor):
+class TSR(Compressor):
   """Two-sided randomized low-rank cores.
 
   Between refreshes C_i = U^T H_i V is sent, r * r numbers, and the output is
@@ -76,68 +79,73 @@ class TSR(base.Compressor):
 
   takes_several = True
 
-  def __post_init__(self):
-    _checks.check_integer('rank', self.rank)
-    _checks.check_integer('update_interval', self.update_interval)
-    _checks.check_integer('oversampling', self.oversampling, at_least=0)
-    _checks.check_integer('power_iterations', self.power_iterations, at_least=0)
-    _checks.check_choice('average', self.average, ('gradients', 'bases'))
+  def __post_init__(self) -> None:
+    checks.check_integer('rank', self.rank)
+    checks.check_integer('update_interval', self.update_interval)
+    checks.check_integer('oversampling', self.oversampling, at_least=0)
+    checks.check_integer('power_iterations', self.power_iterations, at_least=0)
+    checks.check_choice('average', self.average, ('gradients', 'bases'))
 
   @property
-  def linear(self) -> bool:
+  def linear(self) -> bool:  # type: ignore[override]
     """A mean of bases is not a function of the mean gradient."""
     return self.average == 'gradients'
 
-  def init(self, k: int, a: int, b: int, dtype: Any) -> TSRMemory:
+  def init(self, k: int, a: int, b: int, dtype: DType) -> TSRState:
     """Any orthonormal directions, until the first refresh."""
     r = min(self.rank, a)
-    eye = lambda n: jnp.broadcast_to(jnp.eye(n, r, dtype=dtype), (k, n, r))
-    return TSRMemory(eye(a), eye(b), jnp.zeros((k, r, r), dtype))
+    eye: Function = lambda n: jnp.broadcast_to(
+      jnp.eye(n, r, dtype=dtype), (k, n, r)
+    )
+    return TSRState(eye(a), eye(b), jnp.zeros((k, r, r), dtype))
 
-  def leading(self, memory: TSRMemory) -> jax.Array:
+  def leading(self, state: TSRState) -> Array:
     """The left directions, whose drift is observed."""
-    return memory.u
+    return state.u
 
-  def refresh(self, h: jax.Array, memory: TSRMemory, key: jax.Array) -> Rounds:
+  def refresh(self, h: Array, state: TSRState, key: Array) -> Rounds:
     """New directions, and the core between them."""
     k, a, b = h.shape
     size = min(self.rank + self.oversampling, a)
-    omega = yield from base.normal(key, (k, b, size), h.dtype)
+    omega = yield from parts.normal(key, (k, b, size), h.dtype)
     if self.average == 'bases':
       return (yield from self._refresh_by_bases(h, omega))
-    q = yield from base.range_of(h, omega, self.power_iterations)
-    within, within_local = yield _linalg.thin_product(q.mT, h)
+    q = yield from parts.range_of(h, omega, self.power_iterations)
+    own = yield Product(q.mT, h)
+    within, within_local = yield own
     u, v = yield from self._directions(q, within)
     turn = u.mT @ q
     core, local = turn @ within @ v, turn @ within_local @ v
-    return u @ core @ v.mT, u @ local @ v.mT, TSRMemory(u, v, core)
+    return u @ core @ v.mT, u @ local @ v.mT, TSRState(u, v, core)
 
-  def _refresh_by_bases(self, h: jax.Array, omega: jax.Array) -> Rounds:
+  def _refresh_by_bases(self, h: Array, omega: Array) -> Rounds:
     """The paper's: Q = mean_i Q_i, which is not orthonormal."""
-    q_local = yield Each(_linalg.orthonormal, _linalg.thin_product(h, omega))
+    y_local = yield Product(h, omega)
+    q_local = yield Each(linalg.orthonormal, y_local)
     for _ in range(self.power_iterations):
-      within = _linalg.thin_product(q_local.mT, h).mT
-      z_local = yield Each(_linalg.orthonormal, within)
-      y_local = _linalg.thin_product(h, z_local)
-      q_local = yield Each(_linalg.orthonormal, y_local)
+      within = yield Product(q_local.mT, h)
+      z_local = yield Each(linalg.orthonormal, within.mT)
+      y_local = yield Product(h, z_local)
+      q_local = yield Each(linalg.orthonormal, y_local)
     q, _ = yield q_local
-    within, _ = yield _linalg.thin_product(q.mT, h)
+    own = yield Product(q.mT, h)
+    within, _ = yield own
     u, v = yield from self._directions(q, within)
     return (yield from self._between(h, u, v))
 
-  def _directions(self, q: jax.Array, within: jax.Array) -> Rounds:
+  def _directions(self, q: Array, within: Array) -> Rounds:
     """U and V of rank r from Q, [k, a, s], and B = Q^T H, [k, s, b]."""
-    u = yield Each(_linalg.left_singular_basis('gram'), within)
+    u = yield Each(linalg.left_singular_basis('gram'), within)
     u = u[:, :, : min(self.rank, q.shape[1])]
-    v = yield Each(_linalg.orthonormal, within.mT @ u)
+    v = yield Each(linalg.orthonormal, within.mT @ u)
     return q @ u, v
 
-  def compress(self, h: jax.Array, memory: TSRMemory, key: Any) -> Rounds:
+  def compress(self, h: Array, state: TSRState, key: Array) -> Rounds:
     """One round: the core."""
     del key
-    return (yield from self._between(h, memory.u, memory.v))
+    return (yield from self._between(h, state.u, state.v))
 
-  def _between(self, h: jax.Array, u: jax.Array, v: jax.Array) -> Rounds:
+  def _between(self, h: Array, u: Array, v: Array) -> Rounds:
     """The core between the directions is sent."""
-    output, sent, core = yield from base.project_both(h, u, v)
-    return output, sent, TSRMemory(u, v, core)
+    output, sent, core = yield from parts.project_both(h, u, v)
+    return output, sent, TSRState(u, v, core)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import greedylore_jax as gl
-from greedylore_jax._src.wire import rounds as _rounds
+from greedylore_jax._src.wire.rounds import Each
+from greedylore_jax._src.wire.rounds import multiplying
 
 A, B, DRAWS = 12, 20, 400
 
@@ -30,14 +31,14 @@ def matrices():
   return found | {'diagonal': np.eye(A, B)}
 
 
-def captured(method, h, memory=None):
+def captured(method, h, state=None):
   """The share of ||H||^2 in the output, for many keys, [DRAWS]."""
   h = jnp.asarray(h, jnp.float32)[None]
-  if memory is None:
-    memory = method.init(1, A, B, h.dtype)
+  if state is None:
+    state = method.init(1, A, B, h.dtype)
 
   def one(key):
-    rounds = method.compress(h, memory, key)
+    rounds = multiplying(method.compress(h, state, key), False)
     reply = None
     while True:
       try:
@@ -45,7 +46,7 @@ def captured(method, h, memory=None):
       except StopIteration as stop:
         left = jnp.sum((h - stop.value[0]) ** 2)
         return 1 - left / jnp.sum(h**2)
-      if isinstance(message, _rounds.Each):
+      if isinstance(message, Each):
         reply = jax.lax.map(message.function, message.matrices)
       else:
         reply = message, message

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import greedylore_jax as gl
@@ -26,60 +25,6 @@ OWN = {
 def compiled(method, n, **options):
   tx = gl.compress_gradients(method, workers.AXIS, **OPTIONS, **options)
   return tx, workers.simulated(tx, n)
-
-
-@pytest.mark.parametrize('method', [gl.GreedyLore(2, 4), gl.Sign()])
-def test_ef21_gives_what_all_workers_have_said(method):
-  """update = mean_i D_i, and the state holds the -D_i of the workers."""
-  tx, update = compiled(method, 3, error_feedback='ef21')
-  state = workers.fresh(tx, SHAPES, 3)
-  for step in range(7):
-    grads = workers.random_grads(SHAPES, 3, seed=step)
-    known = state.error
-    updates, state = update(grads, state)
-    for name in MATRICES:
-      tracked = -state.error[name].mean(0)
-      error = workers.relative(updates[name], tracked)
-      assert error < workers.FLOAT32_ROUNDING, f'{name}, step {step}'
-      # What was said brings D nearer to G than it was.
-      missing = lambda e, g: np.linalg.norm(g + e)
-      assert missing(state.error[name], grads[name]) < missing(
-        known[name], grads[name]
-      )
-    mean = grads['bias'].mean(0)
-    assert workers.relative(updates['bias'], mean) < workers.FLOAT32_ROUNDING
-
-
-def test_ef21_knows_a_constant_gradient_of_rank_6_after_3_steps_of_2():
-  tx, update = compiled(gl.PowerSGD(2), 2, error_feedback='ef21')
-  state = workers.fresh(tx, SHAPES, 2)
-  _, state = update(workers.random_grads(SHAPES, 2, seed=0), state)
-  grads = workers.random_grads(SHAPES, 2, seed=1)
-  left = []
-  for _ in range(4):
-    updates, state = update(grads, state)
-    left.append(workers.relative(updates['w'], grads['w'].mean(0)))
-  assert left[0] > left[1] > 0.1
-  assert max(left[2:]) < workers.FLOAT32_ROUNDING
-
-
-def test_ef21_goes_on_exactly_with_another_number_of_workers():
-  tx, update_4 = compiled(gl.GreedyLore(2, 4), 4, error_feedback='ef21')
-  _, update_2 = compiled(gl.GreedyLore(2, 4), 2, error_feedback='ef21')
-  state = workers.fresh(tx, SHAPES, 4)
-  for step in range(3):
-    _, state = update_4(workers.random_grads(SHAPES, 4, seed=step), state)
-  other = gl.expand(gl.collapse(state), 2)
-  for step in range(3, 8):
-    grads = workers.random_grads(SHAPES, 4, seed=step)
-    halves = jax.tree.map(
-      lambda g: g.reshape(2, 2, *g.shape[1:]).mean(1), grads
-    )
-    updates, state = update_4(grads, state)
-    others, other = update_2(halves, other)
-    for name in SHAPES:
-      error = workers.relative(others[name], updates[name])
-      assert error < workers.FLOAT32_ROUNDING, f'{name}, step {step}'
 
 
 @pytest.mark.parametrize('name', OWN)
@@ -176,46 +121,3 @@ def test_what_is_gathered_is_equal_on_all_workers(method):
       assert workers.relative(b[name], a[name]) < workers.FLOAT32_ROUNDING
       assert workers.relative(c[name][1], a[name]) < workers.FLOAT32_ROUNDING
       np.testing.assert_array_equal(c[name][0], c[name][-1])
-
-
-@pytest.mark.parametrize(
-  ('options', 'kind', 'message'),
-  [
-    ({'error_feedback': 'ef20'}, ValueError, "False or 'ef21', got"),
-    (
-      {'error_feedback': 'ef21', 'error_dtype': jnp.bfloat16},
-      ValueError,
-      'rounding would add up: leave error_dtype at None',
-    ),
-  ],
-)
-def test_settings_that_do_not_go_together(options, kind, message):
-  with pytest.raises(kind, match=message):
-    gl.compress_gradients(gl.PowerSGD(2), None, **options)
-
-
-def test_ef21_under_a_chain_and_its_diagnostics():
-  """The error that is reported is what the others lack, G_i - D_i."""
-  mesh = workers.mesh_of(2)
-  method = gl.PowerSGD(1)
-  tx = optax.chain(
-    gl.compress_gradients(method, workers.AXIS, error_feedback='ef21'),
-    optax.sgd(0.0),
-  )
-  params = {'w': jnp.ones((6, 12))}
-  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
-  loss_fn = lambda p, x: jnp.sum(p['w'] * x.mean(0))
-  step = gl.make_train_step(
-    loss_fn, tx, mesh, axis_name=workers.AXIS, diagnose=True
-  )
-  x = workers.random_grads({'x': (6, 12)}, 2, seed=0)['x']
-  for _ in range(3):
-    params, state, (_, seen) = step(params, state, x)
-  lacking = np.sqrt(
-    sum(
-      np.sum((g + e) ** 2) for g, e in zip(x, state[0].error['w'], strict=True)
-    )
-  )
-  np.testing.assert_allclose(
-    seen.error_to_gradient, lacking / np.linalg.norm(x), rtol=1e-5
-  )

@@ -20,7 +20,6 @@ METHODS = {
   'range finder': gl.RangeFinder(2),
   'half warm': gl.RangeFinder(2, warm=0.5),
   'sketched basis': gl.GreedyLore(2, 4, basis_size=4),
-  'two-sided': gl.TwoSided(2, update_interval=4),
   'tsr': gl.TSR(2, update_interval=4, oversampling=1),
   'tsr, bases': gl.TSR(2, update_interval=4, average='bases'),
   'top columns': gl.TopK(0.2, probes=2),

@@ -6,7 +6,7 @@ from optax.contrib import MuonDimensionNumbers
 import pytest
 
 import greedylore_jax as gl
-from greedylore_jax._src.engine import exchange as _exchange
+from greedylore_jax._src.engine import exchange
 import oracle
 import workers
 
@@ -90,11 +90,6 @@ METHODS = {
     lambda n: (oracle.range_finder(RANK, 2),),
     lambda key, k, a, b: (columns(key, k, b, 2), None),
   ),
-  'two-sided': (
-    gl.TwoSided(RANK, INTERVAL, probes=2),
-    lambda n: (oracle.two_sided(RANK), oracle.dense_refresh),
-    lambda key, k, a, b: (draw(key, (k, a + b, 2)), None),
-  ),
   'tsr': (
     gl.TSR(RANK, INTERVAL, oversampling=2),
     lambda n: oracle.tsr(RANK, 1, 'gradients'),
@@ -167,7 +162,7 @@ def gradients(n, dtype):
 def draws(method, leaf_index, step, k, a, b):
   """What the compressor draws for a leaf in a step, a dict per matrix."""
   key = jax.random.fold_in(jax.random.key(SEED), step)
-  key = _exchange.leaf_keys(key, leaf_index + 1)[leaf_index]
+  key = exchange.leaf_keys(key, leaf_index + 1)[leaf_index]
   drawn = METHODS[method][2](key, k, a, b)
   of = lambda i, tree: jax.tree.map(lambda x: np.asarray(x[i]), tree)
   return [

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_plan import compiled_update
 
 import greedylore_jax as gl
 import workers
@@ -12,12 +11,11 @@ import workers
 SHAPES = {'w': (6, 40), 'tall': (30, 7)}
 
 
-@pytest.mark.parametrize('dtype', ['int8', 'int16'])
 @pytest.mark.parametrize('method', [gl.PowerSGD(3), gl.GreedyLore(3, 4)])
-def test_what_integers_round_away_stays_in_the_errors(method, dtype):
+def test_what_integers_round_away_stays_in_the_errors(method):
   """To float32 rounding, for any number of workers: integers add exactly."""
   n = 8
-  tx = gl.compress_gradients(method, workers.AXIS, factor_dtype=dtype)
+  tx = gl.compress_gradients(method, workers.AXIS, factor_dtype='int8')
   update = workers.simulated(tx, n)
   state = workers.fresh(tx, SHAPES, n)
   for step in range(6):
@@ -38,7 +36,6 @@ def test_what_integers_round_away_stays_in_the_errors(method, dtype):
     gl.TopK(0.2),
     gl.TopK(0.2, 'own'),
     gl.TSR(2),
-    gl.TwoSided(2),
   ],
   ids=repr,
 )
@@ -60,7 +57,7 @@ def test_every_method_has_low_precision(method):
 
 def test_integers_whose_sums_are_not_exact_are_refused():
   """In int32 they would pass the range by their rounding to float32."""
-  with pytest.raises(TypeError, match=r'int8, int16, .*got.*int32'):
+  with pytest.raises(TypeError, match=r'int8, bfloat16, .*got.*int32'):
     gl.greedylore(2, 'data', factor_dtype='int32')
   with pytest.raises(TypeError, match='float8'):
     gl.greedylore(2, 'data', factor_dtype=jnp.float8_e5m2)
@@ -85,18 +82,17 @@ def test_errors_of_half_precision_gradients_lose_nothing():
   assert workers.relative(went + state.error['w'][0], came) < 1e-5
 
 
-@pytest.mark.parametrize(('dtype', 'close'), [('int8', 0.1), ('int16', 4e-4)])
-def test_integers_are_as_close_as_their_steps(dtype, close):
-  """With 8 workers a step is 1/15 or 1/4095 of a row's largest entry."""
+def test_integers_are_as_close_as_their_steps():
+  """With 8 workers a step is 1/15 of a row's largest entry."""
   n, updates = 8, {}
   grads = workers.random_grads(SHAPES, n, seed=0)
-  for wire in (dtype, None):
+  for wire in ('int8', None):
     tx = gl.compress_gradients(gl.PowerSGD(3), workers.AXIS, factor_dtype=wire)
     update = workers.simulated(tx, n)
     updates[wire], _ = update(grads, workers.fresh(tx, SHAPES, n))
   for name in SHAPES:
-    error = workers.relative(updates[dtype][name], updates[None][name])
-    assert close / 10 < error < close
+    error = workers.relative(updates['int8'][name], updates[None][name])
+    assert 0.01 < error < 0.1
 
 
 def test_integers_that_all_stand_at_their_limit_add_up():
@@ -119,7 +115,7 @@ def test_integers_travel_as_such_and_as_planned():
   plan = gl.plan(method, params, num_workers=4, **options)
   sent = [
     (c.kind, c.dtype, c.size // (4 if c.kind == 'all-gather' else 1))
-    for c in gl.collectives(compiled_update(tx, params))
+    for c in gl.collectives(workers.compiled_update(tx, params))
   ]
   assert sent == plan.rounds['compress']
   scales = ('all-gather', 'uint8', 4 * (3 + 3))
@@ -136,7 +132,7 @@ def test_more_workers_than_the_range_has_room_for():
       num_workers=128,
       factor_dtype=jnp.int8,
     )
-  with pytest.raises(TypeError, match=r'factor_dtype must.*int8, int16, bf'):
+  with pytest.raises(TypeError, match=r'factor_dtype must.*int8, bf'):
     gl.compress_gradients(gl.PowerSGD(3), None, factor_dtype=jnp.uint8)
 
 

@@ -122,7 +122,7 @@ def test_powersgd_follows_the_hook_of_pytorch(rank, dtype, tolerance, tmp_path):
     state = tx.init(params)
     starts = {
       name: np.asarray(q)[0]
-      for name, q in state.memory.items()
+      for name, q in state.compressor_state.items()
       if isinstance(q, jax.Array)
     }
     assert set(starts) == {'square', 'tall', 'wide'}
@@ -154,7 +154,7 @@ def check_bytes(plan, theirs):
     for phase, rounds in plan.rounds.items()
   }
   for step in range(START):
-    assert theirs[f'sent/{step}'].tolist() == planned['warm_up']
+    assert theirs[f'sent/{step}'].tolist() == planned['warmup']
   for step in range(START, STEPS):
     dense, p, q = theirs[f'sent/{step}'].tolist()
     assert [dense + p, q] == planned['compress']

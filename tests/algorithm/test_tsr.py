@@ -155,7 +155,7 @@ def test_tsr_adam_follows_numpy(rotate):
       )
       updates, state = update(grads, state, params)
       params = jax.tree.map(lambda p, u: p + u, params, updates)
-      memory = state[0].compress.memory
+      memory = state[0].compress.compressor_state
       for name, one in oracles.items():
         u, w = (np.asarray(x[0]) for x in memory[name][:2])
         if shapes[name][0] > shapes[name][1]:

@@ -14,40 +14,17 @@ import optax
 import pytest
 
 import greedylore_jax as gl
+from job import COMPRESSOR
+from job import POLICY
+from job import SHAPES
+from job import STEPS
+from job import N
+from job import P
+from job import batches
+from job import chain
+from job import initial_params
+from job import loss_fn
 import workers
-
-P = jax.sharding.PartitionSpec
-N = 8
-STEPS = 10
-SHAPES = {'w': (8, 12), 'stack': (2, 6, 5), 'bias': (12,)}
-COMPRESSOR = gl.GreedyLore(2, update_interval=4)
-POLICY = {'start_step': 2, 'min_compression_rate': 0}
-
-
-def chain():
-  return optax.chain(
-    gl.compress_gradients(COMPRESSOR, workers.AXIS, **POLICY), optax.adam(1e-2)
-  )
-
-
-def initial_params():
-  rng = np.random.default_rng(0)
-  return {
-    name: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    for name, shape in SHAPES.items()
-  }
-
-
-def batches(n, steps=STEPS):
-  """One target per worker and step: [steps][n, ...]."""
-  return [workers.random_grads(SHAPES, n, seed=step) for step in range(steps)]
-
-
-def loss_fn(params, targets):
-  """Distance from this worker's targets, leaves [rows, *shape]."""
-  return sum(
-    jnp.mean((params[name][None] - targets[name]) ** 2) for name in params
-  )
 
 
 @functools.cache
@@ -80,7 +57,7 @@ def close(a, b):
 
 def test_parameters_are_bitwise_equal_on_all_workers_after_50_steps():
   params, state = by_shard_map(4, 50)
-  shared = (params, state[1], state[0].count, state[0].memory)
+  shared = (params, state[1], state[0].count, state[0].compressor_state)
   for leaf in jax.tree.leaves(shared):
     first, *others = [np.asarray(s.data) for s in leaf.addressable_shards]
     assert len(others) == 3

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import greedylore_jax as gl
-from greedylore_jax._src.wire import inner_axes as _spread
+from greedylore_jax._src.wire import inner_axes
 import workers
 
 ROOT = pathlib.Path(gl.__file__).parent.parent
@@ -119,7 +119,7 @@ def test_everything_stays_spread_as_the_parameters_are():
   for name, spec in SPECS.items():
     for x in (params[name], adam.mu[name], adam.nu[name]):
       assert x.sharding.spec == spec
-  errors, bases = compression.error, compression.memory
+  errors, bases = compression.error, compression.compressor_state
   assert errors['wide'].sharding.spec == P(AXIS, 'fsdp', 'tensor')
   assert errors['tall'].sharding.spec == P(AXIS, ('fsdp', 'tensor'))
   assert errors['layers'].sharding.spec == P(AXIS, None, None, 'fsdp')
@@ -151,7 +151,7 @@ def test_only_messages_cross_the_workers_axis_a_part_on_each_device():
   assert sent.pop(None) == [('all-reduce', 'float32', 4)], 'the loss'
   assert sent == plan.rounds
   # The vector of 3 and the loss are filled up to one number per device.
-  assert plan.bytes_in('warm_up') == plan.dense_bytes + 4
+  assert plan.bytes_in('warmup') == plan.dense_bytes + 4
 
 
 def largest(found, phase):
@@ -166,7 +166,7 @@ def test_no_matrix_is_gathered_in_any_kind_of_step():
   found, plan = compiled()
   leaf = min(x.dense_bytes for x in plan.leaves if x.compressed)
   # The part of a device may move to another one, as it is cut differently.
-  assert largest(found, 'warm_up') <= leaf / 4
+  assert largest(found, 'warmup') <= leaf / 4
   assert largest(found, 'compress') <= leaf / 4
   # Gram matrices, which are added up: 64 x 64 of 64 x 96.
   assert largest(found, 'refresh') == 4 * 64 * 64
@@ -231,9 +231,9 @@ def test_the_example_in_the_docs_runs():
 @pytest.mark.parametrize('parts', [1, 2, 4])
 def test_parts_are_equal_and_make_up_the_whole(shape, parts):
   x = jnp.arange(np.prod(shape, dtype=int), dtype=jnp.float32).reshape(shape)
-  cut = _spread.cut(x, parts)
-  assert cut.shape == (parts, _spread.part_size(x.size, parts))
-  np.testing.assert_array_equal(_spread.join(cut, shape), x)
+  cut = inner_axes.cut(x, parts)
+  assert cut.shape == (parts, inner_axes.part_size(x.size, parts))
+  np.testing.assert_array_equal(inner_axes.join(cut, shape), x)
 
 
 def test_parameters_spread_over_the_workers_are_refused():

@@ -97,17 +97,6 @@ def range_finder(rank, warm=0):
   return compress
 
 
-def two_sided(rank):
-  def compress(h, bases, draws):
-    (u, v), a = bases, h[0].shape[0]
-    left = mean([u.T @ x @ draws[a:] for x in h])
-    right = mean([v.T @ x.T @ draws[:a] for x in h])
-    chosen = [best(np.sum(s**2, axis=1), rank) for s in (left, right)]
-    return *between(h, u[:, chosen[0]], v[:, chosen[1]]), bases
-
-  return compress
-
-
 def tsr(rank, power_iterations, average):
   """Returns compress and refresh."""
 

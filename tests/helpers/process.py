@@ -9,9 +9,9 @@ import sys
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import test_distributed as job
 
 import greedylore_jax as gl
+import job
 import workers
 
 

@@ -23,8 +23,8 @@ def mesh_of(n):
 def simulated(tx, n):
   """`tx.update` on n workers of one device: (grads [n, ...], state) -> same.
 
-  That updates, count and memory come out without a worker axis proves that
-  they do not depend on the worker.
+  Updates, count and compressor states come out without a worker axis, which
+  proves that they do not depend on the worker.
   """
 
   def axes(tree):
@@ -42,6 +42,23 @@ def simulated(tx, n):
     return updates, map_errors(lambda x: x[:, 0], state)
 
   return jax.jit(run)
+
+
+def compiled_update(tx, params, n=4):
+  """The program of a bare update, without loss and model around it."""
+  mesh = mesh_of(n)
+  state = gl.init_state(tx, params, mesh, axis_name=AXIS)
+  specs = gl.state_partition_specs(state, AXIS)
+  p = jax.sharding.PartitionSpec
+
+  def update(grads, state):
+    return tx.update(jax.tree.map(lambda g: g[0], grads), state)
+
+  sharded = jax.shard_map(
+    update, mesh=mesh, in_specs=(p(AXIS), specs), out_specs=(p(), specs)
+  )
+  grads = jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), params)
+  return jax.jit(sharded).lower(grads, state).compile()
 
 
 def fresh(tx, shapes, n):

@@ -53,7 +53,7 @@ def test_refreshes_count_at_their_share():
   assert found.average == pytest.approx(mean)
 
 
-def test_warm_up_does_not_count():
+def test_warmup_does_not_count():
   at_once, later = (
     gl.predict(planned(gl.PowerSGD(4), start_step=x), **LINK) for x in (0, 100)
   )

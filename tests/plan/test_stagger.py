@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_plan
 
 import greedylore_jax as gl
-from greedylore_jax._src.engine import policy as _policy
+from greedylore_jax._src.engine.policy import Policy
 import workers
 
 SHAPES = {
@@ -27,9 +26,7 @@ SKETCHED = lambda interval: gl.GreedyLore(2, interval, basis_size=4)
 
 
 def schedule_of(rules, shapes=SHAPES, start_step=START):
-  policy = _policy.Policy(
-    rules, start_step, min_compression_rate=0, stagger=True
-  )
+  policy = Policy(rules, start_step, min_compression_rate=0, stagger=True)
   return policy.schedule(policy.leaves(workers.zeros(shapes)))
 
 
@@ -55,7 +52,7 @@ def test_every_leaf_has_its_turn_once_in_its_interval():
     map(len, turns.values())
   )
   assert schedule.phases == [
-    'warm_up',
+    'warmup',
     'refresh',
     'compress',
     'refresh_one_2x8x12',
@@ -140,7 +137,7 @@ def test_a_step_is_a_refresh_for_one_and_a_compressed_one_for_the_others():
       for ours, theirs in (
         (updates, want[0]),
         (new.error, want[1].error),
-        (new.memory, want[1].memory),
+        (new.compressor_state, want[1].compressor_state),
       ):
         jax.tree.map(
           lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=2e-5),
@@ -181,7 +178,7 @@ def test_compiled_collectives_are_the_plan():
   plan = gl.plan(SKETCHED(INTERVAL), params, num_workers=4, **options)
   tx = gl.compress_gradients(SKETCHED(INTERVAL), workers.AXIS, **options)
   sent = {}
-  for c in gl.collectives(test_plan.compiled_update(tx, params)):
+  for c in gl.collectives(workers.compiled_update(tx, params)):
     sent.setdefault(c.phase, []).append((c.kind, c.dtype, c.size))
   assert sent == plan.rounds
   # The scores with the sketch, the factors with what the sketch spans.

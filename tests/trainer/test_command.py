@@ -15,8 +15,10 @@ import train
 from train import __main__ as program
 from train.config import command_line
 from train.config import reader
-from train.config import schema as config
 from train.config import section
+from train.config.schema import Config
+from train.config.schema import Log
+from train.config.schema import Model
 import train.run
 
 ROOT = pathlib.Path(train.__file__).parent.parent
@@ -26,7 +28,7 @@ QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
 VARIANT = "config = Config()\nvariants = {'a': dict(about='A.', "
 PARTS = {
   f'{field.name}.': type(field.default)
-  for field in dataclasses.fields(config.Config)
+  for field in dataclasses.fields(Config)
   if dataclasses.is_dataclass(field.default)
 }
 
@@ -149,10 +151,10 @@ def test_a_variant_changes_single_keys_of_the_configuration(write):
     "variants = {'wide': dict(about='Wide.', model=dict(width=96)),\n"
     "  'long': dict(about='Long.', like='wide', steps=7)}"
   )
-  assert parse(path).model == config.Model(width=64, layers=3)
+  assert parse(path).model == Model(width=64, layers=3)
   long = parse(f'{path}:long', '--seed', '2')
-  model = config.Model(width=96, layers=3)
-  assert long == config.Config(steps=7, seed=2, model=model)
+  model = Model(width=96, layers=3)
+  assert long == Config(steps=7, seed=2, model=model)
 
 
 def test_options_beat_the_file_and_the_file_beats_the_defaults(write):
@@ -161,11 +163,8 @@ def test_options_beat_the_file_and_the_file_beats_the_defaults(write):
   )
   options = '--model.width=96 --log.every 9 --steps=7'
   found = parse(path, *options.split())
-  assert found == config.Config(
-    steps=7,
-    seed=6,
-    model=config.Model(width=96, layers=3),
-    log=config.Log(every=9),
+  assert found == Config(
+    steps=7, seed=6, model=Model(width=96, layers=3), log=Log(every=9)
   )
 
 
@@ -214,9 +213,9 @@ def test_a_run_gets_its_settings_and_a_folder(replace_run, write):
   assert program.main([path, '--workdir', 'here']) == 0
   assert program.main([f'{path}:b']) == 0
   assert started == [
-    (config.Config(steps=3, workdir='runs/mine'), pathlib.Path('runs/mine')),
-    (config.Config(workdir='here'), pathlib.Path('here')),
-    (config.Config(seed=1, workdir='runs/mine_b'), pathlib.Path('runs/mine_b')),
+    (Config(steps=3, workdir='runs/mine'), pathlib.Path('runs/mine')),
+    (Config(workdir='here'), pathlib.Path('here')),
+    (Config(seed=1, workdir='runs/mine_b'), pathlib.Path('runs/mine_b')),
   ]
 
 
@@ -225,7 +224,7 @@ def test_a_run_gets_its_settings_and_a_folder(replace_run, write):
 
 def test_keys_are_those_of_the_configuration():
   expected = []
-  for name, value in dataclasses.asdict(config.Config()).items():
+  for name, value in dataclasses.asdict(Config()).items():
     inner = value if isinstance(value, dict) else None
     expected += [f'{name}.{key}' for key in inner] if inner else [name]
   assert command_line.keys() == expected
@@ -262,7 +261,7 @@ def test_help_for_a_file_shows_its_values(write, capsys):
   'key',
   [
     f'{prefix}{key}'
-    for prefix, part in {'': config.Config, **PARTS}.items()
+    for prefix, part in {'': Config, **PARTS}.items()
     for key, hint in typing.get_type_hints(part).items()
     if hint in (int, int | None)
   ],

@@ -14,6 +14,7 @@ import pytest
 import runs
 from train import launch
 from train.config import exit_codes
+from train.config.schema import Compression
 
 
 def launched(folder, *options):
@@ -25,6 +26,8 @@ def launched(folder, *options):
       runs.write(folder),
       '--num-processes',
       '2',
+      # What is sent does not matter here, and this compiles fastest.
+      runs.write(folder, compression=Compression('dense')),
       '--workdir',
       str(folder / 'work'),
       *options,
@@ -108,7 +111,7 @@ def test_help_says_what_it_does(capsys):
 @pytest.mark.parametrize('tasks', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_slurm_is_found_without_a_word(tmp_path, tasks):
   """As srun sets the environment; with virtual devices for four workers."""
-  path = runs.write(tmp_path)
+  path = runs.write(tmp_path, compression=Compression('dense'))
   processes = [
     subprocess.Popen(
       [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from train import prepare
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import datasets
 from train.data import images
 from train.data import sources
@@ -38,7 +38,7 @@ def run(tmp_path, name, *options):
 
 
 def section(tmp_path, name, **changes):
-  return config.Data(source=name, data_dir=str(tmp_path / 'sets'), **changes)
+  return Data(source=name, data_dir=str(tmp_path / 'sets'), **changes)
 
 
 def test_a_folder_with_images_of_each_class(tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_energies_and_drift_are_those_of_the_states():
     ratio = np.linalg.norm(kept) / np.linalg.norm(grads['w'])
     np.testing.assert_allclose(seen.captured_energy, share, atol=1e-5)
     np.testing.assert_allclose(seen.error_to_gradient, ratio, atol=1e-5)
-    was, now = (x.memory['w'][0, :, :2] for x in (before, state[0]))
+    was, now = (x.compressor_state['w'][0, :, :2] for x in (before, state[0]))
     drift = 1 - np.sum((was.T @ now) ** 2) / 2
     np.testing.assert_allclose(seen.basis_drift, drift, atol=1e-5)
     drifts.append(float(seen.basis_drift))

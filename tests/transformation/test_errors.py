@@ -16,14 +16,10 @@ PARAMS = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Refreshed:
+class Refreshed(gl.Compressor):
   update_interval: int = 5
-  linear: bool = True
 
-  def init(self, k, a, b, dtype):
-    return ()
-
-  def compress(self, h, memory, key):
+  def compress(self, h, state, key):
     yield h
 
 
@@ -56,12 +52,12 @@ class Refreshed:
     (
       lambda: gl.compress_gradients(gl.GreedyLore, 'data'),
       TypeError,
-      r'an instance such as gl\.GreedyLore\(rank=32\)',
+      r'a gl\.Compressor such as gl\.GreedyLore\(rank=32\)',
     ),
     (
       lambda: gl.compress_gradients('greedylore', None),
       TypeError,
-      "an instance such as.*got 'greedylore'",
+      "gl.Compressor such as.*got 'greedylore'",
     ),
     (
       lambda: gl.compress_gradients([gl.PowerSGD(2)], None),
@@ -412,24 +408,20 @@ def test_expanding_what_was_not_collapsed():
     gl.expand(state, 2)
 
 
-def test_a_compressor_of_ones_own_that_can_change():
+def test_a_custom_compressor_that_can_change():
   @dataclasses.dataclass
-  class Changing:
-    update_interval = None
-    linear = True
-    init = gl.Dense.init
+  class Changing(gl.Compressor):
     compress = gl.Dense.compress
 
   with pytest.raises(TypeError, match='make it a frozen dataclass'):
     gl.compress_gradients(Changing(), None)
 
 
-def test_a_compressor_of_ones_own():
+def test_a_custom_compressor():
   """A method is one class with two functions: here, halves of the columns."""
 
   @dataclasses.dataclass(frozen=True)
-  class Halves:
-    update_interval = None
+  class Halves(gl.Compressor):
     linear = True
 
     def init(self, k, a, b, dtype):

@@ -24,7 +24,7 @@ def stored(tx, n=4):
   fill = lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype)
   compressed = state[0]._replace(
     error=jax.tree.map(fill, state[0].error),
-    memory=jax.tree.map(fill, state[0].memory),
+    compressor_state=jax.tree.map(fill, state[0].compressor_state),
     count=jnp.array(7, jnp.int32),
   )
   return (compressed, *state[1:])

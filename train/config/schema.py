@@ -91,6 +91,11 @@ class Optimizer(Section):
   """Added to the denominator in the Adam family; None keeps the default of
   optax."""
 
+  def given(self, *names: str) -> dict[str, Any]:
+    """Those of the named options that are set."""
+    values = {name: getattr(self, name) for name in names}
+    return {name: x for name, x in values.items() if x is not None}
+
   def _check(self) -> None:
     self._at_least(0, 'learning_rate', 'clip_norm', 'weight_decay', 'eps')
     self._fraction('warmup_fraction', 'final_fraction', 'momentum', 'b1', 'b2')
@@ -257,48 +262,51 @@ class Config(Section):
   def _check(self) -> None:
     self._at_least(1, 'steps', 'batch_size', 'accumulate_steps')
     self._at_least(0, 'seed')
-    for section, is_read, reader, keys in self._readers():
-      if not is_read:
-        section.only_for(reader, *keys.split())
+    self._check_is_read()
 
-  def _readers(self) -> list[tuple[Section, Any, str, str]]:
-    """Keys that only some runs read.
+  def _check_is_read(self) -> None:
+    """Raises for a key that this run does not read and that is not the default.
 
-    A key that a run does not read must stay at its default. Keys of
-    compression methods are an exception, see `Compression.unread`.
-
-    Returns:
-      The section, whether this run reads its keys, what reads them, the keys.
+    Keys of compression methods are an exception, see `Compression.unread`.
     """
     data, model, sent = self.data, self.model, self.compression
     is_llama, is_bert = model.name == 'llama', model.name == 'bert'
-    is_text = is_llama or is_bert
+    is_image = not is_llama and not is_bert
     by_name = data.source not in BUILT_IN
     is_tsr_adam = sent.method == 'tsr_adam'
-    llama, bert = "model.name 'llama'", "model.name 'bert'"
-    text = "model.name 'llama' or 'bert'"
-    own_files = is_llama and (data.files or data.held_out)
-    text_by_name = is_llama and (by_name or data.held_out)
-    no_split = 'data without a held-out part of its own'
-    embeddings = 'embedding_method embedding_rank embedding_update_interval'
-    sizes = 'width layers heads feed_forward'
-    chain = 'a compression.method other than tsr_adam'
-    chain_keys = 'embedding_method error_dtype factor_dtype stagger'
-    feeds_errors = not is_tsr_adam or sent.error_feedback is False
-    return [
-      (data, is_llama, llama, 'held_out stream'),
-      (data, is_text, text, 'tokenizer sequence_length'),
-      (data, own_files, 'data.files or data.held_out', 'text_field'),
-      (data, not is_text, 'images', 'crop flip'),
-      (data, text_by_name, 'data sets of texts by name', 'max_bytes'),
-      (data, by_name or data.held_out, 'data sets by name', 'data_dir'),
-      (data, not data.stream, no_split, 'eval_fraction'),
-      (model, is_bert, bert, 'dropout pretrained'),
-      (model, is_llama, llama, 'scan remat'),
-      (model, is_text, text, 'layers heads feed_forward'),
-      (model, not model.pretrained, 'a model without model.pretrained', sizes),
-      (sent, sent.embeddings, 'compression.embeddings True', embeddings),
-      (sent, not is_tsr_adam, chain, chain_keys),
-      (sent, feeds_errors, chain, 'error_feedback'),
-      (self.optimizer, not is_tsr_adam, chain, 'momentum nesterov'),
-    ]
+    texts = "model.name 'llama' or 'bert'"
+    others = 'a compression.method other than tsr_adam'
+
+    def only(section: Section, is_read: Any, reader: str, *keys: str) -> None:
+      if not is_read:
+        section.only_for(reader, *keys)
+
+    only(data, is_llama, "model.name 'llama'", 'held_out', 'stream')
+    only(data, not is_image, texts, 'tokenizer', 'sequence_length')
+    files = is_llama and (data.files or data.held_out)
+    only(data, files, 'data.files or data.held_out', 'text_field')
+    only(data, is_image, 'images', 'crop', 'flip')
+    sets = is_llama and (by_name or data.held_out)
+    only(data, sets, 'data sets of texts by name', 'max_bytes')
+    only(data, by_name or data.held_out, 'data sets by name', 'data_dir')
+    own = 'data without a held-out part of its own'
+    only(data, not data.stream, own, 'eval_fraction')
+    only(model, is_bert, "model.name 'bert'", 'dropout', 'pretrained')
+    only(model, is_llama, "model.name 'llama'", 'scan', 'remat')
+    sizes = 'layers', 'heads', 'feed_forward'
+    only(model, not is_image, texts, *sizes)
+    own = 'a model without model.pretrained'
+    only(model, not model.pretrained, own, 'width', *sizes)
+    only(
+      sent,
+      sent.embeddings,
+      'compression.embeddings True',
+      'embedding_method',
+      'embedding_rank',
+      'embedding_update_interval',
+    )
+    dtypes = 'error_dtype', 'factor_dtype'
+    only(sent, not is_tsr_adam, others, 'embedding_method', *dtypes, 'stagger')
+    read = not is_tsr_adam or not sent.error_feedback
+    only(sent, read, others, 'error_feedback')
+    only(self.optimizer, not is_tsr_adam, others, 'momentum', 'nesterov')

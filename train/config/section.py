@@ -1,5 +1,6 @@
 """A part of a configuration: a frozen dataclass that checks its own values."""
 
+from collections.abc import Callable
 import difflib
 import types
 import typing
@@ -24,29 +25,21 @@ class Section:
   def __post_init__(self) -> None:
     hints = typing.get_type_hints(type(self))
     for name, hint in hints.items():
-      value = getattr(self, name)
-      if not is_of(value, hint):
+      if not is_of(getattr(self, name), hint):
+        value = shown(getattr(self, name))
         raise ValueError(
-          f'{self._key(name)} must be {describe_type(hint)}, got'
-          f' {shown(value)}.'
+          f'{self._key(name)} must be {describe_type(hint)}, got {value}.'
         )
-      largest = _LARGEST.get(name, _LARGEST_INTEGER)
-      if hint in (int, int | None) and (value or 0) > largest:
-        raise ValueError(
-          f'{self._key(name)} must be at most {largest}, got {shown(value)}.'
-        )
+      if hint in (int, int | None):
+        largest = _LARGEST.get(name, _LARGEST_INTEGER)
+        self._at_most(largest, name)
     self._check()
 
   def _check(self) -> None:
     """Raises a ValueError for values that are of the right type but no good."""
 
   def only_for(self, reader: str, *names: str) -> None:
-    """Raises a ValueError if a key that nothing reads is not at its default.
-
-    Args:
-      reader: what would read these keys: "text data sets".
-      *names: of the keys.
-    """
+    """Raises a ValueError if a key that only `reader` reads is not default."""
     fields: dict[str, Any] = vars(type(self))['__dataclass_fields__']
     for name in names:
       value = getattr(self, name)
@@ -61,34 +54,30 @@ class Section:
     section = type(self).__name__.lower()
     return name if section == 'config' else f'{section}.{name}'
 
-  def _at_least(self, bound: float, *names: str) -> None:
-    """Raises for a value, or one of a tuple, that is smaller, or nan."""
+  def _require(
+    self, holds: Callable[[Any], bool], expected: str, *names: str
+  ) -> None:
+    """Raises for a wrong value, or item of a tuple; None is no value."""
     for name in names:
       value = getattr(self, name)
       for x in value if isinstance(value, tuple) else (value,):
-        if x is not None and not x >= bound:
+        if x is not None and not holds(x):
           raise ValueError(
-            f'{self._key(name)} must be at least {bound}, got {shown(x)}.'
+            f'{self._key(name)} must be {expected}, got {shown(x)}.'
           )
 
+  def _at_least(self, bound: float, *names: str) -> None:
+    self._require(lambda x: x >= bound, f'at least {bound}', *names)
+
+  def _at_most(self, bound: float, *names: str) -> None:
+    self._require(lambda x: x <= bound, f'at most {bound}', *names)
+
   def _below(self, bound: float, *names: str) -> None:
-    """Raises for a value that is not smaller; None is no value."""
-    for name in names:
-      value = getattr(self, name)
-      if value is not None and not value < bound:
-        raise ValueError(
-          f'{self._key(name)} must be below {bound}, got {shown(value)}.'
-        )
+    self._require(lambda x: x < bound, f'below {bound}', *names)
 
   def _fraction(self, *names: str) -> None:
-    """Raises for a value outside of [0, 1]; None is no value."""
-    for name in names:
-      value = getattr(self, name)
-      if value is not None and not 0 <= value <= 1:
-        raise ValueError(
-          f'{self._key(name)} must be a fraction between 0 and 1, got'
-          f' {shown(value)}.'
-        )
+    expected = 'a fraction between 0 and 1'
+    self._require(lambda x: 0 <= x <= 1, expected, *names)
 
 
 def is_of(value: Any, hint: Any) -> bool:

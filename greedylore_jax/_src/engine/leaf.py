@@ -1,38 +1,259 @@
-"""What a leaf of the parameters is to a compressor."""
+"""One leaf of the parameters: what is sent for it, and what is kept."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
 import dataclasses
+import functools
 import math
-from typing import Any
+from typing import Self
 
-from greedylore_jax._src.engine import matrices as _matrices
-from greedylore_jax.compressors import compressor as base
+import jax
+import jax.numpy as jnp
+import optax
+
+from greedylore_jax._src.engine.matrices import Matrices
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import DType
+from greedylore_jax._src.types import Phase
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Shape
+from greedylore_jax._src.wire import quantized
+from greedylore_jax._src.wire import recording
+from greedylore_jax._src.wire import rounds
+from greedylore_jax.compressors import parts
+from greedylore_jax.compressors.compressor import Compressor
+from greedylore_jax.compressors.frozen import Frozen
+
+LeafRounds = Callable[[Array, PyTree, Array], rounds.Rounds]
+"""Of (h, compressor state, key) -> (output, sent, compressor state)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-  """One leaf and what was decided about it.
+  """A leaf that is sent dense; the base of the others.
 
-  Without `matrices` it is sent dense, or not at all if it is `frozen`.
+  Attributes:
+    path: its place in the parameters, 'blocks/0/query'.
+    shape: its shape.
+    dtype: of its gradients.
+    reason: why it is sent as it is, for people.
   """
 
   path: str
-  shape: tuple[int, ...]
-  dtype: Any
+  shape: Shape
+  dtype: DType
   reason: str
-  matrices: _matrices.Matrices | None = None
-  compressor: base.Compressor | None = None
-  frozen: bool = False
 
   @property
   def size(self) -> int:
     """How many numbers it has."""
     return math.prod(self.shape)
 
+  @property
+  def dense_bytes(self) -> int:
+    """Bytes that a dense step sends for it."""
+    return self.size * int(self.dtype.itemsize)
 
-def alike(leaves: dict[int, Leaf]) -> dict[str, list[int]]:
-  """Leaves that differ in their paths only, under a name such as '64x256'."""
+  @property
+  def update_interval(self) -> int | None:
+    """Steps from one refresh to the next, if it has any."""
+    return None
+
+  @property
+  def is_linear(self) -> bool:
+    """Whether its update depends on the errors only through their mean."""
+    return True
+
+  @property
+  def takes_several(self) -> bool:
+    """Whether leaves of equal shape may be exchanged as one stack."""
+    return True
+
+  @property
+  def keeps_error(self) -> bool:
+    """Whether what was not sent is kept for later."""
+    return False
+
+  def stacked(self, count: int) -> Self:
+    """So many leaves like this one, along a new first axis."""
+    return dataclasses.replace(self, path='', shape=(count, *self.shape))
+
+  def init(self) -> tuple[PyTree, PyTree]:
+    """This worker's error and the compressor state before the first step."""
+    return optax.MaskedNode(), optax.MaskedNode()
+
+  def feed(self, g: Array, error: PyTree) -> Array:
+    """What is to be sent."""
+    del error
+    return g
+
+  def rounds(self, phase: Phase, num_workers: int) -> LeafRounds:
+    """The exchange of the leaf, a generator function in the leaf's shape.
+
+    `sent` is None if no error is kept.
+    """
+    del phase, num_workers
+    return _mean
+
+  def wire_dtype(self, phase: Phase) -> DType:
+    """The dtype in which its real messages are sent."""
+    del phase
+    return self.dtype
+
+  def update_error(self, h: Array, output: Array, sent: Array) -> Array:
+    """What is kept for later, with the leading axis of the workers."""
+    raise NotImplementedError('This leaf keeps no error.')
+
+  def state_shapes(self) -> tuple[PyTree, PyTree]:
+    """The shapes of what `init` returns."""
+    return _state_shapes(dataclasses.replace(self, path=''))
+
+  def messages(
+    self, phase: Phase, *, num_workers: int = 1, devices: int = 1
+  ) -> list[recording.Message]:
+    """What is sent in a phase, a message per round, found by tracing."""
+    g = jax.ShapeDtypeStruct(self.shape, self.dtype)
+    error, state = self.state_shapes()
+    return recording.record(
+      self.rounds(phase, num_workers),
+      jax.eval_shape(self.feed, g, error),
+      state,
+      jax.eval_shape(lambda: jax.random.key(0)),
+      dtype=self.wire_dtype(phase),
+      num_workers=num_workers,
+      devices=devices,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenLeaf(Leaf):
+  """A leaf that is not trained: nothing is sent."""
+
+  @property
+  def dense_bytes(self) -> int:
+    """Nothing is sent in a dense run either."""
+    return 0
+
+  def rounds(self, phase: Phase, num_workers: int) -> LeafRounds:
+    """No round at all."""
+    del phase, num_workers
+    return Frozen().compress
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressedLeaf(Leaf):
+  """A leaf of matrices that are compressed, with error feedback.
+
+    H_i = G_i + E_i,   (output, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i
+
+  Attributes:
+    matrices: which axes are rows and columns.
+    compressor: the method C.
+    error_feedback: whether errors are kept; False forgets them.
+    error_dtype: of the errors; None is the dtype of the linear algebra.
+    factor_dtype: of messages in compressed steps; None is the gradient's.
+  """
+
+  matrices: Matrices
+  compressor: Compressor
+  error_feedback: bool
+  error_dtype: DType
+  factor_dtype: DType
+
+  @property
+  def update_interval(self) -> int | None:
+    """That of its method."""
+    return self.compressor.update_interval
+
+  @property
+  def is_linear(self) -> bool:
+    """Whether the method is, and its messages are not rounded to integers."""
+    return self.compressor.linear and not self._is_integer
+
+  @property
+  def takes_several(self) -> bool:
+    """Whether the method does."""
+    return self.compressor.takes_several
+
+  @property
+  def keeps_error(self) -> bool:
+    """Whether there is error feedback."""
+    return self.error_feedback
+
+  def stacked(self, count: int) -> Self:
+    """So many leaves like this one, along a new first axis."""
+    one = super().stacked(count)
+    return dataclasses.replace(one, matrices=self.matrices.stacked(count))
+
+  def init(self) -> tuple[PyTree, PyTree]:
+    """An error of zeros, [1, *shape], and the state of the method."""
+    m, dtype = self.matrices, compute_dtype(self.dtype)
+    state = self.compressor.init(m.k, m.a, m.b, dtype)
+    if not self.error_feedback:
+      return optax.MaskedNode(), state
+    return jnp.zeros((1, *self.shape), self.error_dtype or dtype), state
+
+  def feed(self, g: Array, error: PyTree) -> Array:
+    """H = G + E."""
+    h = g.astype(compute_dtype(g.dtype))
+    if not self.error_feedback:
+      return h
+    # In the error's shape: XLA can then write the next error in its place.
+    fed: Array = (h[None] + error.astype(h.dtype))[0]
+    return fed
+
+  def rounds(self, phase: Phase, num_workers: int) -> LeafRounds:
+    """The rounds of the method in this phase."""
+    method = {
+      'warmup': parts.dense,
+      'refresh': self.compressor.refresh,
+      'compress': self.compressor.compress,
+    }[phase]
+    matrices, is_integer = self.matrices, self._is_integer
+
+    def exchange(h: Array, state: PyTree, key: Array) -> rounds.Rounds:
+      own = method(matrices.split(h), state, key)
+      if is_integer and phase == 'compress':
+        own = quantized.as_integers(own, self.factor_dtype, num_workers)
+      own = rounds.multiplying(own, matrices.is_column_major)
+      output, sent, state = yield from own
+      sent = matrices.join(sent) if self.error_feedback else None
+      return matrices.join(output), sent, state
+
+    return exchange
+
+  def wire_dtype(self, phase: Phase) -> DType:
+    """`factor_dtype` in compressed steps; integers are sent unchanged."""
+    if phase != 'compress' or self.factor_dtype is None or self._is_integer:
+      return self.dtype
+    return self.factor_dtype
+
+  def update_error(self, h: Array, output: Array, sent: Array) -> Array:
+    """E <- H - S, and what the update loses by rounding to the leaf's dtype."""
+    error = h[None] - sent[None]
+    if self.dtype != output.dtype:
+      error += (output - output.astype(self.dtype).astype(output.dtype))[None]
+    return error
+
+  @property
+  def _is_integer(self) -> bool:
+    dtype = self.factor_dtype
+    return dtype is not None and not jnp.issubdtype(dtype, jnp.floating)
+
+
+def compute_dtype(dtype: DType) -> DType:
+  """The dtype of the linear algebra: float32 unless the gradient has more."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def of_equal_shape(leaves: Iterable[tuple[int, Leaf]]) -> dict[str, list[int]]:
+  """Groups leaves that differ only in their paths, by a name such as '64x256'.
+
+  Args:
+    leaves: (index, leaf) pairs.
+  """
   kinds: dict[Leaf, list[int]] = {}
-  for i, leaf in leaves.items():
+  for i, leaf in leaves:
     kinds.setdefault(dataclasses.replace(leaf, path=''), []).append(i)
   named: dict[str, list[int]] = {}
   for leaf, members in kinds.items():
@@ -40,3 +261,16 @@ def alike(leaves: dict[int, Leaf]) -> dict[str, list[int]]:
     others = sum(name.split('_')[0] == shape for name in named)
     named[f'{shape}_{others + 1}' if others else shape] = members
   return named
+
+
+@functools.cache
+def _state_shapes(leaf: Leaf) -> tuple[PyTree, PyTree]:
+  error, state = jax.eval_shape(leaf.init)
+  return error, state
+
+
+def _mean(g: Array, state: PyTree, key: Array) -> rounds.Rounds:
+  """The mean of the gradients."""
+  del key
+  mean, _ = yield g
+  return mean, None, state

@@ -1,4 +1,9 @@
-"""Which kind of step comes when: warm-up, refreshes, compressed steps."""
+"""Which phase comes when: warm-up, refreshes, compressed steps.
+
+The phase of a step says what all leaves do in it. It has a name: 'warmup',
+'refresh' (of all leaves that have an update interval), 'compress' (of none), or
+for example 'refresh_2' (of those with the interval 2 only).
+"""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -6,38 +11,58 @@ from collections.abc import Sequence
 import fractions
 import itertools
 import math
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-WARM_UP, REFRESH, COMPRESS = 'warm_up', 'refresh', 'compress'
-DENSE = 'dense'  # The only phase where no leaf is compressed.
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import Phase
+
+WARMUP: Phase = 'warmup'
+REFRESH: Phase = 'refresh'
+COMPRESS: Phase = 'compress'
+DENSE = 'dense'
+"""The only phase of a step where no leaf is compressed."""
+
+
+def check_nested(intervals: Iterable[int | None]) -> None:
+  """Raises unless each update interval is a multiple of the next smaller one.
+
+  Steps then refresh either none, or all up to some interval: n intervals have
+  n + 1 phases.
+  """
+  sizes = sorted({i for i in intervals if i})
+  for small, large in itertools.pairwise(sizes):
+    if large % small:
+      raise ValueError(
+        'Each update_interval must be a multiple of the next smaller one, got'
+        f' {small} and {large}: use {large - large % small} instead of {large}.'
+      )
 
 
 class Schedule:
-  """The phases of a run, a phase being what all of its leaves do in a step.
-
-  Leaves may have different update intervals. A step in which all that have one
-  are refreshed is a 'refresh', one in which none is is a 'compress', and one in
-  which only those with the intervals 2 and 4 are is a 'refresh_2_4'.
+  """The phases of a run.
 
   Attributes:
-    phases: the names of those that occur, in the order of their indices.
+    start_step: dense steps before compression starts.
+    intervals: the update intervals, ascending; each divides the next.
+    phases: the names of the phases that occur, in the order of their indices.
   """
 
   def __init__(self, start_step: int, intervals: Iterable[int | None]):
-    """Args: `intervals` of the compressed leaves, None without refresh."""
+    """Takes the `intervals` of all compressed leaves, None without refresh."""
     intervals = list(intervals)
     self.start_step = start_step
     self.intervals = sorted({i for i in intervals if i})
-    refreshed = _refreshed_together(self.intervals) if intervals else []
-    self._refreshed = {self._name(r): r for r in refreshed}
-    warm_up = [WARM_UP] if start_step and intervals else []
-    self.phases = [*warm_up, *self._refreshed] if intervals else [DENSE]
+    # In a step of level j, the j smallest intervals are refreshed.
+    lowest = 1 if self.intervals and self.intervals[0] == 1 else 0
+    self._levels = list(range(len(self.intervals), lowest - 1, -1))
+    warmup = [WARMUP] if start_step else []
+    self.phases: list[str] = [*warmup, *map(self._name, self._levels)]
+    if not intervals:
+      self.phases = [DENSE]
 
   def __repr__(self) -> str:
-    return f'Schedule({self.start_step}, {self.intervals})'
+    return f'{type(self).__name__}({self.start_step}, {self.intervals})'
 
   def at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
@@ -45,157 +70,137 @@ class Schedule:
     if self.phases == [DENSE]:
       return DENSE
     if since < 0:
-      return WARM_UP
-    return self._name({i for i in self.intervals if since % i == 0})
+      return WARMUP
+    return self._name(sum(since % i == 0 for i in self.intervals))
 
-  def index(self, count: jax.Array) -> jax.Array:
+  def index(self, count: Array) -> Array:
     """The index into `phases` of step `count`: `at` for a traced number."""
+    if self.phases == [DENSE]:
+      return jnp.zeros_like(count)
     since = count - self.start_step
-    lands = [(since % i == 0).astype(jnp.int32) for i in self.intervals]
-    code = sum((x << j for j, x in enumerate(lands)), jnp.zeros_like(count))
-    table = [0] * 2 ** len(self.intervals)
-    for phase, refreshed in self._refreshed.items():
-      bits = sum(1 << self.intervals.index(i) for i in refreshed)
-      table[bits] = self.phases.index(phase)
-    return jnp.where(since < 0, 0, jnp.array(table, jnp.int32)[code])
+    due = [(since % i == 0).astype(count.dtype) for i in self.intervals]
+    level = sum(due, jnp.zeros_like(count))
+    first = self.phases.index(self._name(self._levels[0]))
+    return jnp.where(since < 0, 0, first + self._levels[0] - level)
 
-  def kind(self, phase: str, interval: int | None) -> str:
-    """What a leaf of this update interval does in a phase."""
-    if phase in (WARM_UP, DENSE):
-      return phase
-    return REFRESH if interval in self._refreshed.get(phase, ()) else COMPRESS
+  def of_leaf(self, phase: str, interval: int | None) -> Phase:
+    """What a compressed leaf of this update interval does in a phase."""
+    if phase == WARMUP:
+      return WARMUP
+    due = [self.intervals[:j] for j in self._levels if self._name(j) == phase]
+    return REFRESH if due and interval in due[0] else COMPRESS
 
   def members(self, phase: str) -> tuple[int, ...]:
-    """The leaves of which one is refreshed in this phase, by turns."""
+    """The leaves of which one is refreshed in this phase, if staggered."""
     del phase
     return ()
 
-  def turn(self, count: jax.Array) -> jax.Array:
+  def turn(self, count: Array) -> Array:
     """Which of the members it is in step `count`."""
     return jnp.zeros_like(count)
 
   def lasting(self) -> dict[str, float]:
-    """The share of steps of each phase in the long run, the beginning left out.
+    """The share of steps of each phase in the long run, without the warm-up.
 
-    Just R is refreshed where all of R are but no more: by inclusion and
-    exclusion, the sum of (-1)^|X - R| / lcm(X) over all sets X that contain R.
+    One step in i_j refreshes the interval i_j, and with it all smaller ones.
     """
     if self.phases == [DENSE]:
       return {DENSE: 1.0}
-    signed = lambda x, r: fractions.Fraction(
-      (-1) ** (len(x) - len(r)), math.lcm(*x)
-    )
+    rates = [fractions.Fraction(1, i) for i in [1, *self.intervals]]
     return {
-      phase: float(
-        sum(signed(x, r) for x in _subsets(self.intervals) if r <= x)
-      )
-      for phase, r in self._refreshed.items()
+      self._name(j): float(rates[j] - sum(rates[j + 1 : j + 2]))
+      for j in self._levels
     }
 
-  def _name(self, refreshed: Iterable[int]) -> str:
-    """The name of the phase in which just these intervals are refreshed."""
-    refreshed = sorted(refreshed)
-    if not refreshed:
+  def _name(self, level: int) -> str:
+    """The name of the phase in which the smallest intervals are refreshed."""
+    if level == 0:
       return COMPRESS
-    some = '_'.join(['', *map(str, refreshed)])
-    return REFRESH + (some if refreshed != self.intervals else '')
-
-
-def _refreshed_together(intervals: list[int]) -> list[set[int]]:
-  """The sets of intervals that divide some step number and no others do."""
-  return [
-    chosen
-    for chosen in _subsets(intervals)
-    if all(math.lcm(*chosen) % i for i in set(intervals) - chosen)
-  ]
-
-
-def _subsets(numbers: Sequence[int]) -> list[set[int]]:
-  """All sets of these numbers, the largest first."""
-  sizes = range(len(numbers), -1, -1)
-  return [
-    set(chosen)
-    for size in sizes
-    for chosen in itertools.combinations(numbers, size)
-  ]
+    if level == len(self.intervals):
+      return REFRESH
+    return '_'.join([REFRESH, *map(str, self.intervals[:level])])
 
 
 class Staggered(Schedule):
-  """Leaves that are refreshed by turns, at most one in a step.
+  """Refreshes at most one leaf per step.
 
-  The first compressed step refreshes all; after that every leaf has its turn
-  once in its interval. Leaves that are alike share a phase, such as
+  The first compressed step refreshes all. After that every leaf has its turn
+  once in its interval. Leaves of equal shape share a phase, for example
   'refresh_one_256x688', in which all leaves are compressed and the one whose
-  turn it is is refreshed besides.
+  turn it is is refreshed in addition.
   """
 
   def __init__(
     self,
     start_step: int,
     intervals: Mapping[int, int],
-    alike: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, Sequence[int]],
   ):
-    """Args: index of a leaf -> interval; name of a kind -> its leaves."""
+    """Takes the interval of each leaf, and the leaves of each shape by name."""
     super().__init__(start_step, intervals.values())
     self._turns = [
       (leaf, intervals[leaf], offset)
       for leaf, offset in _offsets(intervals).items()
     ]
     self._members = {
-      f'{REFRESH}_one_{name}': tuple(leaves) for name, leaves in alike.items()
+      f'{REFRESH}_one_{name}': tuple(leaves) for name, leaves in shapes.items()
     }
-    first = [WARM_UP] if start_step else []
-    self.phases = [*first, REFRESH, COMPRESS, *self._members]
+    warmup = [WARMUP] if start_step else []
+    self.phases = [*warmup, REFRESH, COMPRESS, *self._members]
 
   def at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
     since = step - self.start_step
     if since <= 0:
-      return REFRESH if since == 0 else WARM_UP
+      return REFRESH if since == 0 else WARMUP
     for leaf, interval, offset in self._turns:
       if since % interval == offset:
         return self._phase_of(leaf)
     return COMPRESS
 
-  def index(self, count: jax.Array) -> jax.Array:
+  def index(self, count: Array) -> Array:
     """`at` for a traced number, as an index into `phases`."""
     since = count - self.start_step
     of_leaves = [self._phase_of(leaf) for leaf, *_ in self._turns]
     indices = jnp.array([self.phases.index(x) for x in of_leaves], jnp.int32)
-    lands = self._lands(count)
+    due = self._due(count)
     later = jnp.where(
-      jnp.any(lands), indices[jnp.argmax(lands)], self.phases.index(COMPRESS)
+      jnp.any(due), indices[jnp.argmax(due)], self.phases.index(COMPRESS)
     )
     first = self.phases.index(REFRESH)
     return jnp.where(since < 0, 0, jnp.where(since == 0, first, later))
 
-  def kind(self, phase: str, interval: int | None) -> str:
-    """What the leaves do in a phase, besides the one whose turn it is."""
-    return COMPRESS if phase in self._members else super().kind(phase, interval)
+  def of_leaf(self, phase: str, interval: int | None) -> Phase:
+    """What the leaves do in a phase, except the one whose turn it is."""
+    if phase == WARMUP:
+      return WARMUP
+    is_refresh = phase == REFRESH and interval is not None
+    return REFRESH if is_refresh else COMPRESS
 
   def lasting(self) -> dict[str, float]:
     """Every leaf has its turn once in its interval."""
     rate = {leaf: fractions.Fraction(1, n) for leaf, n, _ in self._turns}
-    shares: dict[str, Any] = {
-      phase: sum(rate[leaf] for leaf in leaves)
+    shares = {
+      phase: sum((rate[x] for x in leaves), fractions.Fraction())
       for phase, leaves in self._members.items()
     }
-    shares[COMPRESS] = 1 - sum(rate.values())
+    shares[COMPRESS] = 1 - sum(rate.values(), fractions.Fraction())
     return {phase: float(x) for phase, x in shares.items() if x}
 
   def members(self, phase: str) -> tuple[int, ...]:
     """The leaves of which one is refreshed in this phase."""
     return self._members.get(phase, ())
 
-  def turn(self, count: jax.Array) -> jax.Array:
+  def turn(self, count: Array) -> Array:
     """The leaf whose turn it is in step `count`, if it is anyone's."""
     leaves = jnp.array([leaf for leaf, *_ in self._turns], jnp.int32)
-    return leaves[jnp.argmax(self._lands(count))]
+    return leaves[jnp.argmax(self._due(count))]
 
-  def _lands(self, count: jax.Array) -> jax.Array:
+  def _due(self, count: Array) -> Array:
     """For each leaf whether its turn is in step `count`."""
     _, intervals, offsets = jnp.array(self._turns, jnp.int32).T
-    return (count - self.start_step) % intervals == offsets
+    due: Array = (count - self.start_step) % intervals == offsets
+    return due
 
   def _phase_of(self, leaf: int) -> str:
     (phase,) = (p for p, members in self._members.items() if leaf in members)
@@ -203,7 +208,7 @@ class Staggered(Schedule):
 
 
 def _offsets(intervals: Mapping[int, int]) -> dict[int, int]:
-  """Leaf -> the remainder of the steps at its turn, spread over its interval.
+  """Assigns each leaf the remainder of the steps at its turn in its interval.
 
   Two leaves meet in some step if their remainders are equal modulo the greatest
   common divisor of their intervals.

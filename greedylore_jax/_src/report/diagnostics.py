@@ -1,13 +1,17 @@
 """How well compression does while it runs, without a round of its own."""
 
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.engine import feedback as _feedback
-from greedylore_jax._src.engine import leaf as _leaves
+from greedylore_jax._src.engine.leaf import CompressedLeaf
+from greedylore_jax._src.engine.leaf import Leaf
+from greedylore_jax._src.state.compress_state import CompressState
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import Updates
 
 
 class Diagnostics(NamedTuple):
@@ -22,19 +26,19 @@ class Diagnostics(NamedTuple):
       gradients, as root mean squares over the workers. It settles at a level
       that depends on the method; if it grows all the time, too little is sent.
     basis_drift: of methods with a basis, the share of its leading directions
-      that lies outside of those of the step before; 0 between refreshes, near 0
+      that is outside of those of the step before; 0 between refreshes, near 0
       after one if gradients keep their directions, and NaN without a basis.
   """
 
-  captured_energy: jax.Array
-  error_to_gradient: jax.Array
-  basis_drift: jax.Array
+  captured_energy: Array
+  error_to_gradient: Array
+  basis_drift: Array
 
 
 class Observer:
   """Sees what `compress_gradients` does while a step is traced.
 
-  It is handed to `tx.update` as the extra argument `observe`, which
+  It is passed to `tx.update` as the extra argument `observe`, which
   `optax.chain` passes on.
   """
 
@@ -43,45 +47,54 @@ class Observer:
 
   def forget(self) -> None:
     """Begins anew, for another call of `tx.update` in the same step."""
-    self._seen: list[Any] = []
+    self._seen: list[list[Any]] = []
 
   def __call__(
-    self, leaves: list[_leaves.Leaf], grads: Any, before: Any, after: Any
+    self,
+    leaves: Sequence[Leaf],
+    grads: Updates,
+    before: CompressState,
+    after: CompressState,
   ) -> None:
     """Called once per compression: its leaves, gradients and states."""
     treedef: Any = jax.tree.structure(grads)
-    columns = (grads, before.error, after.error, before.memory, after.memory)
+    columns = (
+      grads,
+      before.error,
+      after.error,
+      before.compressor_state,
+      after.compressor_state,
+    )
     rows = zip(leaves, *map(treedef.flatten_up_to, columns), strict=True)
-    self._seen.append([row for row in rows if row[0].matrices])
+    self._seen.append(
+      [row for row in rows if isinstance(row[0], CompressedLeaf)]
+    )
 
-  def energies(self) -> jax.Array:
+  def energies(self) -> Array:
     """This worker's squared norms of G, H and what is kept of H, [3]."""
     total = jnp.zeros(3)
-    for _, g, e_old, e_new, _, memory in self._compressed():
+    for _, g, e_old, e_new, *_ in self._compressed():
       if not jax.tree.leaves(e_old):
         raise ValueError(
           'diagnose=True measures errors, and error_feedback=False keeps'
           ' none: leave diagnose at False.'
         )
       g, e_old, e_new = (x.astype(jnp.float32) for x in (g, e_old[0], e_new[0]))
-      # Under EF21 the state holds -D_i, and what the others lack is G_i - D_i.
-      kept = g + e_new if isinstance(memory, _feedback.Tracked) else e_new
-      total += jnp.stack([jnp.sum(x**2) for x in (g, g + e_old, kept)])
+      total += jnp.stack([jnp.sum(x**2) for x in (g, g + e_old, e_new)])
     return total
 
-  def diagnostics(self, mean_energies: jax.Array) -> Diagnostics:
+  def diagnostics(self, mean_energies: Array) -> Diagnostics:
     """From the mean over the workers of their `energies`."""
     g, h, kept = mean_energies
     return Diagnostics(1 - kept / h, jnp.sqrt(kept / g), self._drift())
 
-  def _drift(self) -> jax.Array:
+  def _drift(self) -> Array:
     """The mean over all matrices whose method has a basis."""
     outside, count = jnp.zeros([]), 0
-    for leaf, _, _, _, *memories in self._compressed():
-      method: Any = leaf.compressor
-      if not hasattr(method, 'leading'):
+    for leaf, _, _, _, *states in self._compressed():
+      p, q = map(leaf.compressor.leading, states)
+      if p is None or q is None:
         continue
-      p, q = (method.leading(_feedback.remembered(x)) for x in memories)
       shared = jnp.sum((p.mT @ q) ** 2, axis=(1, 2)) / q.shape[2]
       outside += jnp.sum(1 - shared)
       count += len(shared)

@@ -4,16 +4,26 @@ import collections
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
+from typing import Unpack
 
 import jax
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src.engine import feedback as _feedback
-from greedylore_jax._src.engine import leaf as _leaves
-from greedylore_jax._src.engine import policy as _policy
-from greedylore_jax._src.engine import schedule as _schedule
-from greedylore_jax._src.report import plan_table as _plan_table
-from greedylore_jax._src.wire import transport as _transport
+from greedylore_jax._src import checks
+from greedylore_jax._src.engine import policy as policy_lib
+from greedylore_jax._src.engine.leaf import CompressedLeaf
+from greedylore_jax._src.engine.leaf import Leaf
+from greedylore_jax._src.engine.policy import Compressors
+from greedylore_jax._src.engine.policy import Policy
+from greedylore_jax._src.engine.policy import PolicyOptions
+from greedylore_jax._src.engine.schedule import COMPRESS
+from greedylore_jax._src.engine.schedule import REFRESH
+from greedylore_jax._src.engine.schedule import Schedule
+from greedylore_jax._src.report import plan_table
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import Phase
+from greedylore_jax._src.types import Shape
+from greedylore_jax._src.wire.recording import Message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,27 +33,27 @@ class LeafPlan:
   Attributes:
     path: its place in the parameters, 'blocks/0/attention/query'.
     shape: its shape.
-    how: 'k x a x b' for compressed matrices, else why it is dense.
+    how: 'k x a x b' for compressed matrices, otherwise why it is dense.
     compressed: whether it is.
     dense_bytes: of the leaf itself, which a dense step would send; 0 if it is
       frozen.
     sent: phase -> bytes in such a step; with `stagger`, those of its refresh
       are only in the sums of the `Plan`.
     error_bytes: of its error, one copy.
-    memory_bytes: of the compressor's memory.
-    gathered: in which kinds of steps the devices of a worker, over which it
-      lies spread, hand each other whole matrices of it: 'every step',
-      'refreshes', or ''. That costs time and memory, not bytes between workers.
+    state_bytes: of its compressor state.
+    gathered: in which phases the devices of a worker, over which it is sharded,
+      gather whole matrices of it: 'every step', 'refreshes', or ''. That costs
+      time and memory, not bytes between workers.
   """
 
   path: str
-  shape: tuple[int, ...]
+  shape: Shape
   how: str
   compressed: bool
   dense_bytes: int
   sent: dict[str, int]
   error_bytes: int
-  memory_bytes: int
+  state_bytes: int
   gathered: str
 
 
@@ -67,10 +77,10 @@ class Plan:
   """
 
   leaves: list[LeafPlan]
-  rounds: dict[str, list[_transport.Sent]]
+  rounds: dict[str, list[Message]]
   num_workers: int
   devices_per_worker: int
-  schedule: _schedule.Schedule
+  schedule: Schedule
   is_linear: bool
 
   @property
@@ -113,11 +123,11 @@ class Plan:
 
   @property
   def state_bytes(self) -> int:
-    """Memory per worker that compression adds: one error and the memory."""
-    return sum(x.error_bytes + x.memory_bytes for x in self.leaves)
+    """Memory per worker that compression adds: errors and compressor states."""
+    return sum(x.error_bytes + x.state_bytes for x in self.leaves)
 
   def __str__(self) -> str:
-    tables = _plan_table.leaf_table(self), _plan_table.step_table(self)
+    tables = plan_table.leaf_table(self), plan_table.step_table(self)
     lines = [*tables[0], '', *tables[1]]
     if self.compresses_nothing:
       lines += ['', 'Nothing is compressed: no matrix would shrink.']
@@ -126,46 +136,32 @@ class Plan:
   @property
   def compresses_nothing(self) -> bool:
     """Whether a method was asked for that no matrix would profit from."""
-    small = any(x.how.startswith(_policy.TOO_SMALL) for x in self.leaves)
+    small = any(x.how.startswith(policy_lib.TOO_SMALL) for x in self.leaves)
     return small and not any(x.compressed for x in self.leaves)
 
 
 def plan(
-  compressor: _policy.Compressors,
-  params: Any,
+  compressor: Compressors,
+  params: Params,
   *,
   num_workers: int = 1,
   devices_per_worker: int = 1,
-  start_step: int = 0,
-  error_feedback: _feedback.Kind = True,
-  min_compression_rate: float = 1.0,
-  weight_dimension_numbers: Any = None,
-  error_dtype: Any = None,
-  factor_dtype: Any = None,
-  stagger: bool = False,
-  share_decompositions: bool = False,
+  **options: Unpack[PolicyOptions],
 ) -> Plan:
-  """What `compress_gradients` with the same arguments will send and keep.
+  """Computes what `compress_gradients` with the same arguments sends and keeps.
 
-  Nothing is written down per method: the generators that send are traced, so
-  the plan equals the compiled program number by number (see `collectives`).
+  No formula per method is involved: the generators that send are traced, so the
+  plan equals the compiled program exactly (see `collectives`).
 
   Args:
     compressor: the method, such as `GreedyLore(rank=32)`, or a list of
       (pattern, method); `Dense()` is the baseline.
-    params: the parameters, arrays or `jax.ShapeDtypeStruct`s (gradients are
-      taken to have the same dtypes, and the same sharding).
+    params: the parameters, arrays or `jax.ShapeDtypeStruct`s. Gradients are
+      assumed to have the same dtypes and the same sharding.
     num_workers: N, for predictions about the network.
-    devices_per_worker: over which parameters may lie spread, by axes of the
-      mesh that are not the workers'. Messages that do not divide are filled up.
-    start_step: this and the rest as for `compress_gradients`.
-    error_feedback: see there.
-    min_compression_rate: see there.
-    weight_dimension_numbers: see there.
-    error_dtype: see there.
-    factor_dtype: see there.
-    stagger: see there.
-    share_decompositions: see there.
+    devices_per_worker: over which parameters may be sharded, by axes of the
+      mesh that are not the workers'. Messages that do not divide are padded.
+    **options: see `PolicyOptions`.
 
   Returns:
     A `Plan`.
@@ -182,65 +178,49 @@ def plan(
     >>> [tuple(sent) for sent in p.rounds['compress']]
     [('all-reduce', 'float32', 320), ('all-reduce', 'float32', 1024)]
   """
-  _checks.check_integer('num_workers', num_workers)
-  _checks.check_integer('devices_per_worker', devices_per_worker)
-  policy = _policy.Policy(
-    compressor,
-    start_step=start_step,
-    error_feedback=error_feedback,
-    min_compression_rate=min_compression_rate,
-    weight_dimension_numbers=weight_dimension_numbers,
-    error_dtype=error_dtype,
-    factor_dtype=factor_dtype,
-    stagger=stagger,
-    share_decompositions=share_decompositions,
-  )
+  checks.check_integer('num_workers', num_workers)
+  checks.check_integer('devices_per_worker', devices_per_worker)
+  policy = Policy.of(compressor, **options)
   leaves = policy.leaves(params)
   schedule = policy.schedule(leaves)
   messages = {
     phase: [
-      policy.messages(kind, leaf, num_workers, devices_per_worker)
-      for kind, leaf in _steps(schedule, phase, leaves)
+      leaf.messages(own, num_workers=num_workers, devices=devices_per_worker)
+      for own, leaf in _exchanged(schedule, phase, leaves)
     ]
     for phase in schedule.phases
   }
-  sent = lambda i: {
+  sent: Function = lambda i: {
     phase: sum(_payload(x, num_workers) for x in of_leaves[i])
     for phase, of_leaves in messages.items()
   }
+  arrays = jax.tree.leaves(params)
   return Plan(
-    [
-      _leaf_plan(policy, leaf, sent(i), x)
-      for i, (leaf, x) in enumerate(
-        zip(leaves, jax.tree.leaves(params), strict=True)
-      )
-    ],
-    {phase: _packed(of_leaves) for phase, of_leaves in messages.items()},
-    num_workers,
-    devices_per_worker,
-    schedule,
-    policy.is_linear(leaves),
+    leaves=[_leaf_plan(x, sent(i), arrays[i]) for i, x in enumerate(leaves)],
+    rounds={phase: _packed(of_leaves) for phase, of_leaves in messages.items()},
+    num_workers=num_workers,
+    devices_per_worker=devices_per_worker,
+    schedule=schedule,
+    is_linear=all(leaf.is_linear for leaf in leaves),
   )
 
 
-def _steps(schedule, phase, leaves) -> list[tuple[str, _leaves.Leaf]]:
-  """What leaves do in a phase; last the one that is refreshed besides."""
-  besides = [(_schedule.REFRESH, leaves[i]) for i in schedule.members(phase)]
-  return [
-    *((_policy.kind(schedule, phase, leaf), leaf) for leaf in leaves),
-    *besides[:1],
-  ]
+def _exchanged(
+  schedule: Schedule, phase: str, leaves: Sequence[Leaf]
+) -> list[tuple[Phase, Leaf]]:
+  """What leaves do in a phase; last the one that is refreshed in addition."""
+  due = [(REFRESH, leaves[i]) for i in schedule.members(phase)[:1]]
+  own: Function = lambda leaf: schedule.of_leaf(phase, leaf.update_interval)
+  return [*((own(leaf), leaf) for leaf in leaves), *due]
 
 
-def _payload(sent: _transport.Sent, num_workers: int) -> int:
+def _payload(sent: Message, num_workers: int) -> int:
   """Bytes of a message, as those of an all-reduce that takes as long."""
   gathered = 'gather' in sent.kind
   return sent.bytes * max(num_workers, 2) // 2 if gathered else sent.bytes
 
 
-def _packed(
-  of_leaves: Sequence[list[_transport.Sent]],
-) -> list[_transport.Sent]:
+def _packed(of_leaves: Sequence[list[Message]]) -> list[Message]:
   """Messages per leaf as they are packed: one per round, kind and dtype."""
   packed = []
   for i in range(max(map(len, of_leaves), default=0)):
@@ -249,38 +229,36 @@ def _packed(
       if i < len(messages):
         sizes[messages[i].kind, messages[i].dtype] += messages[i].size
     packed += [
-      _transport.Sent(kind, dtype, size)
+      Message(kind, dtype, size)
       for (kind, dtype), size in sorted(sizes.items(), reverse=True)
     ]
   return packed
 
 
-def _leaf_plan(policy, leaf, sent, x) -> LeafPlan:
-  error, memory = policy.state_shapes(leaf)
-  kept = lambda tree: sum(map(_bytes, jax.tree.leaves(tree)))
+def _leaf_plan(leaf: Leaf, sent: dict[str, int], x: Any) -> LeafPlan:
+  error, state = leaf.state_shapes()
+  kept: Function = lambda tree: sum(
+    x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
   return LeafPlan(
-    leaf.path,
-    leaf.shape,
-    leaf.reason,
-    leaf.matrices is not None,
-    0 if leaf.frozen else _bytes(leaf),
-    sent,
-    kept(error),
-    kept(memory),
-    _gathered(leaf, x),
+    path=leaf.path,
+    shape=leaf.shape,
+    how=leaf.reason,
+    compressed=isinstance(leaf, CompressedLeaf),
+    dense_bytes=leaf.dense_bytes,
+    sent=sent,
+    error_bytes=kept(error),
+    state_bytes=kept(state),
+    gathered=_gathered(leaf, x),
   )
 
 
-def _gathered(leaf: _leaves.Leaf, x: Any) -> str:
-  """When whole matrices of a leaf are needed that lies spread as `x` does."""
+def _gathered(leaf: Leaf, x: Any) -> str:
+  """When whole matrices are needed of a leaf that is sharded as `x` is."""
   spec = getattr(getattr(x, 'sharding', None), 'spec', ())
-  if leaf.matrices is None or not any(spec):
+  if not isinstance(leaf, CompressedLeaf) or not any(spec):
     return ''
-  whole = getattr(leaf.compressor, 'needs_whole', ())
-  if 'compress' in whole or not leaf.matrices.stays_spread(spec):
+  needs_whole = leaf.compressor.needs_whole
+  if needs_whole(COMPRESS) or not leaf.matrices.keeps_sharding(spec):
     return 'every step'
-  return 'refreshes' if 'refresh' in whole else ''
-
-
-def _bytes(x: Any) -> int:
-  return x.size * x.dtype.itemsize
+  return 'refreshes' if needs_whole(REFRESH) else ''

@@ -4,7 +4,8 @@ import collections
 import re
 from typing import Any
 
-from greedylore_jax._src.engine import schedule as _schedule
+from greedylore_jax._src.engine import schedule
+from greedylore_jax._src.types import Function
 
 _Rows = list[tuple[str, ...]]
 
@@ -47,10 +48,12 @@ def _sent_as(leaf: Any, how: str) -> str:
 
 def step_table(p: Any) -> list[str]:
   """What steps send, what is kept, and what that saves on some links."""
-  ratio = lambda x: f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
-  name = lambda phase: f'{phase.replace("_", "-")} step sends'
+  ratio: Function = lambda x: (
+    f'{p.dense_bytes / max(x, 1):.2f}x less than dense'
+  )
+  name: Function = lambda phase: f'{phase.replace("_", "-")} step sends'
   rows: _Rows = [('dense step would send', _human(p.dense_bytes), '')]
-  if _schedule.DENSE not in p.rounds:
+  if schedule.DENSE not in p.rounds:
     rows += [
       (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
     ]

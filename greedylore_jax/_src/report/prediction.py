@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from greedylore_jax._src.report import plan as _plan
-from greedylore_jax._src.wire import transport as _transport
+from greedylore_jax._src.report.plan import Plan
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.wire.recording import Message
 
 
 class Prediction(NamedTuple):
@@ -13,7 +14,7 @@ class Prediction(NamedTuple):
   Attributes:
     dense: if everything were sent.
     average: with compression, in the long run, refreshes at their share.
-    worst: of the longest kind of step that goes on to occur.
+    worst: of the longest phase that occurs in the long run.
     break_even: the bandwidth below which compression is the faster on average,
       bytes per second; infinite if it is on any link, 0 if it saves no bytes.
   """
@@ -25,7 +26,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-  plan: _plan.Plan,
+  plan: Plan,
   *,
   bandwidth: float,
   latency: float = 0.0,
@@ -36,9 +37,9 @@ def predict(
 
   Workers form a ring, as most libraries' all-reduce does: each of 2 (N - 1)
   times a worker waits for the latency and sends 1 / N of a message. Computing
-  and sending do not overlap, which favours compression; where your dense
-  all-reduce hides behind the backward pass, take for `compute_seconds` only
-  what it does not hide behind.
+  and sending do not overlap, which favours compression. If your dense
+  all-reduce overlaps with the backward pass, pass only the rest of it as
+  `compute_seconds`.
 
   Args:
     plan: from `gl.plan`, with the `num_workers` in question.
@@ -48,9 +49,9 @@ def predict(
     compute_seconds: of a step without communication, dense; measure it with
       one worker.
     overhead_seconds: what compression adds to that: the time of a compressed
-      step less that of a dense one, with one worker or, as handling messages
-      takes time, too, with several on a fast link. A mapping gives it for each
-      kind of step, by the phases of `plan.rounds`.
+      step minus that of a dense one, with one worker or, to include the
+      handling of messages, with several on a fast link. A mapping gives it for
+      each phase of `plan.rounds`.
 
   Returns:
     A `Prediction`.
@@ -97,19 +98,19 @@ def predict(
     )
   workers, ring = plan.num_workers, plan.ring_factor
 
-  def waiting(sent: _transport.Sent) -> float:
+  def waiting(sent: Message) -> float:
     return latency * (workers - 1) * (1 if 'gather' in sent.kind else 2)
 
-  # Beside the wire: what starts messages, and what compression computes.
-  dense_beside = latency * 2 * (workers - 1)
-  beside = {x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases}
-  dense = compute_seconds + dense_beside + ring * plan.dense_bytes / bandwidth
+  # Besides the wire: starting messages, and computing.
+  dense_other = latency * 2 * (workers - 1)
+  other = {x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases}
+  dense = compute_seconds + dense_other + ring * plan.dense_bytes / bandwidth
   seconds = {
-    x: compute_seconds + beside[x] + ring * plan.bytes_in(x) / bandwidth
+    x: compute_seconds + other[x] + ring * plan.bytes_in(x) / bandwidth
     for x in phases
   }
-  mean = lambda of: sum(of[x] * share for x, share in phases.items())
-  slower = mean(beside) - dense_beside
+  mean: Function = lambda of: sum(of[x] * share for x, share in phases.items())
+  slower = mean(other) - dense_other
   saved = ring * (plan.dense_bytes - plan.bytes_per_step)
   if saved <= 0:
     break_even = 0.0

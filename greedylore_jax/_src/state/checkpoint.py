@@ -6,23 +6,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src import checks as _checks
+from greedylore_jax._src import checks
 from greedylore_jax._src.state.compress_state import CompressState
 from greedylore_jax._src.state.compress_state import NonlinearCompressState
+from greedylore_jax._src.state.compress_state import is_state
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import KeyPath
+from greedylore_jax._src.types import OptState
+from greedylore_jax._src.types import PyTree
 
 
-def collapse(opt_state: Any, *, exact: bool = True) -> Any:
-  """The state as it goes into a checkpoint: the mean error of the workers.
+def collapse(opt_state: OptState, *, exact: bool = True) -> OptState:
+  """Returns the state for a checkpoint: the mean error of the workers.
 
   For linear methods all future updates depend on the errors only through their
-  mean. So one copy, the size of the parameters, is enough to go on exactly, at
+  mean. So one copy, the size of the parameters, is enough to resume exactly, on
   any number of workers. The errors of methods that are not linear (`Sign`,
   `Quantize`, `TopK(indices='own')`, integer factors) stay as they are, all N.
 
   Args:
     opt_state: state with errors [N, *leaf.shape] of any N.
-    exact: False takes the mean of errors that are not linear, too: what was not
-      sent is conserved, but the run goes on somewhat differently.
+    exact: False also takes the mean of the errors of nonlinear methods: what
+      was not sent is conserved, but the resumed run differs somewhat.
 
   Returns:
     The same state with errors [1, *leaf.shape], which is also what one worker
@@ -39,7 +44,7 @@ def collapse(opt_state: Any, *, exact: bool = True) -> Any:
     The linearity follows from GreedyLore, arXiv 2507.08784, Algorithm 2.
   """
 
-  def mean(error):
+  def mean(error: Array) -> Array:
     wide = jnp.promote_types(error.dtype, jnp.float32)
     return jnp.mean(error, 0, wide, keepdims=True).astype(error.dtype)
 
@@ -48,13 +53,15 @@ def collapse(opt_state: Any, *, exact: bool = True) -> Any:
   )
 
 
-def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
-  """The inverse of `collapse`, for any number of workers.
+def expand(
+  opt_state: OptState, num_workers: int, *, exact: bool = True
+) -> OptState:
+  """Inverts `collapse`, for any number of workers.
 
   Args:
     opt_state: state with errors [1, *leaf.shape], or [N, *leaf.shape] of a
       method that is not linear.
-    num_workers: N, how many workers go on with it.
+    num_workers: N, how many workers resume.
     exact: False gives one error of a method that is not linear to all workers,
       too. That is right for a fresh state, whose errors are 0.
 
@@ -72,9 +79,9 @@ def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
     >>> gl.expand(saved, 3).error['w'].shape
     (3, 8, 16)
   """
-  _checks.check_integer('num_workers', num_workers)
+  checks.check_integer('num_workers', num_workers)
 
-  def repeat(error):
+  def repeat(error: Array) -> Array:
     if error.shape[0] != 1:
       raise ValueError(
         f'expand needs one (mean) error, got those of {error.shape[0]}'
@@ -82,7 +89,7 @@ def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
       )
     return jnp.broadcast_to(error, (num_workers, *error.shape[1:]))
 
-  def own(error):
+  def own(error: Array) -> Array:
     if error.shape[0] != num_workers:
       if error.shape[0] == 1:
         raise ValueError(
@@ -105,10 +112,10 @@ def expand(opt_state: Any, num_workers: int, *, exact: bool = True) -> Any:
   )
 
 
-def check_num_workers(opt_state: Any, num_workers: int) -> None:
+def check_num_workers(opt_state: OptState, num_workers: int) -> None:
   """Raises unless the state holds one error for each of so many workers."""
 
-  def check(error):
+  def check(error: Array) -> None:
     if error.shape[0] != num_workers:
       raise ValueError(
         'The state must hold an error for each worker of the mesh,'
@@ -125,15 +132,15 @@ def _is_linear(state: CompressState) -> bool:
 
 
 def _map_errors(
-  function_of: Callable[[CompressState], Callable[[jax.Array], Any] | None],
-  opt_state: Any,
-) -> Any:
+  function_of: Callable[[CompressState], Callable[[Array], Any] | None],
+  opt_state: OptState,
+) -> OptState:
   """Maps the errors, wherever they are, by what `function_of` their state is.
 
   None leaves them alone.
   """
 
-  def on_state(state):
+  def on_state(state: CompressState) -> CompressState:
     function = function_of(state)
     if function is None:
       return state
@@ -145,18 +152,17 @@ def _map_errors(
 def map_states(
   on_state: Callable[[CompressState], Any],
   on_leaf: Callable[[Any, Any], Any],
-  opt_state: Any,
-) -> Any:
+  opt_state: OptState,
+) -> OptState:
   """Maps compression states as a whole and every other (path, leaf)."""
-  is_state = lambda x: isinstance(x, CompressState)
 
-  def one(path, x):
+  def one(path: KeyPath, x: Any) -> Any:
     if is_state(x):
       return on_state(x)
     if _lost_its_type(x):
       raise TypeError(
         'The state must hold a CompressState, got a dict with its entries at'
-        f' {_checks.path_name(path)!r}, as from a checkpoint that was'
+        f' {checks.path_name(path)!r}, as from a checkpoint that was'
         ' restored without a template: restore it into gl.state_template(...)'
         ' or pass it through gl.place_state(..., tx=tx, params=params).'
       )
@@ -167,9 +173,8 @@ def map_states(
   )
 
 
-def holds_state(tree: Any) -> bool:
+def holds_state(tree: PyTree) -> bool:
   """Whether there is a `CompressState` anywhere in the tree."""
-  is_state = lambda x: isinstance(x, CompressState)
   return any(map(is_state, jax.tree.leaves(tree, is_leaf=is_state)))
 
 

@@ -1,13 +1,18 @@
 """The state of `compress_gradients`, and whether a given one fits it."""
 
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.engine import leaf as _leaves
-from greedylore_jax._src.engine import policy as _policy
+from greedylore_jax._src.engine.leaf import CompressedLeaf
+from greedylore_jax._src.engine.leaf import Leaf
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Updates
 
 
 class CompressState(NamedTuple):
@@ -17,59 +22,55 @@ class CompressState(NamedTuple):
     count: int32 scalar, steps taken; equal on all workers.
     error: the parameters' tree; a compressed leaf holds this worker's own
       unsent remainder, [1, *leaf.shape] on a worker and [N, *leaf.shape] on
-      the mesh; other leaves hold `optax.MaskedNode()`. Under EF21 it is -D_i,
-      minus what all know of this worker.
-    memory: the parameters' tree; a compressed leaf holds the compressor state,
-      for `GreedyLore` the basis [k, a, a], and under EF21 a pair of that and of
-      mean_i D_i; equal on all workers.
+      the mesh; other leaves hold `optax.MaskedNode()`.
+    compressor_state: the parameters' tree; a compressed leaf holds what its
+      method keeps, for `GreedyLore` the basis [k, a, a]; equal on all workers.
   """
 
-  count: jax.Array  # type: ignore[assignment]
-  error: Any
-  memory: Any
+  count: Array  # type: ignore[assignment]
+  error: PyTree
+  compressor_state: PyTree
 
 
 class NonlinearCompressState(CompressState):
-  """A `CompressState` of which every worker's own error matters.
+  """A `CompressState` of a method that is not linear.
 
-  The state of methods whose updates are not a function of the mean error. A
-  checkpoint of it keeps the errors of all workers, for the same number of them.
+  Its updates are not a function of the mean error, so a checkpoint keeps the
+  errors of all workers, for the same number of them.
   """
 
   __slots__ = ()
 
 
-def fresh(policy: _policy.Policy, params: Any) -> CompressState:
+def is_state(x: Any) -> bool:
+  """Whether this is the state of `compress_gradients`."""
+  return isinstance(x, CompressState)
+
+
+def fresh(leaves: Sequence[Leaf], params: Params) -> CompressState:
   """The state of one worker before the first step."""
-  leaves = policy.leaves(params)
-  policy.check_compresses(leaves)
   treedef: Any = jax.tree.structure(params)
-  pairs = [policy.init(leaf) for leaf in leaves]
-  return kind_of(policy, leaves)(
+  pairs = [leaf.init() for leaf in leaves]
+  return kind_of(leaves)(
     jnp.zeros([], jnp.int32),
     treedef.unflatten([error for error, _ in pairs]),
-    treedef.unflatten([memory for _, memory in pairs]),
+    treedef.unflatten([state for _, state in pairs]),
   )
 
 
-def kind_of(
-  policy: _policy.Policy, leaves: list[_leaves.Leaf]
-) -> type[CompressState]:
+def kind_of(leaves: Sequence[Leaf]) -> type[CompressState]:
   """The class of state, which says whether the method in use is linear."""
-  linear = policy.is_linear(leaves)
+  linear = all(leaf.is_linear for leaf in leaves)
   return CompressState if linear else NonlinearCompressState
 
 
-def check(
-  policy: _policy.Policy, leaves: list[_leaves.Leaf], state: Any, tree: Any
-) -> None:
-  """Raises unless the state is what this policy would have created.
+def check(leaves: Sequence[Leaf], state: Any, updates: Updates) -> None:
+  """Raises unless the state is what these leaves would have created.
 
   Args:
-    policy: in use.
-    leaves: of `tree`.
+    leaves: of the configuration in use.
     state: of one worker.
-    tree: the gradients.
+    updates: the gradients.
   """
   if not isinstance(state, CompressState):
     raise TypeError(
@@ -77,22 +78,22 @@ def check(
       f' {type(state).__name__}. If it comes from a checkpoint, pass it'
       ' through gl.place_state(..., tx=tx, params=params).'
     )
-  kind = kind_of(policy, leaves)
+  kind = kind_of(leaves)
   if type(state) is not kind:
     raise ValueError(
       f'The configuration in use needs a {kind.__name__}, got a'
       f' {type(state).__name__}: the state was created with another'
       f' compressor or factor_dtype. {REMEDY}'
     )
-  treedef: Any = jax.tree.structure(tree)
+  treedef: Any = jax.tree.structure(updates)
   got = zip(
     treedef.flatten_up_to(state.error),
-    treedef.flatten_up_to(state.memory),
+    treedef.flatten_up_to(state.compressor_state),
     strict=True,
   )
-  for leaf, (error, memory) in zip(leaves, got, strict=True):
-    wanted = policy.state_shapes(leaf)
-    if problem := _misfit(leaf, wanted, (error, memory)):
+  for leaf, held in zip(leaves, got, strict=True):
+    wanted = leaf.state_shapes()
+    if problem := _misfit(leaf, wanted, held):
       raise ValueError(f'{problem} {REMEDY}')
 
 
@@ -108,9 +109,9 @@ SEND_FIRST = (
 )
 
 
-def _misfit(leaf: _leaves.Leaf, wanted: Any, got: Any) -> str | None:
+def _misfit(leaf: Leaf, wanted: Any, got: Any) -> str | None:
   """What is wrong with the (error, compressor state) of a leaf."""
-  (error, memory), (got_error, got_memory) = wanted, got
+  (error, kept), (got_error, got_kept) = wanted, got
   has_error = bool(jax.tree.leaves(got_error))
   if has_error and not jax.tree.leaves(error):
     return (
@@ -127,11 +128,13 @@ def _misfit(leaf: _leaves.Leaf, wanted: Any, got: Any) -> str | None:
       f'The error of {leaf.path!r} must be {error.dtype}, got'
       f' {got_error.dtype}: error_dtype has changed.'
     )
-  if described(memory) != described(got_memory):
-    method = leaf.compressor or 'a dense leaf'
+  if described(kept) != described(got_kept):
+    method: Any = 'a dense leaf'
+    if isinstance(leaf, CompressedLeaf):
+      method = leaf.compressor
     return (
-      f'The compressor state of {leaf.path!r} must be {described(memory)} for'
-      f' {method}, got {described(got_memory)}.'
+      f'The compressor state of {leaf.path!r} must be {described(kept)} for'
+      f' {method}, got {described(got_kept)}.'
     )
   return None
 

@@ -8,37 +8,44 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src.state import checkpoint as _elastic
-from greedylore_jax._src.state import restore as _restore
-from greedylore_jax._src.wire import worker_axes as _axes
-from greedylore_jax._src.wire.worker_axes import AxisName
+from greedylore_jax._src import checks
+from greedylore_jax._src.state import checkpoint
+from greedylore_jax._src.state import restore
+from greedylore_jax._src.types import AxisName
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import KeyPath
+from greedylore_jax._src.types import OptState
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Shape
+from greedylore_jax._src.types import Spec
+from greedylore_jax._src.wire import worker_axes
 
 _P: Any = jax.sharding.PartitionSpec
 
 
 def state_partition_specs(
-  opt_state: Any, axis_name: AxisName, params: Any = None
-) -> Any:
+  opt_state: OptState, axis_name: AxisName, params: Params = None
+) -> PyTree:
   """The PartitionSpec of every leaf of an optimizer state.
 
   Args:
     opt_state: state (or its `jax.eval_shape`) of any chain of optax
       transformations that contains a `compress_gradients`.
     axis_name: mesh axis (or tuple of axes) of the workers.
-    params: parameters (or shapes that know their sharding) that lie spread over
-      other axes of the mesh. None leaves these out, which is what
-      `jax.shard_map` over the axes of the workers wants to be told.
+    params: parameters (or shapes with shardings) that are sharded over other
+      axes of the mesh. None leaves these out, as `jax.shard_map` over the axes
+      of the workers expects.
 
   Returns:
     A tree like `opt_state`: `P(axis_name, ...)` for errors, of which every
     worker has its own, and no `axis_name` for all else, which is equal on all
-    workers. `...` is as the parameter is spread, and so is whatever else has a
-    parameter's path and shape; what a compressor remembers, [k, rows, ...], has
-    its rows over all axes that are not the workers'.
+    workers. `...` is the sharding of the parameter, and so is that of anything
+    else with a parameter's path and shape. Compressor states, [k, rows, ...],
+    have their rows sharded over all axes that are not the workers'.
 
   Raises:
-    ValueError: if parameters lie spread over the workers.
+    ValueError: if parameters are sharded over the workers.
 
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp
@@ -46,35 +53,38 @@ def state_partition_specs(
     >>> gl.state_partition_specs(state, 'data').error
     {'w': P('data',)}
   """
-  spread = _Spread(params, axis_name)
-  return _elastic.map_states(
+  sharding = _ParameterSharding(params, axis_name)
+  return checkpoint.map_states(
     lambda s: s._replace(
       count=_P(),
       error=jax.tree_util.tree_map_with_path(
-        lambda path, x: _P(axis_name, *spread.like(path, x.shape[1:])), s.error
+        lambda path, x: _P(axis_name, *sharding.like(path, x.shape[1:])),
+        s.error,
       ),
-      memory=jax.tree_util.tree_map_with_path(spread.memory, s.memory),
+      compressor_state=jax.tree_util.tree_map_with_path(
+        sharding.compressor_state, s.compressor_state
+      ),
     ),
-    lambda path, x: spread.like(path, jnp.shape(x)),
+    lambda path, x: sharding.like(path, jnp.shape(x)),
     opt_state,
   )
 
 
-def check_spec(path: Any, spec: Any, axis_name: AxisName) -> None:
+def check_spec(path: KeyPath, spec: Spec, axis_name: AxisName) -> None:
   """Raises if a parameter is sharded over the workers, who all need it."""
-  axes = {axis for entry in spec for axis in _axes.names(entry)}
-  if axes.intersection(_axes.names(axis_name)):
+  axes = {axis for entry in spec for axis in worker_axes.names(entry)}
+  if axes.intersection(worker_axes.names(axis_name)):
     raise ValueError(
-      f'{_checks.path_name(path)!r} is sharded as {spec} over the axis of the'
+      f'{checks.path_name(path)!r} is sharded as {spec} over the axis of the'
       f' workers, axis_name={axis_name!r}, but must be equal on all of them:'
       ' shard it over another axis of the mesh.'
     )
 
 
-class _Spread:
-  """How parameters lie spread over the devices of a worker."""
+class _ParameterSharding:
+  """How parameters are sharded over the devices of a worker."""
 
-  def __init__(self, params: Any, axis_name: AxisName):
+  def __init__(self, params: Params, axis_name: AxisName):
     self._known = {
       path: (x.shape, x.sharding)
       for path, x in jax.tree_util.tree_leaves_with_path(params)
@@ -82,26 +92,24 @@ class _Spread:
     }
     for path, (_, sharding) in self._known.items():
       check_spec(path, sharding.spec, axis_name)
-    specs = [_spelled(sharding) for _, sharding in self._known.values()]
+    specs = [_canonical(sharding) for _, sharding in self._known.values()]
     self._used = set(jax.tree.leaves([tuple(spec) for spec in specs]))
-    self._workers = _axes.names(axis_name)
+    self._workers = worker_axes.names(axis_name)
 
-  def like(self, path: Any, shape: tuple[int, ...]) -> Any:
-    """The spec of what has the path (or its end) and shape of a parameter."""
+  def like(self, path: KeyPath, shape: Shape) -> Spec:
+    """The spec of an array with the shape and the path of a parameter."""
     for start in range(len(path) + 1):
       known, sharding = self._known.get(path[start:], (None, None))
       if known == shape:
-        return _spelled(sharding)
+        return _canonical(sharding)
     return _P()
 
-  def memory(self, path: Any, x: Any) -> Any:
-    """The spec of something that a compressor remembers of a parameter."""
+  def compressor_state(self, path: KeyPath, x: Any) -> Spec:
+    """The spec of an array in the compressor state of a parameter."""
     for end in range(len(path) + 1):
-      shape, sharding = self._known.get(path[:end], (None, None))
+      _, sharding = self._known.get(path[:end], (None, None))
       if sharding is None:
         continue
-      if x.shape == shape and end < len(path):  # What EF21 follows.
-        return _spelled(sharding)
       sizes = sharding.mesh.shape
       # The workers' axes are not known for the state of a single one.
       inner = tuple(
@@ -119,29 +127,29 @@ class _Spread:
 
 def init_state(
   tx: optax.GradientTransformation,
-  params: Any,
+  params: Params,
   mesh: jax.sharding.Mesh,
   *,
   axis_name: AxisName,
-) -> Any:
+) -> OptState:
   """The optimizer state, created where it belongs on the mesh.
 
   Args:
     tx: any chain that contains a `compress_gradients`.
-    params: the parameters (the same on all workers). They may lie spread over
-      other axes of the mesh. For `jax.ShapeDtypeStruct`s the state is such,
-      too: enough to compile a step and see what memory it takes.
+    params: the parameters (equal on all workers). They may be sharded over
+      other axes of the mesh. For `jax.ShapeDtypeStruct`s the state consists
+      of such, too: enough to compile a step and see how much memory it needs.
     mesh: the devices, one worker for each index along `axis_name`.
     axis_name: mesh axis (or tuple of axes) of the workers.
 
   Returns:
     The state of `tx.init`, with errors [N, *leaf.shape] sharded over
-    `axis_name` and everything else equal on all workers, both spread within a
+    `axis_name` and everything else equal on all workers, both sharded within a
     worker as the parameters are (see `state_partition_specs`).
 
   Raises:
     ValueError: if the mesh has no such axis, another axis of it is not left to
-      the partitioner, or parameters lie spread over the workers.
+      the partitioner, or parameters are sharded over the workers.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp
@@ -154,19 +162,19 @@ def init_state(
     P('data',)
   """
   workers = workers_on(mesh, axis_name)
-  init = lambda params: _elastic.expand(tx.init(params), workers, exact=False)
+  init = lambda params: checkpoint.expand(tx.init(params), workers, exact=False)
   return _on_mesh(init, params, params, mesh, axis_name)
 
 
 def place_state(
-  opt_state: Any,
+  opt_state: OptState,
   mesh: jax.sharding.Mesh,
   *,
   axis_name: AxisName,
   tx: optax.GradientTransformation | None = None,
-  params: Any = None,
+  params: Params = None,
   exact: bool = True,
-) -> Any:
+) -> OptState:
   """A saved state on a mesh with any number of workers, ready to resume.
 
   Args:
@@ -210,11 +218,13 @@ def place_state(
   if tx is not None:
     if params is None:
       raise TypeError('place_state needs params= together with tx=, got None.')
-    opt_state = _restore.adapt(opt_state, tx, params, workers, exact)
+    opt_state = restore.adapt(
+      opt_state, tx, params, num_workers=workers, exact=exact
+    )
 
-  def resume(state):
-    mean = _elastic.collapse(state, exact=exact)
-    return _elastic.expand(mean, workers, exact=exact)
+  def resume(state: OptState) -> OptState:
+    mean = checkpoint.collapse(state, exact=exact)
+    return checkpoint.expand(mean, workers, exact=exact)
 
   given = _on_devices(opt_state, mesh, axis_name, params)
   return _on_mesh(resume, given, params, mesh, axis_name)
@@ -222,12 +232,12 @@ def place_state(
 
 def state_template(
   tx: optax.GradientTransformation,
-  params: Any,
+  params: Params,
   mesh: jax.sharding.Mesh,
   *,
   axis_name: AxisName,
   num_workers: int | None = None,
-) -> Any:
+) -> OptState:
   """What a checkpoint holds: the shapes and shardings of `collapse`'s result.
 
   A checkpoint library restores into it, in one process or in many, and
@@ -256,10 +266,10 @@ def state_template(
     (1, 8, 16)
   """
   saved = num_workers or workers_on(mesh, axis_name)
-  _checks.check_integer('num_workers', saved)
+  checks.check_integer('num_workers', saved)
   shapes = jax.eval_shape(
-    lambda params: _elastic.collapse(
-      _elastic.expand(tx.init(params), saved, exact=False)
+    lambda params: checkpoint.collapse(
+      checkpoint.expand(tx.init(params), saved, exact=False)
     ),
     params,
   )
@@ -267,12 +277,15 @@ def state_template(
 
 
 def _on_devices(
-  opt_state: Any, mesh: jax.sharding.Mesh, axis_name: AxisName, params: Any
-) -> Any:
+  opt_state: OptState,
+  mesh: jax.sharding.Mesh,
+  axis_name: AxisName,
+  params: Params,
+) -> OptState:
   """The state with all arrays that are on other devices moved to the mesh."""
   devices = set(mesh.devices.flat)
 
-  def move(x, sharding):
+  def move(x: Any, sharding: Any) -> Any:
     if not isinstance(x, jax.Array) or x.sharding.device_set == devices:
       return x
     return jax.device_put(x, sharding)
@@ -282,14 +295,18 @@ def _on_devices(
 
 
 def _shardings(
-  opt_state: Any, params: Any, mesh: jax.sharding.Mesh, axis_name: AxisName
-) -> Any:
+  opt_state: OptState,
+  params: Params,
+  mesh: jax.sharding.Mesh,
+  axis_name: AxisName,
+) -> PyTree:
   """Where the arrays of a state are on the mesh, saved ones included."""
   specs = state_partition_specs(opt_state, axis_name, params)
   workers = workers_on(mesh, axis_name)
 
-  def one(x, spec):
-    of_workers = spec and _axes.names(spec[0]) == _axes.names(axis_name)
+  def one(x: Any, spec: Spec) -> jax.sharding.NamedSharding:
+    axes = worker_axes.names(axis_name)
+    of_workers = spec and worker_axes.names(spec[0]) == axes
     if of_workers and jnp.shape(x)[0] % workers:
       spec = _P(None, *spec[1:])  # One mean error for all.
     return jax.sharding.NamedSharding(mesh, spec)
@@ -298,8 +315,12 @@ def _shardings(
 
 
 def _on_mesh(
-  function: Any, given: Any, params: Any, mesh: Any, axis_name: AxisName
-) -> Any:
+  function: Function,
+  given: PyTree,
+  params: Params,
+  mesh: jax.sharding.Mesh,
+  axis_name: AxisName,
+) -> OptState:
   """The state that a function makes of what is given, made where it belongs."""
   shapes = jax.eval_shape(function, given)
   shardings = _shardings(shapes, params, mesh, axis_name)
@@ -308,8 +329,8 @@ def _on_mesh(
   return jax.jit(function, out_shardings=shardings)(given)
 
 
-def _abstract(shapes: Any, shardings: Any) -> Any:
-  """Shapes that know where their arrays are to be."""
+def _abstract(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Shapes with the shardings of their arrays."""
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding
@@ -320,20 +341,22 @@ def _abstract(shapes: Any, shardings: Any) -> Any:
 
 
 @functools.cache
-def on_mesh(mesh: jax.sharding.Mesh, sharding: Any) -> Any:
-  """A sharding on the mesh, in one spelling of many; None for any other."""
+def on_mesh(
+  mesh: jax.sharding.Mesh, sharding: Any
+) -> jax.sharding.NamedSharding | None:
+  """A sharding on the mesh, in its canonical form; None for any other."""
   if not isinstance(sharding, jax.sharding.NamedSharding):
     return None
   if sharding.mesh != mesh:
     return None
-  return jax.sharding.NamedSharding(mesh, _spelled(sharding))
+  return jax.sharding.NamedSharding(mesh, _canonical(sharding))
 
 
-def _spelled(sharding: jax.sharding.NamedSharding) -> Any:
-  """Its spec without axes of one device and last entries that say nothing."""
+def _canonical(sharding: jax.sharding.NamedSharding) -> Spec:
+  """Its spec without axes of one device and without empty last entries."""
   sizes = sharding.mesh.shape
   entries = [
-    tuple(axis for axis in _axes.names(entry) if sizes[axis] > 1)
+    tuple(axis for axis in worker_axes.names(entry) if sizes[axis] > 1)
     for entry in sharding.spec
   ]
   used = [i for i, entry in enumerate(entries) if entry]
@@ -342,7 +365,7 @@ def _spelled(sharding: jax.sharding.NamedSharding) -> Any:
 
 def workers_on(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
   """How many workers a mesh has along `axis_name`."""
-  axes = _axes.names(axis_name)
+  axes = worker_axes.names(axis_name)
   for axis in axes:
     if axis not in mesh.shape:
       raise ValueError(
@@ -351,8 +374,8 @@ def workers_on(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
   for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True):
     if kind == jax.sharding.AxisType.Explicit and axis not in axes:
       raise ValueError(
-        f'The axis {axis!r} of the mesh, beside those of the workers, must be'
-        ' left to the partitioner: make the mesh with axis_types='
+        f'The axis {axis!r} of the mesh is not one of the workers, so it must'
+        ' be left to the partitioner: make the mesh with axis_types='
         f'(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}.'
       )
   return math.prod(mesh.shape[axis] for axis in axes)

@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks as _checks
-from greedylore_jax._src.state import compress_state as _state
+from greedylore_jax._src import checks
+from greedylore_jax._src.state import compress_state
 from greedylore_jax._src.state.compress_state import CompressState
 from greedylore_jax._src.state.compress_state import NonlinearCompressState
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import KeyPath
+from greedylore_jax._src.types import OptState
+from greedylore_jax._src.types import Params
+from greedylore_jax._src.types import PyTree
 
 _REMEDY = (
   'Use the configuration of the run that saved it, or pass exact=False to'
@@ -19,12 +24,13 @@ _REMEDY = (
 
 
 def adapt(
-  saved: Any,
+  saved: OptState,
   tx: optax.GradientTransformation,
-  params: Any,
+  params: Params,
+  *,
   num_workers: int,
   exact: bool,
-) -> Any:
+) -> OptState:
   """A saved state in the structure of `tx.init(params)`.
 
   Entries are found by name, so the dicts and lists of a checkpoint that was
@@ -46,14 +52,17 @@ def adapt(
       shape or dtype.
   """
   fresh = jax.eval_shape(tx.init, params) if exact else tx.init(params)
-  is_state = lambda x: isinstance(x, CompressState)
 
-  def entry(path, wanted):
-    if is_state(wanted):
-      return _adapt_state(path, wanted, saved, num_workers, exact)
+  def entry(path: KeyPath, wanted: Any) -> Any:
+    if compress_state.is_state(wanted):
+      return _adapt_state(
+        path, wanted, saved, num_workers=num_workers, exact=exact
+      )
     return _take(path, wanted, saved, exact)
 
-  adapted = jax.tree_util.tree_map_with_path(entry, fresh, is_leaf=is_state)
+  adapted = jax.tree_util.tree_map_with_path(
+    entry, fresh, is_leaf=compress_state.is_state
+  )
   given, kept = (len(jax.tree.leaves(x)) for x in (saved, adapted))
   if exact and given != kept:
     raise ValueError(
@@ -64,15 +73,20 @@ def adapt(
 
 
 def _adapt_state(
-  path: Any, wanted: CompressState, saved: Any, num_workers: int, exact: bool
+  path: KeyPath,
+  wanted: CompressState,
+  saved: OptState,
+  *,
+  num_workers: int,
+  exact: bool,
 ) -> CompressState:
   """The compression state in this place."""
   kind = type(_find(saved, path))
   of_linear = kind is CompressState
-  spread = of_linear and isinstance(wanted, NonlinearCompressState)
-  nothing = lambda x: isinstance(x, optax.MaskedNode)
+  repeat = of_linear and isinstance(wanted, NonlinearCompressState)
+  nothing: Function = lambda x: isinstance(x, optax.MaskedNode)
 
-  def error(below, fresh):
+  def error(below: KeyPath, fresh: Any) -> Any:
     place = (*path, jax.tree_util.GetAttrKey('error'), *below)
     found = _find(saved, place)
     unsent = jax.tree.leaves(found)
@@ -80,7 +94,7 @@ def _adapt_state(
       if unsent and exact:
         raise ValueError(
           f'The saved state holds an unsent error at {_name(place)}, which tx'
-          f' would never send. {_state.SEND_FIRST} {_REMEDY}'
+          f' would never send. {compress_state.SEND_FIRST} {_REMEDY}'
         )
       return fresh
     if not unsent or found.shape[1:] != fresh.shape[1:]:
@@ -89,15 +103,15 @@ def _adapt_state(
       if exact:
         return _take(place, fresh, saved, exact)  # Raises.
       found = found.astype(fresh.dtype)
-    if spread:  # The mean is all that is known of a linear method's errors.
+    if repeat:  # The mean is all that is known of a linear method's errors.
       mean = jnp.mean(found, 0, keepdims=True, dtype=jnp.float32)
       found = jnp.broadcast_to(
         mean.astype(found.dtype), (num_workers, *found.shape[1:])
       )
     return found
 
-  def memory(below, fresh):
-    place = (*path, jax.tree_util.GetAttrKey('memory'), *below)
+  def compressor_state(below: KeyPath, fresh: Any) -> Any:
+    place = (*path, jax.tree_util.GetAttrKey('compressor_state'), *below)
     return _take(place, fresh, saved, exact)
 
   count = (*path, jax.tree_util.GetAttrKey('count'))
@@ -106,24 +120,26 @@ def _adapt_state(
     error=jax.tree_util.tree_map_with_path(
       error, wanted.error, is_leaf=nothing
     ),
-    memory=jax.tree_util.tree_map_with_path(memory, wanted.memory),
+    compressor_state=jax.tree_util.tree_map_with_path(
+      compressor_state, wanted.compressor_state
+    ),
   )
 
 
-def _take(place: Any, wanted: Any, saved: Any, exact: bool) -> Any:
+def _take(place: KeyPath, wanted: Any, saved: OptState, exact: bool) -> Any:
   """The saved array in this place; what is wanted if it does not fit."""
   found = _find(saved, place)
-  if _state.described(found) == _state.described(wanted):
+  if compress_state.described(found) == compress_state.described(wanted):
     return found
   if exact:
     raise ValueError(
-      f'The saved state must hold {_state.described(wanted)} at'
-      f' {_name(place)}, got {_state.described(found)}. {_REMEDY}'
+      f'The saved state must hold {compress_state.described(wanted)} at'
+      f' {_name(place)}, got {compress_state.described(found)}. {_REMEDY}'
     )
   return wanted
 
 
-def _find(tree: Any, path: Any) -> Any:
+def _find(tree: PyTree, path: KeyPath) -> Any:
   """What a tree, or dicts and lists of its entries, holds at a path."""
   for key in path:
     (name,) = (
@@ -144,5 +160,5 @@ def _entry(node: Any, name: Any) -> Any:
   return getattr(node, name, None) if isinstance(name, str) else None
 
 
-def _name(place: Any) -> str:
-  return repr(_checks.path_name(place))
+def _name(place: KeyPath) -> str:
+  return repr(checks.path_name(place))

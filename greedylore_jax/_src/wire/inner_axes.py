@@ -1,38 +1,42 @@
-"""How the devices of one worker share what it holds and what it sends.
+"""The devices of one worker: how they share its arrays and its messages.
 
 A worker is an index along the axes over which gradients are averaged. If the
 mesh has other axes, left to XLA's partitioner (for FSDP or tensor parallelism),
-a worker is several devices, and its arrays lie spread over these inner axes.
+a worker is several devices, and its arrays are sharded over these inner axes.
 """
 
-from collections.abc import Callable
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-_P = jax.sharding.PartitionSpec
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Shape
+from greedylore_jax._src.types import Spec
+
+_P: Spec = jax.sharding.PartitionSpec
 
 
-def inner_axes() -> tuple[str, ...]:
-  """The axes that the partitioner is left to use inside of `jax.shard_map`.
+def names() -> tuple[str, ...]:
+  """Returns the axes that are left to the partitioner in `jax.shard_map`.
 
-  None, if all of them have one device only.
+  None, if all of them have a single device.
   """
   mesh = jax.sharding.get_abstract_mesh()
   several = any(mesh.shape[axis] > 1 for axis in mesh.auto_axes)
-  return mesh.auto_axes if mesh.manual_axes and several else ()
+  return tuple(mesh.auto_axes) if mesh.manual_axes and several else ()
 
 
 def devices_per_worker() -> int:
-  """How many devices a worker is here."""
+  """Returns how many devices a worker is here."""
   shape = jax.sharding.get_abstract_mesh().shape
-  return math.prod(shape[axis] for axis in inner_axes())
+  return math.prod(shape[axis] for axis in names())
 
 
-def on_each_device(function: Callable[..., Any], *parts: jax.Array) -> Any:
-  """Calls it on every device of a worker with what is the device's own.
+def on_each_device(function: Function, *parts: Array) -> PyTree:
+  """Calls a function on every device of a worker with the device's own part.
 
   Args:
     function: of arrays [1, ...], to a tree of such arrays.
@@ -41,7 +45,7 @@ def on_each_device(function: Callable[..., Any], *parts: jax.Array) -> Any:
   Returns:
     The tree, with arrays [devices, ...].
   """
-  axes = inner_axes()
+  axes = names()
   if not axes:
     return function(*parts)
   return jax.shard_map(
@@ -49,19 +53,20 @@ def on_each_device(function: Callable[..., Any], *parts: jax.Array) -> Any:
   )(*parts)
 
 
-def hold(x: jax.Array, *spec: object) -> jax.Array:
-  """The same array, spread over inner axes as a `PartitionSpec(*spec)` says."""
-  if not inner_axes():
+def constrain(x: Array, *spec: object) -> Array:
+  """Shards an array over the inner axes as a `PartitionSpec(*spec)` says."""
+  if not names():
     return x
-  return jax.lax.with_sharding_constraint(x, _P(*spec))
+  constrained: Array = jax.lax.with_sharding_constraint(x, _P(*spec))
+  return constrained
 
 
-def cut(x: jax.Array, parts: int) -> jax.Array:
-  """An array in equal parts, [*shape] -> [parts, n].
+def cut(x: Array, parts: int) -> Array:
+  """Cuts an array into equal parts, [*shape] -> [parts, n].
 
   Every device of a worker sends one of them. The cut is across the longest axis
-  that divides, so that a matrix is cut as it lies if its longer side is spread.
-  An array without such an axis is filled up with zeros.
+  that divides, so that a matrix is cut along its sharding if its longer side is
+  sharded. An array without such an axis is padded with zeros.
   """
   axis = _longest(x.shape, parts)
   if axis is None:
@@ -73,8 +78,8 @@ def cut(x: jax.Array, parts: int) -> jax.Array:
   return flat.reshape(parts, part_size(x.size, parts))
 
 
-def join(cut_up: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """The inverse of `cut`, [parts, n] -> [*shape]."""
+def join(cut_up: Array, shape: Shape) -> Array:
+  """Inverts `cut`, [parts, n] -> [*shape]."""
   parts = len(cut_up)
   axis = _longest(shape, parts)
   if axis is None:
@@ -85,11 +90,11 @@ def join(cut_up: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def part_size(size: int, parts: int) -> int:
-  """Numbers in each part of an array of so many."""
+  """Returns how many numbers each part of an array of `size` has."""
   return -(-size // parts)
 
 
-def _longest(shape: tuple[int, ...], parts: int) -> int | None:
-  """The longest axis that divides into so many parts, the last of equals."""
+def _longest(shape: Shape, parts: int) -> int | None:
+  """The longest axis that divides into `parts`, the last of equal ones."""
   dividing = [i for i, size in enumerate(shape) if size % parts == 0]
   return max(dividing, key=lambda i: (shape[i], i), default=None)

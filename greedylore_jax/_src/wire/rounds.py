@@ -1,21 +1,28 @@
 """Communication rounds: generators in lock step.
 
 A compressor is a generator. Each `yield message` is a round: the messages of
-all leaves that wait for it travel together (see `_transport`), and every
-generator goes on with its part of the reply.
+all leaves that wait for it are sent together (see `transport`), and every
+generator continues with its part of the reply.
 """
 
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Sequence
 from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-# Yields messages and returns anything. For an array it receives (its mean over
-# the workers, what this worker put on the wire), for a `Gather` the arrays of
-# all workers.
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import DType
+from greedylore_jax._src.wire import inner_axes
+from greedylore_jax._src.wire import linalg
+
+# Yields messages and returns anything. The reply to an array is (its mean over
+# the workers, what this worker sent), that to a `Gather` the arrays of all
+# workers, and that to an `Each` or a `Product` the result.
 Rounds = Generator[Any, Any, Any]
 
 
@@ -27,120 +34,123 @@ class Gather:
   unless the message is very small.
   """
 
-  def __init__(self, *arrays: jax.Array):
+  def __init__(self, *arrays: Array):
     self.arrays = arrays
 
 
 class Each:
   """Work on one matrix after the other: `y = yield Each(function, x)`.
 
-  No message, unless workers share it; as one, so that matrices of all leaves
-  come together and the work is compiled once for each shape.
+  Nothing is sent. Matrices of all leaves are collected, so that the work is
+  compiled once for each shape.
 
   Attributes:
-    function: of one matrix, [a, b], to an array; known by its identity.
-    matrices: [k, a, b]. What the generator receives are the k results.
-    divisible: whether `matrices` are equal on all workers and the work is so
-      much that these may divide it among themselves.
+    function: of one matrix, [a, b], to an array; compared by identity.
+    matrices: [k, a, b]. The generator receives the k results.
   """
 
-  def __init__(
-    self,
-    function: Callable[[jax.Array], Any],
-    matrices: jax.Array,
-    divisible: bool = False,
-  ):
+  def __init__(self, function: Callable[[Array], Any], matrices: Array):
     self.function, self.matrices = function, matrices
-    self.divisible = divisible
+
+
+class Product:
+  """A product of H with something thin: `y = yield Product(h, x)`.
+
+  Equal to `h @ x`, or to `x @ h` for `Product(x, h)`, and computed along the
+  fast side of H, whose memory layout the leaf knows. Nothing is sent.
+  """
+
+  def __init__(self, x: Array, y: Array):
+    self.x, self.y = x, y
+
+
+class Wire(Protocol):
+  """What carries the messages of a round, or records them."""
+
+  def mean(self, arrays: Sequence[Array]) -> list[Array]:
+    """The means over the workers; those of integers in float32."""
+
+  def gather(self, messages: Sequence[Gather]) -> list[list[Array]]:
+    """The arrays of all workers, [N, *shape] each, per message."""
 
 
 def run(
-  generators: Sequence[Rounds], dtypes: Sequence[Any], transport: Any
+  generators: Sequence[Rounds], dtypes: Sequence[DType], wire: Wire
 ) -> list[Any]:
   """Drives the generators together and returns what they return.
 
   Args:
     generators: one per leaf; they may take different numbers of rounds.
     dtypes: what each generator's real messages are rounded to on the wire.
-    transport: `Transport`, or what takes its place for a plan.
+    wire: what carries the messages.
   """
   returned: list[Any] = [None] * len(generators)
   waiting: dict[int, Any] = {}
 
-  def resume(i, reply):
+  def resume(i: int, reply: Any) -> None:
     try:
       waiting[i] = generators[i].send(reply)
     except StopIteration as stop:
       returned[i] = stop.value
 
-  def work(divided):
-    """Does what leaves wait for that is no message; whether any did."""
-    tasks = {
-      i: x
-      for i, x in waiting.items()
-      if isinstance(x, Each) and transport.divides(x) == divided
-    }
-    results = transport.each([*tasks.values()])
-    for i in tasks:
-      del waiting[i]
-    for i, y in zip(tasks, results, strict=True):
-      resume(i, y)
-    return bool(tasks)
-
   for i in range(len(generators)):
     resume(i, None)
   while waiting:
-    if work(divided=False) or work(divided=True):
-      continue
-    messages, waiting = waiting, {}
-    gathered = [i for i, x in messages.items() if isinstance(x, Gather)]
-    averaged = [i for i in messages if i not in gathered]
-    sent = [_on_the_wire(messages[i], dtypes[i]) for i in averaged]
-    means = transport.mean(sent) if sent else []
-    parts = transport.gather([messages[i] for i in gathered])
-    for i, local, mean in zip(averaged, sent, means, strict=True):
+    tasks = {i: x for i, x in waiting.items() if isinstance(x, Each)}
+    # Work that needs no message comes first.
+    messages = {i: waiting.pop(i) for i in list(tasks or waiting)}
+    gathers = {i: x for i, x in messages.items() if isinstance(x, Gather)}
+    means = {
+      i: _as_sent(x, dtypes[i])
+      for i, x in messages.items()
+      if i not in tasks and i not in gathers
+    }
+    for i, result in zip(tasks, each([*tasks.values()]), strict=True):
+      resume(i, result)
+    received = wire.mean([*means.values()]) if means else []
+    arrays = wire.gather([*gathers.values()]) if gathers else []
+    for (i, sent), mean in zip(means.items(), received, strict=True):
       own = messages[i].dtype
       kept = own if jnp.issubdtype(own, jnp.floating) else mean.dtype
-      resume(i, (mean.astype(kept), local.astype(kept)))
-    for i, arrays in zip(gathered, parts, strict=True):
-      resume(i, arrays)
+      resume(i, (mean.astype(kept), sent.astype(kept)))
+    for i, of_workers in zip(gathers, arrays, strict=True):
+      resume(i, of_workers)
   return returned
 
 
-def _on_the_wire(message: jax.Array, dtype: Any) -> jax.Array:
-  """A message rounded to what travels; integers travel as they are."""
+def _as_sent(message: Array, dtype: DType) -> Array:
+  """A message rounded to the dtype on the wire; integers are sent unchanged."""
   is_real = jnp.issubdtype(message.dtype, jnp.floating)
   return message.astype(dtype) if is_real else message
 
 
-def as_integers(rounds: Rounds, dtype: Any, num_workers: int) -> Rounds:
-  """The same rounds with messages that travel as integers, [k, m, n].
+def each(tasks: Sequence[Each]) -> list[Array]:
+  """The results of tasks, as stacks; one loop for all that do the same work."""
+  together: dict[Any, list[int]] = {}
+  for i, x in enumerate(tasks):
+    # Matrices that are sharded over a worker's devices are not moved.
+    alone = i if inner_axes.names() else None
+    kind = x.function, x.matrices.shape[1:], x.matrices.dtype, alone
+    together.setdefault(kind, []).append(i)
+  results: list[Any] = [None] * len(tasks)
+  for members in together.values():
+    stacks = [tasks[i].matrices for i in members]
+    done = jax.lax.map(tasks[members[0]].function, jnp.concatenate(stacks))
+    ends = np.cumsum([len(x) for x in stacks])
+    for i, y in zip(members, jnp.split(done, ends[:-1]), strict=True):
+      results[i] = y
+  return results
 
-  Every column or row, whichever is longer, has its scale: the largest magnitude
-  that any worker has there, which they tell each other first. The integers are
-  small enough for their sum to fit their dtype. What rounding takes is not in
-  what counts as sent.
-  """
-  limit = jnp.iinfo(dtype).max // num_workers
-  if not limit:
-    raise ValueError(
-      f'factor_dtype={jnp.dtype(dtype).name} cannot hold the sum of'
-      f' {num_workers} workers: use int16 or a floating dtype.'
-    )
+
+def multiplying(rounds: Rounds, transposed: bool) -> Rounds:
+  """The same rounds, with every `Product` answered; see `thin_product`."""
   reply = None
   while True:
     try:
       message = rounds.send(reply)
     except StopIteration as stop:
       return stop.value
-    if isinstance(message, Gather | Each):
+    if isinstance(message, Product):
+      reply = linalg.thin_product(message.x, message.y, transposed)
+    else:
       reply = yield message
-      continue
-    along = 1 if message.shape[1] > message.shape[2] else 2
-    (scales,) = yield Gather(jnp.max(jnp.abs(message), along, keepdims=True))
-    scale = jnp.max(scales, axis=0)
-    step = jnp.where(scale > 0, scale, 1) / limit
-    # A NaN has no integer; it reaches the others with the scale.
-    levels = jnp.nan_to_num(jnp.round(message / step))
-    mean, local = yield levels.astype(dtype)
-    reply = mean.astype(step.dtype) * step, local.astype(step.dtype) * step

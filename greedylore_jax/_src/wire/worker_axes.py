@@ -1,18 +1,18 @@
 """The workers' axis: how many share it, and what JAX's types say about it."""
 
-from typing import Any
-
 import jax
 
-AxisName = str | tuple[str, ...] | None
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import AxisName
+from greedylore_jax._src.types import PyTree
 
 
 def num_workers(axis_name: AxisName) -> int:
-  """How many workers share the axis; a NameError explained if none does."""
+  """Returns how many workers share the axis; explains a NameError."""
   if axis_name is None:
     return 1
   try:
-    return jax.lax.axis_size(axis_name)
+    return int(jax.lax.axis_size(axis_name))
   except NameError:
     bound = jax.sharding.get_abstract_mesh().manual_axes
     here = f', only {", ".join(map(repr, bound))}' if bound else ''
@@ -25,24 +25,24 @@ def num_workers(axis_name: AxisName) -> int:
 
 
 def names(axis_name: AxisName) -> tuple[str, ...]:
-  """The axes by their names; none for a single worker."""
+  """Returns the axes by their names; none for a single worker."""
   if isinstance(axis_name, str):
     return (axis_name,)
   return tuple(axis_name or ())
 
 
-def local(tree: Any, axis_name: AxisName) -> Any:
-  """The tree, typed as varying over the axis, so that gradients stay local."""
+def local(tree: PyTree, axis_name: AxisName) -> PyTree:
+  """Types a tree as varying over the axis, so that gradients stay local."""
 
-  def one(x):
+  def one(x: Array) -> Array:
     missing = tuple(missing_axes(x, axis_name))
     return jax.lax.pcast(x, missing, to='varying') if missing else x
 
   return jax.tree.map(one, tree)
 
 
-def missing_axes(x: jax.Array, axis_name: AxisName) -> list[str]:
-  """The axes over which `x` is known to be equal on all workers.
+def missing_axes(x: Array, axis_name: AxisName) -> list[str]:
+  """Returns the axes over which `x` is known to be equal on all workers.
 
   Empty where JAX's types do not track this: under vmap, pmap and
   `check_vma=False`.
@@ -56,13 +56,13 @@ def missing_axes(x: jax.Array, axis_name: AxisName) -> list[str]:
 
 
 def types_know(axis_name: AxisName) -> bool:
-  """Whether JAX's types say here what varies over the axis."""
+  """Returns whether JAX's types say here what varies over the axis."""
   return bool(varying_axes(jax.lax.axis_index(axis_name)))
 
 
-def varying_axes(x: jax.Array) -> frozenset[str]:
-  """The mesh axes over which JAX's type of `x` says that it varies."""
+def varying_axes(x: Array) -> frozenset[str]:
+  """Returns the mesh axes over which JAX's type of `x` says that it varies."""
   kind = jax.typeof(x)
-  if hasattr(kind, 'manual_axis_type'):
-    return kind.manual_axis_type.varying
-  return getattr(kind, 'vma', frozenset())
+  if hasattr(kind, 'manual_axis_type'):  # jax 0.11 and newer.
+    return frozenset(kind.manual_axis_type.varying)
+  return frozenset(getattr(kind, 'vma', ()))

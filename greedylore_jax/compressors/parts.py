@@ -1,0 +1,93 @@
+"""Steps that several methods share, as generators to `yield from`."""
+
+from collections.abc import Callable
+
+import jax
+
+from greedylore_jax._src.types import Array
+from greedylore_jax._src.types import DType
+from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Shape
+from greedylore_jax._src.wire import linalg
+from greedylore_jax._src.wire.rounds import Each
+from greedylore_jax._src.wire.rounds import Product
+from greedylore_jax._src.wire.rounds import Rounds
+
+
+def dense(h: Array, state: PyTree, key: Array) -> Rounds:
+  """Everything is sent: output = mean_i H_i."""
+  del key
+  h_mean, h_sent = yield h
+  return h_mean, h_sent, state
+
+
+def project(h: Array, p: Array) -> Rounds:
+  """R_i = P^T H_i is sent -> output = P R, sent = P R_i, and R = mean_i R_i.
+
+  P, [k, a, r], is equal on all workers and its columns are orthonormal.
+  """
+  own = yield Product(p.mT, h)
+  factor, local = yield own
+  return p @ factor, p @ local, factor
+
+
+def project_both(h: Array, p: Array, q: Array) -> Rounds:
+  """C_i = P^T H_i Q is sent -> output = P C Q^T, sent = P C_i Q^T, and C.
+
+  P, [k, a, r], and Q, [k, b, s], are equal on all workers and orthonormal.
+  """
+  left = yield Product(p.mT, h)
+  core, local = yield left @ q
+  return p @ core @ q.mT, p @ local @ q.mT, core
+
+
+def range_of(h: Array, omega: Array, power_iterations: int = 0) -> Rounds:
+  """Orthonormal Q, [k, a, s], that spans most of the mean of the h_i.
+
+  Sends the sketch by omega, [k, b, s], and 2 more for each power iteration.
+  """
+  own = yield Product(h, omega)
+  y, _ = yield own
+  q = yield Each(linalg.orthonormal, y)
+  for _ in range(power_iterations):
+    z, _ = yield h.mT @ q
+    z = yield Each(linalg.orthonormal, z)
+    own = yield Product(h, z)
+    y, _ = yield own
+    q = yield Each(linalg.orthonormal, y)
+  return q
+
+
+def top_columns(basis: Array, scores: Array, count: int) -> Rounds:
+  """The columns of highest score, [k, a, n], [k, n] -> [k, a, count]."""
+  columns = yield Each(linalg.largest(count), scores)
+  return linalg.take_columns(basis, columns)
+
+
+def normal(key: Array, shape: Shape, dtype: DType) -> Rounds:
+  """Gaussian numbers, [k, ...], drawn as `_draw` says."""
+  return _draw(jax.random.normal, key, shape, dtype)
+
+
+def uniform(key: Array, shape: Shape) -> Rounds:
+  """Numbers in [0, 1), [k, ...], drawn as `_draw` says."""
+  return _draw(jax.random.uniform, key, shape, float)
+
+
+def _draw(
+  sample: Callable[..., Array], key: Array, shape: Shape, dtype: DType
+) -> Rounds:
+  """Random numbers of one key, or of n keys, each for k / n matrices in a row.
+
+  They are drawn for all leaves in one loop, like any `Each`.
+  """
+  k, *of_matrix = shape
+  keys = key.reshape(-1)
+  of_leaf = k // len(keys), *of_matrix
+  draws = yield Each(linalg.random_numbers(sample, of_leaf, dtype), keys)
+  return draws.reshape(shape)
+
+
+def share_of(count: int, share: float) -> int:
+  """A share of a count, at least 1."""
+  return max(1, round(share * count))

@@ -1,0 +1,67 @@
+"""Is the public API what its users rely on, and documented?"""
+
+import dataclasses
+import inspect
+import re
+
+import pytest
+
+import greedylore_jax as gl
+from greedylore_jax._src.engine.policy import Policy
+
+PUBLIC = {
+  'compressors': (
+    'Compressor Dense FixedSubspace Frozen GreedyLore PowerSGD Quantize RandomK'
+    ' RandomSubspace RangeFinder Sign TSR TopK'
+  ),
+  'their parts': 'Each Gather Product',
+  'transformations': (
+    'compress_gradients greedylore average_gradients tsr_adam PolicyOptions'
+  ),
+  'states': (
+    'CompressState TSRAdamState init_state place_state state_partition_specs'
+    ' state_template collapse expand'
+  ),
+  'training': 'TrainStep make_train_step value_and_local_grad',
+  'reports': (
+    'Collective Diagnostics Plan Prediction collectives plan predict'
+  ),
+}
+NAMES = ' '.join(PUBLIC.values()).split()
+OPTIONS = [*gl.PolicyOptions.__annotations__]
+
+
+def test_the_public_names_are_these():
+  assert sorted(gl.__all__) == sorted(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_public_name_has_a_docstring_that_is_its_own(name):
+  doc = getattr(gl, name).__doc__
+  assert doc, name
+  assert not doc.startswith(f'{name}('), f'{name} has the generated docstring'
+
+
+def test_options_are_declared_and_documented_once():
+  fields = {x.name for x in dataclasses.fields(Policy)}
+  assert fields == {'compressor', *OPTIONS}
+  doc = inspect.getdoc(gl.PolicyOptions)
+  documented = re.findall(r'^ {2}(\w+): ', doc, re.MULTILINE)
+  assert documented == OPTIONS
+
+
+@pytest.mark.parametrize(
+  'use',
+  [
+    lambda **options: gl.compress_gradients(gl.PowerSGD(2), None, **options),
+    lambda **options: gl.greedylore(2, None, **options),
+    lambda **options: gl.plan(gl.PowerSGD(2), {}, **options),
+  ],
+  ids=['compress_gradients', 'greedylore', 'plan'],
+)
+def test_an_unknown_option_gets_the_nearest_name(use):
+  use(start_step=3)
+  with pytest.raises(
+    TypeError, match=r"'start_stp'.*did you mean 'start_step'"
+  ):
+    use(start_stp=3)
