@@ -8,7 +8,7 @@ included.
 Command: make quickstart, or python -m train configs/quickstart.py; prefix it
   with JAX_PLATFORMS=cpu where JAX would take a GPU.
 Cost: about two minutes on two cores.
-Results: 'The quickstart' in the index of experiments.
+Results: experiments/quickstart.
 """
 
 from train.config.schema import *

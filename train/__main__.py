@@ -66,11 +66,8 @@ def main(argv: list[str]) -> int:
     if not is_memory:
       raise
     return exit_codes.fail(
-      MemoryError(
-        f'this run does not fit into memory ({reason}): use a smaller model'
-        ' or batch_size, more devices per worker (mesh.fsdp), or'
-        ' accumulate_steps.'
-      )
+      f'this run does not fit into memory ({reason}): use a smaller model or'
+      ' batch_size, more devices per worker (mesh.fsdp), or accumulate_steps.'
     )
   except FloatingPointError as error:
     return exit_codes.fail(error, exit_codes.DIVERGED)

@@ -11,10 +11,10 @@ import pathlib
 import signal
 import subprocess
 import sys
-from typing import Any
 
 from train.config import command_line
 from train.config import exit_codes
+from train.config import reader
 from train.config import schema
 from train.study import grid
 
@@ -62,20 +62,12 @@ class Options(command_line.Options):
     return ','.join(self.compressors).split(',')
 
   def _check(self) -> None:
-    lists: tuple[tuple[str, Any, float], ...] = (
-      ('compressors', self.methods, 0),
-      ('budgets', self.budgets, 1),
-      ('learning_rates', self.learning_rates, 0),
-      ('seeds', self.seeds, 0),
-    )
-    for name, values, least in lists:
+    self._at_least(1, 'budgets')
+    self._at_least(0, 'learning_rates', 'seeds')
+    for values in self.methods, self.budgets, self.learning_rates, self.seeds:
       if len({*values}) < len(values):
         given = ','.join(map(str, values))
-        raise ValueError(f'--{name} takes different values, got {given}')
-      if any(x < least for x in values if not isinstance(x, str)):
-        raise ValueError(
-          f'--{name} must be at least {least}, got {min(values)}'
-        )
+        raise ValueError(f'expected values that differ, got {given}')
     if self.bandwidth <= 0:
       raise ValueError(
         f'--bandwidth must be above 0 Mbit/s, got {self.bandwidth:g}'
@@ -94,7 +86,7 @@ def main(
     from train.run import lock
     from train.study import runner
 
-    name = f'{command_line.name_of(choices.path)}-compare'
+    name = f'{reader.name_of(choices.path)}-compare'
     folder = pathlib.Path(options.workdir or f'runs/{name}')
     alone = contextlib.nullcontext if options.report else lock.held
     with alone(folder):

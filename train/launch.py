@@ -73,26 +73,19 @@ def _start(count: int, words: list[str]) -> list[subprocess.Popen[bytes]]:
   """Starts the processes in groups of their own, so Ctrl-C reaches us only."""
   with socket.create_server(('127.0.0.1', 0)) as free:
     port = free.getsockname()[1]
-  of_all = [
+  command = [
+    *(sys.executable, '-m', 'train', *words),
     f'--distributed.coordinator=127.0.0.1:{port}',
     f'--distributed.num_processes={count}',
   ]
-  die_with_parent = functools.partial(_die_with, os.getpid(), _libc())
   return [
     subprocess.Popen(
-      [
-        sys.executable,
-        '-m',
-        'train',
-        *words,
-        *of_all,
-        f'--distributed.process_id={i}',
-      ],
+      [*command, f'--distributed.process_id={i}'],
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       start_new_session=True,
       env=os.environ | {'PYTHONUNBUFFERED': '1'},
-      preexec_fn=die_with_parent,
+      preexec_fn=functools.partial(_die_with, os.getpid(), _libc()),
     )
     for i in range(count)
   ]

@@ -50,13 +50,14 @@ variants = {
     compression=dict(rank=16),
   ),
   '60m': dict(
-    about='58.1M parameters, r = 32; published: dense perplexity 33.44',
+    about='58.1M parameters, r = 32; published: dense perplexity 33.44 (AdamW)',
     steps=10_000,
     model=dict(width=512, layers=8, heads=8, feed_forward=1376),
     optimizer=dict(learning_rate=2.5e-3),
   ),
   '130m': dict(
-    about='134.1M parameters, r = 32; published: dense perplexity 24.73',
+    about='134.1M parameters, r = 32; published: dense perplexity 24.73'
+    ' (AdamW)',
     steps=20_000,
     model=dict(width=768, layers=12, heads=12, feed_forward=2048),
     optimizer=dict(learning_rate=2.5e-3),

@@ -6,7 +6,7 @@ accurate as dense averaging.
 
 Command: python -m train configs/studies/digits.py
 Cost: about a minute on two cores.
-Results: 'Digits' in the index of experiments.
+Results: experiments/digits.
 """
 
 from train.config.schema import *

@@ -9,7 +9,7 @@ Command: python -m train configs/studies/glue.py:cola --data.data_dir FOLDER
   --help`), and data/minilm the config.json, model.safetensors and
   tokenizer.json of all-MiniLM-L6-v2. `make glue-cola` is the study.
 Cost: 4 to 10 minutes a run on two busy cores, 12 to 18 for CoLA.
-Results: experiments/glue_cola, glue_mrpc, glue_sst2, glue_stsb.
+Results: experiments/glue.
 Deviations from the papers: a smaller encoder, fewer and shorter examples, no
   dropout.
 """

@@ -5,7 +5,7 @@ use is constant, parameters stay equal on all processes, errors do not grow.
 
 Command: make soak
 Cost: about ten minutes on two cores.
-Results: 'Soak' in the index of experiments.
+Results: experiments/soak.
 """
 
 from train.config.schema import *

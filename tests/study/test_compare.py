@@ -149,7 +149,7 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     ),
     (
       ['--compressors', 'dense,dense'],
-      '--compressors takes different values, got dense,dense',
+      'expected values that differ, got dense,dense',
     ),
     (
       ['--compressors', 'dense', '--budgets', '3,x'],

@@ -15,7 +15,7 @@ class UsageError(Exception):
   """A command that cannot be carried out, explained in one line."""
 
 
-def fail(error: Exception, code: int = 2) -> int:
+def fail(error: Exception | str, code: int = 2) -> int:
   """Prints one line about what is wrong; returns the exit code.
 
   Raises:

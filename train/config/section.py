@@ -57,13 +57,14 @@ class Section:
   def _require(
     self, holds: Callable[[Any], bool], expected: str, *names: str
   ) -> None:
-    """Raises a ValueError for a value, other than None, that does not hold."""
+    """Raises for a wrong value, or item of a tuple; None is no value."""
     for name in names:
       value = getattr(self, name)
-      if value is not None and not holds(value):
-        raise ValueError(
-          f'{self._key(name)} must be {expected}, got {shown(value)}.'
-        )
+      for x in value if isinstance(value, tuple) else (value,):
+        if x is not None and not holds(x):
+          raise ValueError(
+            f'{self._key(name)} must be {expected}, got {shown(x)}.'
+          )
 
   def _at_least(self, bound: float, *names: str) -> None:
     self._require(lambda x: x >= bound, f'at least {bound}', *names)
