@@ -94,7 +94,7 @@ def main(
       code, said = 0, ''
       try:
         if not options.report:
-          code, said = study.run(call or run_python)
+          code, said = study.run(run_python if call is None else call)
       except KeyboardInterrupt:
         code, said = exit_codes.INTERRUPTED, 'Interrupted.'
       study.report(options.bandwidth)
