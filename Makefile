@@ -41,31 +41,30 @@ lint: .venv/test
 peers: .venv/peers
 	$(PY) -m pytest -rP tests/algorithm/test_torch.py
 
-# Studies go on where they were: what experiments/*/results.jsonl holds is done.
+# Rerun a study to resume it: runs in experiments/*/results.jsonl are done.
 COMPARE := JAX_PLATFORMS=cpu $(PY) -m train.compare
 FAMILY := dense powersgd range_finder greedylore \
   powersgd:factor_dtype=int8 range_finder:factor_dtype=int8 \
   range_finder:warm=0.5 tsr_adam:start_step=0 tsr \
-  two_sided top_k top_k:indices=own fixed_subspace random_subspace random_k \
+  top_k top_k:indices=own fixed_subspace random_subspace random_k \
   quantize quantize:bits=4 sign greedylore:probes=0 greedylore:probes=16 \
   greedylore:basis_size=64 range_finder:start_step=0 powersgd:start_step=0 \
-  powersgd:factor_dtype=int8:start_step=0 powersgd:error_feedback=ef21 \
+  powersgd:factor_dtype=int8:start_step=0 \
   greedylore:factor_dtype=int8
 FRONT := dense powersgd range_finder \
   powersgd:factor_dtype=int8 range_finder:factor_dtype=int8
-ABLATION := configs/family.py --compression.rank 32 \
-  --optimizer.learning_rate 1e-3 --workdir experiments/ablation
+ABLATION := configs/studies/family.py:ablation --workdir experiments/ablation
 comma := ,
 list = $(subst $() ,$(comma),$(strip $(1)))
 
 experiments: .venv/train
-	$(COMPARE) configs/family.py --workdir experiments/family --budgets 10 \
+	$(COMPARE) configs/studies/family.py --workdir experiments/family --budgets 10 \
 	  --compressors $(call list,$(FRONT)) --learning_rates 1e-3 --seeds 0,1,2
-	$(COMPARE) configs/family.py --workdir experiments/family --budgets 10 \
+	$(COMPARE) configs/studies/family.py --workdir experiments/family --budgets 10 \
 	  --compressors $(call list,$(FRONT)) --learning_rates 5e-4,2e-3,4e-3
-	$(COMPARE) configs/family_4m.py --workdir experiments/family_4m --budgets 10 \
-	  --compressors $(call list,$(FRONT)) --learning_rates 1e-3
-	$(COMPARE) configs/family.py --workdir experiments/family --budgets 4,10 \
+	$(COMPARE) configs/studies/family.py:4m --workdir experiments/family_4m \
+	  --budgets 10 --compressors $(call list,$(FRONT)) --learning_rates 1e-3
+	$(COMPARE) configs/studies/family.py --workdir experiments/family --budgets 4,10 \
 	  --compressors $(call list,$(FAMILY))
 	$(COMPARE) $(ABLATION)_projection --compressors $(call list,dense \
 	  greedylore:start_step=0 random_subspace:start_step=0 \
@@ -77,59 +76,54 @@ experiments: .venv/train
 # On data sets that `train.prepare` makes, as the configurations say, and GLUE from
 # what is pre-trained: 4 to 18 minutes a run beside another.
 cifar10: .venv/train
-	$(COMPARE) configs/cifar10_small.py --workdir experiments/cifar10_small \
+	$(COMPARE) configs/studies/cifar10_small.py --workdir experiments/cifar10_small \
 	  --seeds 0,1,2 --compressors $(call list,dense greedylore:rank=16 \
 	  powersgd:rank=16 greedylore:rank=4 powersgd:rank=4 \
 	  greedylore:rank=4:error_feedback=False random_subspace:rank=4 \
 	  greedylore:rank=2)
 english: .venv/train
-	$(COMPARE) configs/llama_2m.py --workdir experiments/english \
+	$(COMPARE) configs/studies/llama_2m.py --workdir experiments/english \
 	  --data.held_out data/wiki.test.txt c4/en --learning_rates 2e-3,1e-3,4e-3 \
 	  --compressors $(call list,dense greedylore:rank=32 greedylore:rank=8 \
 	  powersgd:rank=32:factor_dtype=int8 powersgd:rank=8)
 
 glue: $(addprefix glue-,cola mrpc sst2 stsb)
 glue-%: .venv/train
-	$(COMPARE) configs/glue_$*.py --workdir experiments/glue_$* \
+	$(COMPARE) configs/studies/glue.py:$* --workdir experiments/glue_$* \
 	  --compressors $(call list,dense greedylore:rank=8 greedylore:rank=16 \
 	  powersgd:rank=8:factor_dtype=int8)
 
 # On English text, with the tokenizer of t5-base: 40 to 50 minutes a run.
 llama-60m: .venv/train
-	$(COMPARE) configs/greedylore/llama_60m.py --workdir experiments/llama_60m \
-	  --data.source english --data.stream False --data.max_bytes 10000000 \
-	  --batch_size 4 --steps 400 --mesh.replica 4 --model.dtype float32 \
-	  --compression.embeddings True --compression.start_step 12 \
-	  --optimizer.learning_rate 1e-3 --evaluation.every 100 \
-	  --evaluation.sequences 64 --checkpoint.every 100 --checkpoint.keep 1 \
-	  --log.tensorboard False --compressors $(call list,dense \
+	$(COMPARE) configs/greedylore/llama.py:60m_english \
+	  --workdir experiments/llama_60m --compressors $(call list,dense \
 	  powersgd:rank=64:factor_dtype=int8 \
 	  powersgd:rank=224:factor_dtype=int8:embedding_method=top_k:density=0.06)
 
 theory: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m experiments.theory
 
-# Averaging needs hosts of its own, see below, and takes an hour. Models of 350M
-# parameters leave no room for two crews, nor for GreedyLore's refreshes in 23 GB:
+# Averaging needs simulated hosts, see below, and takes an hour. Models of 350M
+# parameters fit one crew and method in 23 GB, without GreedyLore's refreshes:
 # --models 350m --hosts 2 --crews ours --methods range_finder, or another one.
 bench: .venv/train .venv/peers
-	$(PY) -m benchmarks.decompositions
-	$(PY) -m benchmarks.compile_time
+	$(PY) -m benchmarks.compute.decompositions
+	$(PY) -m benchmarks.compute.compile_time
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging --hosts 1 --rates none
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.averaging
-	$(PY) -m benchmarks.one_worker configs/greedylore/llama_9m.py \
-	  configs/greedylore/llama_60m.py --tokens 2048
-	JAX_PLATFORMS=cpu $(PY) -m benchmarks.outlook
+	$(PY) -m benchmarks.compute.one_worker configs/greedylore/llama.py:9m \
+	  configs/greedylore/llama.py:60m --tokens 2048
+	JAX_PLATFORMS=cpu $(PY) -m benchmarks.network.outlook
 
-# Ten minutes or more each: very many steps, and very many kills.
+# Very many steps, and very many kills: ten minutes or more each.
 soak: .venv/train
 	$(PY) -m benchmarks.soak
-	$(PY) -m benchmarks.kills
+	$(PY) -m benchmarks.soak.kills
 
-# On hosts of its own (network namespaces): root, iproute2, an hour and a half.
+# On simulated hosts (network namespaces): root, iproute2, an hour and a half.
 bench-hosts: .venv/train
-	$(PY) -m benchmarks.wire
-	$(PY) -m benchmarks.time_to_loss
+	$(PY) -m benchmarks.network.wire
+	$(PY) -m benchmarks.network.time_to_loss
 
 clean:
 	rm -rf .venv .venvs runs

@@ -1,1 +1,1 @@
-"""Measured comparisons; each module prints a table and says how it measured."""
+"""Programs that measure traffic, time and memory; `experiments/` explains."""

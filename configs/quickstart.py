@@ -1,23 +1,17 @@
-"""A small LLaMA learns Python from the standard library's own sources.
+"""A small LLaMA learns Python from the sources of the standard library.
 
 What it shows: 0.86M parameters, 4 simulated workers, 1,000 steps of 1,024
-bytes; held-out loss within 5 % of dense AdamW in the same steps, with less than
-a third of its bytes over the whole model and run, the dense start included.
+bytes; held-out loss within 5 % of dense AdamW after as many steps, with less
+than a third of its bytes over the whole model and run, the dense start
+included.
 
-Command: make quickstart, or python -m train configs/quickstart.py; where JAX
-  would take a GPU, with JAX_PLATFORMS=cpu in front.
+Command: make quickstart, or python -m train configs/quickstart.py; prefix it
+  with JAX_PLATFORMS=cpu where JAX would take a GPU.
 Cost: about two minutes on two cores.
-Expected: see EXPERIMENTS.md, 'The quickstart'.
+Results: experiments/quickstart.
 """
 
-from train.config.schema import Checkpoint
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Data
-from train.config.schema import Evaluation
-from train.config.schema import Mesh
-from train.config.schema import Model
-from train.config.schema import Optimizer
+from train.config.schema import *
 
 config = Config(
   steps=1000,

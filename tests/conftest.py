@@ -14,7 +14,6 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # As in train.__main__.
 
 import jax
-import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # The trainer's tests start the same run again and again.
@@ -22,23 +21,3 @@ _CACHE = tempfile.TemporaryDirectory(prefix='greedylore-tests-')
 jax.config.update('jax_compilation_cache_dir', _CACHE.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 assert jax.device_count() == 8
-
-
-@pytest.fixture
-def interrupt(monkeypatch):
-  """Makes the next run of the trainer fall over after some steps."""
-  import runs  # Only now, as most tests need no trainer.
-  from train.run import loop
-
-  original = loop._advance
-
-  def after(steps):
-    def advance(job, now, *rest):
-      if now.step == steps:
-        raise runs.Interrupted
-      return original(job, now, *rest)
-
-    monkeypatch.setattr(loop, '_advance', advance)
-
-  yield after
-  monkeypatch.setattr(loop, '_advance', original)

@@ -1,4 +1,4 @@
-"""`python -m train CONFIG [--plan] [--section.key VALUE ...]`; see --help."""
+"""`python -m train CONFIG [--section.key VALUE ...]`; see --help."""
 
 import dataclasses
 import os
@@ -8,16 +8,39 @@ import traceback
 from typing import Any
 from typing import NoReturn
 
-from train.config import command_line as command
+from train.config import command_line
+from train.config import exit_codes
+from train.config import reader
+
+_PROG = 'python -m train'
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(command_line.Options):
+  """Trains what a configuration describes, or resumes its last checkpoint."""
+
+  config: str = ''
+  """A file of configs/, or FILE:VARIANT; --list shows all of them."""
+  plan: bool = False
+  """Do not train: show what the steps would send and how long they would
+  take."""
+  list: bool = False
+  """Do not train: print all configurations, one line each."""
 
 
 def main(argv: list[str]) -> int:
   """Runs a configuration, or plans the run; returns the exit code."""
-  words = [word for word in argv if word != '--plan']
   try:
-    settings, name = command.parse(words, 'python -m train')
-  except command.UsageError as error:
-    return command.fail(error)
+    options, overrides = command_line.read(argv, Options, _PROG)
+    if options.list:
+      names = reader.catalogue()
+      width = max(map(len, names))
+      for name, about in names.items():
+        print(f'{name:{width}}  {about}')
+      return 0
+    settings, name = command_line.parse([options.config, *overrides], _PROG)
+  except exit_codes.UsageError as error:
+    return exit_codes.fail(error)
   if not settings.workdir:
     settings = dataclasses.replace(settings, workdir=f'runs/{name}')
   # Workers decompose side by side. Threads of LAPACK's own would wait for each
@@ -31,40 +54,37 @@ def main(argv: list[str]) -> int:
   from train.run import loop
 
   try:
-    if words != argv:
+    if options.plan:
       print(forecast.describe(settings))
       return 0
     loop.run(settings, pathlib.Path(settings.workdir))
   except (ValueError, OSError, ImportError) as error:
-    return command.fail(error)
+    return exit_codes.fail(error)
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     reason = str(error).split('\n')[0]
     is_memory = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in reason
     if not is_memory:
       raise
-    return command.fail(
-      MemoryError(
-        f'this run does not fit into memory ({reason}): use a smaller model'
-        ' or batch_size, more devices per worker (mesh.fsdp), or'
-        ' accumulate_steps.'
-      )
+    return exit_codes.fail(
+      f'this run does not fit into memory ({reason}): use a smaller model or'
+      ' batch_size, more devices per worker (mesh.fsdp), or accumulate_steps.'
     )
   except FloatingPointError as error:
-    return command.fail(error, command.DIVERGED)
+    return exit_codes.fail(error, exit_codes.DIVERGED)
   except preemption.Preempted as stopped:
-    print(f'{stopped} The same command goes on.')
-    return command.PREEMPTED
+    print(f'{stopped} Rerun the same command to resume.')
+    return exit_codes.PREEMPTED
   except KeyboardInterrupt:
-    print('Interrupted. The same command goes on from the last checkpoint.')
-    return command.INTERRUPTED
+    print('Interrupted. Rerun the same command to resume the last checkpoint.')
+    return exit_codes.INTERRUPTED
   return 0
 
 
 def _report_ignored(ignored: Any) -> None:
-  """Prints an exception that Python ignores, unless it says nothing.
+  """Prints an exception that Python ignores, unless it is meaningless.
 
-  Writes that Orbax gave up after an error come back to an event loop that is
-  closed, a traceback for each array.
+  After a failed save, Orbax's pending writes report to an event loop that is
+  closed: one traceback per array.
   """
   if str(ignored.exc_value) != 'Event loop is closed':
     sys.__unraisablehook__(ignored)
@@ -74,7 +94,7 @@ def _run() -> NoReturn:
   sys.unraisablehook = _report_ignored
   code = 1
   try:
-    code = command.run(main)
+    code = exit_codes.run(main)
   except Exception:
     traceback.print_exc()
   if 'jax' not in sys.modules:

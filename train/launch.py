@@ -1,15 +1,13 @@
-"""`python -m train.launch --num-processes N CONFIG [--section.key VALUE ...]`.
+"""`python -m train.launch CONFIG --num_processes N [--section.key VALUE ...]`.
 
-Runs the processes of one run on this machine, to try out what will run on
-many. Each line of output begins with the number of its process. When one
-process fails, all end. When the launcher is killed, or nobody reads its output
-any more, all end, too.
+Each line of output begins with the number of its process. When one process
+fails, the launcher is killed, or nobody reads its output any more, all end.
 """
 
 from collections.abc import Callable
 import ctypes
+import dataclasses
 import functools
-import inspect
 import os
 import signal
 import socket
@@ -18,29 +16,43 @@ import sys
 import threading
 import time
 
-from train.config import command_line as command
+from train.config import command_line
+from train.config import exit_codes
 
 _PROG = 'python -m train.launch'
-_USAGE = f'expected {_PROG} --num-processes N CONFIG [--section.key VALUE ...]'
-# How long the others may take to say what they saw of a failure.
+# Seconds the others may take to report what they saw of a failure.
 _GRACE = 5.0
-_AS_ASKED = (None, 0, command.PREEMPTED)
+_AS_ASKED = (None, 0, exit_codes.PREEMPTED)
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(command_line.Options):
+  """Runs all processes of a run on this machine, to try out a cluster's run."""
+
+  config: str
+  """A file of configs/, or FILE:VARIANT."""
+  num_processes: int
+  """How many processes share the workers of mesh.replica."""
+
+  def _check(self) -> None:
+    self._at_least(1, 'num_processes')
 
 
 def main(argv: list[str]) -> int:
   """Runs the processes; returns the exit code of the first that failed."""
   try:
-    count, rest = _parse(argv)
-    settings, _ = command.parse(rest, _PROG)
-    if settings.mesh.replica % count:
-      raise command.UsageError(
-        f'mesh.replica must be a multiple of the {count} processes, got'
-        f' {settings.mesh.replica}.'
+    options, overrides = command_line.read(argv, Options, _PROG)
+    words = [options.config, *overrides]
+    settings, _ = command_line.parse(words, _PROG)
+    if settings.mesh.replica % options.num_processes:
+      raise exit_codes.UsageError(
+        f'mesh.replica must be a multiple of the {options.num_processes}'
+        f' processes, got {settings.mesh.replica}'
       )
-  except command.UsageError as error:
-    return command.fail(error)
-  processes = _start(count, rest)
+  except exit_codes.UsageError as error:
+    return exit_codes.fail(error)
+  processes = _start(options.num_processes, words)
   stop = lambda *_: _ask_to_stop(processes)
   printers = [
     threading.Thread(target=_print, args=(i, process, stop))
@@ -57,48 +69,23 @@ def main(argv: list[str]) -> int:
   return code
 
 
-def _parse(argv: list[str]) -> tuple[int, list[str]]:
-  """The number of processes, and what is for each of them."""
-  if {'-h', '--help'} & set(argv[:1]):
-    print(inspect.cleandoc(__doc__ or ''))
-    sys.exit()
-  option, rest = (argv[0] if argv else ''), argv[1:]
-  name, equals, value = option.partition('=')
-  if name.replace('_', '-') != '--num-processes' or not (equals or rest):
-    raise command.UsageError(_USAGE)
-  if not equals:
-    value, *rest = rest
-  if not value.isdigit() or int(value) < 1:
-    raise command.UsageError(
-      f'--num-processes must be a number from 1 on, got {value!r}'
-    )
-  return int(value), rest
-
-
-def _start(count: int, rest: list[str]) -> list[subprocess.Popen[bytes]]:
-  """The processes, each in a group of its own, so that Ctrl-C is ours."""
+def _start(count: int, words: list[str]) -> list[subprocess.Popen[bytes]]:
+  """Starts the processes in groups of their own, so Ctrl-C reaches us only."""
   with socket.create_server(('127.0.0.1', 0)) as free:
     port = free.getsockname()[1]
-  of_all = [
+  command = [
+    *(sys.executable, '-m', 'train', *words),
     f'--distributed.coordinator=127.0.0.1:{port}',
     f'--distributed.num_processes={count}',
   ]
-  die_with_parent = functools.partial(_die_with, os.getpid(), _libc())
   return [
     subprocess.Popen(
-      [
-        sys.executable,
-        '-m',
-        'train',
-        *rest,
-        *of_all,
-        f'--distributed.process_id={i}',
-      ],
+      [*command, f'--distributed.process_id={i}'],
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       start_new_session=True,
       env=os.environ | {'PYTHONUNBUFFERED': '1'},
-      preexec_fn=die_with_parent,
+      preexec_fn=functools.partial(_die_with, os.getpid(), _libc()),
     )
     for i in range(count)
   ]
@@ -112,8 +99,7 @@ def _libc() -> ctypes.CDLL | None:
 def _die_with(parent: int, libc: ctypes.CDLL | None) -> None:
   """Has the kernel kill this new process when its parent dies (Linux).
 
-  A checkpoint is complete or not there, so killing is safe; and whatever the
-  process waits for, it ends.
+  That is safe, as a checkpoint is either complete or absent.
   """
   if libc is not None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -126,8 +112,8 @@ def _print(
 ) -> None:
   """Prints every line of a process with its number in front.
 
-  If the lines cannot be written, because their reader or the terminal has gone,
-  asks all to stop. It still reads on, so that no process waits for its output.
+  If the lines cannot be written, because the reader or the terminal has gone,
+  it asks all processes to stop. It keeps reading, so that none of them blocks.
   """
   assert process.stdout is not None
   for line in process.stdout:
@@ -136,19 +122,19 @@ def _print(
       sys.stdout.write(f'[{index}] {text}\n')
       sys.stdout.flush()
     except OSError:
-      command.discard_output()
+      exit_codes.discard_output()
       stop()
 
 
 def _ask_to_stop(processes: list[subprocess.Popen[bytes]]) -> None:
-  """Asks all to save and stop; the first one alone would do."""
+  """Asks all processes to save and stop."""
   for process in processes:
     if process.poll() is None:
       process.terminate()
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
-  """Waits until all have ended, and ends them a while after one has failed."""
+  """Waits until all have ended; kills them a while after one has failed."""
   deadline = float('inf')
   failed: list[int] = []
   while None in [process.poll() for process in processes]:
@@ -157,7 +143,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     if now and not failed:
       failed, deadline = now, time.monotonic() + _GRACE
       print(
-        f'Process {now[0]} {_said(ended[now[0]])}; the others have to end.',
+        f'Process {now[0]} {_end(ended[now[0]])}; stopping the others.',
         file=sys.stderr,
       )
     if time.monotonic() > deadline:
@@ -169,8 +155,8 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
   return code if code >= 0 else 128 - code
 
 
-def _said(code: int | None) -> str:
-  """How a process ended, in words."""
+def _end(code: int | None) -> str:
+  """How a process ended."""
   assert code is not None
   if code < 0:
     return f'was ended by {signal.Signals(-code).name}'
@@ -178,4 +164,4 @@ def _said(code: int | None) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(command.run(main))
+  sys.exit(exit_codes.run(main))

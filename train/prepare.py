@@ -5,137 +5,142 @@ python -m train.prepare NAME --texts PATTERN ...    texts; also a tokenizer
 python -m train.prepare NAME --sentences FILE ...   labelled sentences or pairs
 python -m train.prepare NAME --images FOLDER        FOLDER/CLASS/IMAGE
 python -m train.prepare NAME --idx FOLDER           the files of (Fashion-)MNIST
-
-Without --held_out and --eval_fraction a run holds out data.eval_fraction of the
-examples itself; data.stream needs one of the two.
 """
 
-import argparse
+import dataclasses
 import pathlib
 import sys
 from typing import Any
 
-from train.config import command_line as command
+from train.config import command_line
+from train.config import exit_codes
 from train.data import datasets
 from train.data import files
 from train.data import labelled
 from train.data import sources
 from train.data import tokenizers
 
+_PROG = 'python -m train.prepare'
 _VERSION = '1.0.0'
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(command_line.Options):
+  """Makes a data set: downloads the official one of that name, or writes yours.
+
+  Yours is made of one of --texts, --sentences, --images and --idx. Without
+  --held_out and --eval_fraction a run holds out data.eval_fraction of the
+  examples itself; data.stream needs one of the two.
+  """
+
+  name: str
+  """What data.source will call it."""
+  data_dir: str = '~/tensorflow_datasets'
+  """Folder of the data sets."""
+  texts: tuple[str, ...] = ()
+  """Files or patterns of UTF-8 texts, JSON lines and parquet, also compressed
+  (.gz, .xz, .bz2, .zst)."""
+  sentences: tuple[str, ...] = ()
+  """Files or patterns of TSV (without quotes) or CSV, whose first line names
+  the columns, JSON lines, or parquet."""
+  images: str = ''
+  """A folder with one folder per class, or with train/ and val/ (or test/) that
+  hold them."""
+  idx: str = ''
+  """A folder with train-images-idx3-ubyte.gz and its three companions."""
+  held_out: tuple[str, ...] = ()
+  """texts, sentences: files or patterns of the part to evaluate on."""
+  eval_fraction: float | None = None
+  """texts, sentences: share that becomes the part to evaluate on."""
+  text_field: str | None = None
+  """texts: field of JSON and parquet records that holds the text, by default
+  'text'; '' reads JSON as plain text."""
+  vocabulary: int | None = None
+  """texts: also learn a tokenizer of so many tokens: NAME/tokenizer.json."""
+  columns: tuple[str, ...] = ()
+  """sentences: one or two columns of sentences, then that of the label."""
+  score: bool = False
+  """sentences: labels are numbers to predict, not classes (fractions always
+  are)."""
+  size: int | None = None
+  """images: scale and crop them to squares of so many pixels a side."""
+
+  def _check(self) -> None:
+    given = [
+      x for x in ('texts', 'sentences', 'images', 'idx') if getattr(self, x)
+    ]
+    if len(given) > 1:
+      raise ValueError(
+        f'--{given[0]} and --{given[1]} are two data sets: leave one of them'
+        ' out.'
+      )
+    texts_or_sentences = self.texts or self.sentences
+    for fits, reader, names in (
+      (self.texts, '--texts', ('vocabulary', 'text_field')),
+      (self.sentences, '--sentences', ('columns', 'score')),
+      (self.images, '--images', ('size',)),
+      (
+        texts_or_sentences,
+        '--texts or --sentences',
+        ('held_out', 'eval_fraction'),
+      ),
+    ):
+      if not fits:
+        self.only_for(reader, *names)
+    self._at_least(1, 'size')
+    if len(self.columns) not in (0, 2, 3):
+      raise ValueError(
+        '--columns must be SENTENCE LABEL or SENTENCE SENTENCE LABEL, got'
+        f' {" ".join(self.columns)}.'
+      )
+    if self.eval_fraction is None:
+      return
+    if not 0 < self.eval_fraction < 1:
+      raise ValueError(
+        f'--eval_fraction must be between 0 and 1, got {self.eval_fraction}:'
+        ' give the share to evaluate on, such as 0.05.'
+      )
+    if self.held_out:
+      raise ValueError(
+        '--held_out already names the part to evaluate on: leave out one of'
+        ' --held_out and --eval_fraction.'
+      )
 
 
 def main(argv: list[str]) -> int:
   """Writes a data set; returns the exit code."""
   try:
-    options = _parser().parse_args(argv)
+    options, _ = command_line.read(argv, Options, _PROG)
     datasets.check_name(options.name)
     done = _prepared(options, pathlib.Path(options.data_dir).expanduser())
-  except (command.UsageError, ValueError, OSError, ImportError) as error:
-    return command.fail(error)
+  except (exit_codes.UsageError, ValueError, OSError, ImportError) as error:
+    return exit_codes.fail(error)
   print(done)
   return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = command.Parser(
-    'python -m train.prepare',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument('name', help='what data.source will call it')
-  parser.add_argument('--data_dir', default='~/tensorflow_datasets')
-  what = parser.add_mutually_exclusive_group()
-  what.add_argument(
-    '--texts',
-    nargs='+',
-    metavar='PATTERN',
-    help='UTF-8 texts, JSON lines and parquet, also compressed (.gz, .xz,'
-    ' .bz2, .zst)',
-  )
-  what.add_argument(
-    '--sentences',
-    nargs='+',
-    metavar='FILE',
-    help='TSV (without quotes) or CSV, whose first line names the columns,'
-    ' JSON lines, or parquet',
-  )
-  parser.add_argument(
-    '--held_out',
-    nargs='+',
-    metavar='PATTERN',
-    default=(),
-    help='texts, sentences: files of the part to evaluate on',
-  )
-  parser.add_argument(
-    '--eval_fraction',
-    type=float,
-    metavar='SHARE',
-    help='texts, sentences: share that becomes the part to evaluate on',
-  )
-  parser.add_argument(
-    '--text_field',
-    metavar='FIELD',
-    help='texts: field of JSON and parquet records that holds the text, by'
-    " default 'text'; '' reads JSON as plain text",
-  )
-  parser.add_argument(
-    '--columns',
-    nargs='+',
-    metavar='COLUMN',
-    help='sentences: one or two columns of sentences, then that of the label',
-  )
-  parser.add_argument(
-    '--score',
-    action='store_true',
-    help='sentences: labels are numbers to predict, not classes (fractions'
-    ' always are)',
-  )
-  parser.add_argument(
-    '--vocabulary',
-    type=int,
-    metavar='TOKENS',
-    help='texts: learn a tokenizer from them, too: NAME/tokenizer.json',
-  )
-  what.add_argument(
-    '--images',
-    metavar='FOLDER',
-    help='a folder per class, or train/ and val/ (or test/) with them',
-  )
-  what.add_argument(
-    '--idx',
-    metavar='FOLDER',
-    help='train-images-idx3-ubyte.gz and its three companions',
-  )
-  parser.add_argument(
-    '--size',
-    type=int,
-    metavar='PIXELS',
-    help='images: scale and crop them to squares of this side',
-  )
-  return parser
-
-
-def _prepared(options: argparse.Namespace, root: pathlib.Path) -> str:
-  """Does what is asked for, and says where it lies."""
-  _check_options(options)
+def _prepared(options: Options, root: pathlib.Path) -> str:
+  """Makes the data set and returns what to print about it."""
   name = options.name
   if not (options.texts or options.sentences or options.images or options.idx):
     return download(name, root)
   _check_new(root / name / _VERSION)
   evaluation = sources.Evaluation(
-    tuple(options.held_out), options.eval_fraction or 0.0
+    options.held_out, options.eval_fraction or 0.0
   )
   learnt = ''
   if options.texts:
     field = 'text' if options.text_field is None else options.text_field
-    source = sources.texts(options.texts, field, evaluation)
+    source = sources.texts([*options.texts], field, evaluation)
     if options.vocabulary is not None:
       path = root / name / 'tokenizer.json'
       learnt = _learn_vocabulary(source, options.vocabulary, path)
   elif options.sentences:
     source = labelled.sentences(
-      options.sentences, options.columns, options.score, evaluation
+      [*options.sentences],
+      [*options.columns] or None,
+      options.score,
+      evaluation,
     )
   elif options.images:
     source = sources.images(options.images, options.size)
@@ -145,70 +150,23 @@ def _prepared(options: argparse.Namespace, root: pathlib.Path) -> str:
   return '\n'.join((*map(_sentence, source.remarks), written))
 
 
-def _check_options(options: argparse.Namespace) -> None:
-  """Raises for options that do not belong together, or are out of range."""
-  texts, sentences = bool(options.texts), bool(options.sentences)
-  for option, given, fits, what in (
-    ('vocabulary', options.vocabulary is not None, texts, '--texts'),
-    ('text_field', options.text_field is not None, texts, '--texts'),
-    ('columns', options.columns is not None, sentences, '--sentences'),
-    ('score', options.score, sentences, '--sentences'),
-    ('size', options.size is not None, bool(options.images), '--images'),
-    (
-      'held_out',
-      bool(options.held_out),
-      texts or sentences,
-      '--texts or --sentences',
-    ),
-    (
-      'eval_fraction',
-      options.eval_fraction is not None,
-      texts or sentences,
-      '--texts or --sentences',
-    ),
-  ):
-    if given and not fits:
-      raise ValueError(
-        f'--{option} is for {what}, got neither: give {what}, too, or leave'
-        f' --{option} out.'
-      )
-  if options.columns is not None and len(options.columns) not in (2, 3):
-    raise ValueError(
-      '--columns must be SENTENCE LABEL or SENTENCE SENTENCE LABEL, got'
-      f' {" ".join(options.columns)}.'
-    )
-  if options.size is not None and options.size < 1:
-    raise ValueError(f'--size must be at least 1, got {options.size}.')
-  fraction = options.eval_fraction
-  if fraction is not None and not 0 < fraction < 1:
-    raise ValueError(
-      f'--eval_fraction must be between 0 and 1, got {fraction}: give the'
-      ' share to evaluate on, such as 0.05.'
-    )
-  if fraction is not None and options.held_out:
-    raise ValueError(
-      '--held_out names the part to evaluate on, so that there is no share of'
-      ' the rest to take: leave out one of --held_out and --eval_fraction.'
-    )
-
-
 def _sentence(remark: str) -> str:
   return f'{remark[0].upper()}{remark[1:]}.'
 
 
 def _check_new(folder: pathlib.Path) -> None:
-  """Raises if something lies where a data set is to be written."""
+  """Raises if the folder of the new data set exists."""
   if folder.exists():
     raise ValueError(
-      f'{folder} is there already: take another name, or delete it to have it'
-      ' written anew.'
+      f'{folder} exists already: choose another name, or delete it to write it'
+      ' again.'
     )
 
 
 def _learn_vocabulary(
   source: sources.Source, size: int, path: pathlib.Path
 ) -> str:
-  """Writes a tokenizer and says where it lies."""
+  """Writes a tokenizer; returns what to print about it."""
   documents = (example['text'].decode() for example in source.splits['train']())
   path.parent.mkdir(parents=True, exist_ok=True)
   count = tokenizers.train(documents, size, str(path))
@@ -216,26 +174,26 @@ def _learn_vocabulary(
 
 
 def write(name: str, root: pathlib.Path, source: sources.Source) -> str:
-  """Writes a data set and says where it lies."""
+  """Writes a data set; returns what to print about it."""
   tfds = datasets.library()
   base: Any = tfds.core.GeneratorBasedBuilder
 
   class Prepared(base, skip_registration=True):  # type: ignore[call-arg]
-    """Examples that are at hand."""
+    """Examples of a source."""
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def _info(self):
+    def _info(self) -> Any:
       features = tfds.features.FeaturesDict(source.features)
       return tfds.core.DatasetInfo(builder=self, features=features)
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
       del dl_manager
       return {
         part: enumerate(part_of()) for part, part_of in source.splits.items()
       }
 
-    def _generate_examples(self):
+    def _generate_examples(self) -> None:
       raise NotImplementedError
 
   Prepared.name = name
@@ -302,4 +260,4 @@ def _prepare(tfds: Any, builder: Any, name: str, root: pathlib.Path) -> str:
 
 
 if __name__ == '__main__':
-  sys.exit(command.run(main))
+  sys.exit(exit_codes.run(main))

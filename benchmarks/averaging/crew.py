@@ -1,37 +1,38 @@
-"""Workers on hosts that do as they are told, all of them at the same time."""
+"""Workers on simulated hosts that wait for orders, all at the same time.
 
+An order is a line 'METHOD KIND STEPS' on a worker's standard input; the answer
+is a list of seconds as JSON on its standard output.
+"""
+
+from collections.abc import Callable
 from collections.abc import Sequence
 import json
 import os
 import subprocess
 import sys
 from typing import Any
+from typing import TextIO
 
-from benchmarks import hosts as hosts_lib
 from benchmarks import machine
+from benchmarks.network import hosts as hosts_lib
 
-_ENVIRONMENT = {
-  'JAX_PLATFORMS': 'cpu',
-  'OPENBLAS_NUM_THREADS': '1',
-  'OMP_NUM_THREADS': '1',
-  **machine.ALLOCATOR,
-}
+_ENVIRONMENT = machine.ENVIRONMENT | {'OMP_NUM_THREADS': '1'}
 
 
 class Failed(Exception):
-  """A worker ended before its time."""
+  """A worker ended too early."""
 
 
 class Crew:
-  """A process of a module on every host, each on a core of its own if it can.
+  """One process of a module per host, each on its own core if there are enough.
 
   Args:
-    hosts: where.
-    module: 'benchmarks.averaging.ours' or one that speaks like it.
-    model: what it is given, see `shapes`.
+    hosts: the hosts.
+    module: 'benchmarks.averaging.ours' or 'benchmarks.averaging.theirs'.
+    model: key of `shapes.LLAMAS`.
     port: of the first host.
-    alone: whether each is the only worker of its own, so that they compute side
-      by side and send nothing.
+    alone: every process is the only worker of a separate run, so they compute
+      at the same time and send nothing.
   """
 
   def __init__(
@@ -45,22 +46,18 @@ class Crew:
     cores = sorted(os.sched_getaffinity(0))
     self._processes: list[subprocess.Popen[str]] = []
     for i in range(hosts.count):
+      first, workers, index = (i, 1, 0) if alone else (0, hosts.count, i)
       pinned = ['taskset', '-c', str(cores[i % len(cores)])]
-      module_words = [sys.executable, '-m', module, model]
-      first, workers, index = 0, hosts.count, i
-      if alone:
-        first, workers, index = i, 1, 0
       place = [f'{hosts.address(first)}:{port}', str(workers), str(index)]
-      self._processes.append(
-        hosts.popen(
-          i,
-          [*pinned, *module_words, *place],
-          text=True,
-          stdin=subprocess.PIPE,
-          stdout=subprocess.PIPE,
-          env=os.environ | _ENVIRONMENT,
-        )
+      process = hosts.popen(
+        i,
+        [*pinned, sys.executable, '-m', module, model, *place],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | _ENVIRONMENT,
       )
+      self._processes.append(process)
     self._answers()
 
   def run(self, method: str, kind: str, steps: int) -> list[float]:
@@ -72,7 +69,7 @@ class Crew:
     return [max(of_all) for of_all in zip(*self._answers(), strict=True)]
 
   def end(self) -> None:
-    """Lets the workers go."""
+    """Ends the workers."""
     for process in self._processes:
       assert process.stdin is not None
       process.stdin.close()
@@ -80,7 +77,7 @@ class Crew:
       process.wait()
 
   def _answers(self) -> Sequence[Any]:
-    """A line from everybody."""
+    """One line from every worker."""
     lines = []
     for i, process in enumerate(self._processes):
       assert process.stdout is not None
@@ -89,3 +86,20 @@ class Crew:
         raise Failed(f'worker {i} ended with {process.wait()}; see above')
       lines.append(json.loads(line))
     return lines
+
+
+def claim_output() -> TextIO:
+  """A worker's standard output; what libraries print goes to stderr."""
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)
+  return answers
+
+
+def follow(
+  answers: TextIO, run: Callable[[str, str, int], list[float]]
+) -> None:
+  """Writes 'ready', then the answer to each order."""
+  print(json.dumps('ready'), file=answers, flush=True)
+  for line in sys.stdin:
+    method, kind, steps = line.split()
+    print(json.dumps(run(method, kind, int(steps))), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""What `gl.predict` expects of a step, beside what was measured."""
+"""The seconds of a step that `gl.predict` expects."""
 
 import functools
 from typing import Any
@@ -10,25 +10,29 @@ from benchmarks.averaging import ours
 from benchmarks.averaging import shapes
 import greedylore_jax as gl
 
-# Of a link's rate, what headers leave; and until a message is under way.
+# The share of a link's rate that headers leave, and the latency of a message.
 _SHARE, _LATENCY = 0.95, 2e-4
 
 
 def seconds(
-  place: tuple[str, int, float],
+  model: str,
+  hosts: int,
+  rate: float,
   method: str,
+  *,
   dense_alone: float,
   fast: dict[str, float],
 ) -> float:
-  """Of a step on average, refreshes at their share.
+  """Seconds of a step on average, with refreshes at their share.
 
   Args:
-    place: a key of `shapes.LLAMAS`, how many hosts, bits per second of a link.
-    method: a key of `ours.METHODS`.
-    dense_alone: what a dense step takes one worker.
-    fast: what this method's steps take on fast links, by their kind.
+    model: key of `shapes.LLAMAS`.
+    hosts: number of hosts.
+    rate: of a link, in bits per second.
+    method: key of `ours.METHODS`.
+    dense_alone: seconds of a dense step of one worker alone.
+    fast: phase -> seconds of this method's steps on links without limit.
   """
-  model, hosts, rate = place
   overheads: Any = 0.0
   if method != 'dense':
     overheads = {kind: max(x - dense_alone, 0.0) for kind, x in fast.items()}
@@ -44,11 +48,8 @@ def seconds(
 
 @functools.cache
 def _plan(model: str, method: str, hosts: int) -> gl.Plan:
-  return gl.plan(
-    ours.METHODS[method],
-    {
-      name: jax.ShapeDtypeStruct(shape, np.float32)
-      for name, shape in shapes.matrices(model).items()
-    },
-    num_workers=hosts,
-  )
+  leaves = {
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in shapes.matrices(model).items()
+  }
+  return gl.plan(ours.METHODS[method], leaves, num_workers=hosts)

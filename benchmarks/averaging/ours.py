@@ -1,9 +1,10 @@
-"""A worker of ours: averages given gradients as it is told.
+"""A worker of this library: averages given gradients when ordered to.
 
     python -m benchmarks.averaging.ours MODEL COORDINATOR WORKERS ID
 
-Answers with the seconds of each step. KIND is 'compress', 'refresh' for steps
-that all refresh, or 'turn' for those of the largest matrix's refresh.
+Takes the orders of `benchmarks.averaging.crew`. KIND is 'compress', 'refresh'
+for steps that refresh all leaves, or 'turn' for staggered steps that refresh
+the largest matrix.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.averaging import orders
+from benchmarks.averaging import crew
 from benchmarks.averaging import shapes
 import greedylore_jax as gl
 
@@ -24,7 +25,6 @@ _AXIS = 'replica'
 METHODS: dict[str, gl.Compressor] = {
   'dense': gl.Dense(),
   'greedylore': gl.GreedyLore(32),
-  'greedylore_shared': gl.GreedyLore(32),
   'greedylore_staggered': gl.GreedyLore(32),
   'greedylore_independent': gl.GreedyLore(32, probes='independent'),
   'range_finder': gl.RangeFinder(20),
@@ -33,11 +33,11 @@ METHODS: dict[str, gl.Compressor] = {
 
 
 class Worker:
-  """Holds its gradients, and the state of the method in use.
+  """Holds its gradients and the state of the method in use.
 
   Args:
-    model: a key of `shapes.LLAMAS`.
-    devices: of all workers, one of each process.
+    model: key of `shapes.LLAMAS`.
+    devices: one per worker.
   """
 
   def __init__(self, model: str, devices: Sequence[jax.Device]):
@@ -54,15 +54,12 @@ class Worker:
     self._compiled: dict[str, Any] = {}
 
   def use(self, method: str) -> None:
-    """Another method, from its start; each is compiled once."""
+    """Starts a method; each is compiled once."""
     if method == self.method:
       return
-    self.state = None  # One at a time has to fit.
-    options = {
-      'share_decompositions': method == 'greedylore_shared',
-      'stagger': method == 'greedylore_staggered',
-    }
-    tx = gl.compress_gradients(METHODS[method], _AXIS, **options)
+    self.state = None  # Only one at a time must fit.
+    stagger = method == 'greedylore_staggered'
+    tx = gl.compress_gradients(METHODS[method], _AXIS, stagger=stagger)
     params = {
       name: jax.ShapeDtypeStruct(g.shape[1:], g.dtype)
       for name, g in self.grads.items()
@@ -84,14 +81,14 @@ class Worker:
         donate_argnums=1,
       )
     self.method, self.step = method, self._compiled[method]
-    self.plan = gl.plan(METHODS[method], params, **options)
+    self.plan = gl.plan(METHODS[method], params, stagger=stagger)
     make = lambda: tx.init(jax.tree.map(lambda x: jnp.zeros(x.shape), params))
     self.state = jax.jit(
       jax.shard_map(make, mesh=self.mesh, in_specs=(), out_specs=specs)
     )()
 
   def when(self, kind: str) -> int:
-    """A step of that kind."""
+    """The number of a step of that kind."""
     period = range(200, 400)
     if kind == 'turn':
       sent = lambda i: self.plan.bytes_in(self.plan.phase_at(i))
@@ -115,12 +112,12 @@ class Worker:
 
 
 def main(model: str, coordinator: str, workers: str, index: str) -> None:
-  """Joins the others and does what it reads."""
-  answers = orders.claim_output()
+  """Joins the other workers and follows orders."""
+  answers = crew.claim_output()
   if int(workers) > 1:
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(coordinator, int(workers), int(index))
-  orders.follow(answers, Worker(model, jax.devices()).run)
+  crew.follow(answers, Worker(model, jax.devices()).run)
 
 
 if __name__ == '__main__':

@@ -1,20 +1,21 @@
-"""What was measured, as a table and a figure: RESULTS.md and RESULTS.png."""
+"""The measurements as a table and a figure: RESULTS.md and RESULTS.png."""
 
 from collections.abc import Iterator
-import itertools
-import json
 import os
 import pathlib
 import re
 import statistics
 from typing import Any
+from typing import NamedTuple
 
 from matplotlib import figure
 
-from benchmarks import hosts as hosts_lib
 from benchmarks import machine
 from benchmarks.averaging import expected
 from benchmarks.averaging import shapes
+from benchmarks.network import hosts as hosts_lib
+from train.run import json_files
+from train.study import tables
 
 INTERVAL = 200  # Steps from one refresh to the next.
 _NAMES = {
@@ -26,18 +27,46 @@ _NAMES = {
   ('ours', 'range_finder'): 'RangeFinder, r = 20',
   ('ours', 'powersgd'): 'PowerSGD, r = 20',
 }
-_REFRESHES = {
-  'greedylore': 'all workers decompose all',
-  'greedylore_shared': 'decompositions shared',
-}
+_PEERS = (
+  ('theirs', 'dense', 'compress'),
+  ('theirs', 'powersgd_hook', 'compress'),
+)
+_COLUMNS = (
+  '',
+  'MB',
+  'seconds',
+  'with refreshes',
+  'predicted',
+  'the wire alone',
+  'PyTorch dense is',
+  'powerSGD_hook is',
+)
 
 
-def read(results: pathlib.Path) -> list[dict[str, Any]]:
-  """The turns that were taken."""
-  if not results.exists():
-    return []
-  lines = results.read_text(encoding='utf-8').splitlines()
-  return [json.loads(line) for line in lines]
+class Place(NamedTuple):
+  """Where methods are compared."""
+
+  model: str
+  hosts: int
+  rate: str
+
+  @property
+  def bits(self) -> float:
+    """Of a link, per second."""
+    return 1e12 if self.rate == 'none' else hosts_lib.bits_per_second(self.rate)
+
+  @property
+  def order(self) -> tuple[Any, ...]:
+    """In the report."""
+    return list(shapes.LLAMAS).index(self.model), self.hosts, -self.bits
+
+  def __str__(self) -> str:
+    size = f'LLaMA-{self.model} ({shapes.size(self.model) / 1e6:.1f}M numbers)'
+    if self.hosts == 1:
+      return f'{size}, every worker on its own'
+    link = re.sub(r'([gm])bit', lambda x: f' {x[1].upper()}bit/s', self.rate)
+    link = 'no limit' if self.rate == 'none' else link
+    return f'{size}, {self.hosts} hosts, {link}'
 
 
 class Cell:
@@ -50,155 +79,128 @@ class Cell:
     self.commits = {turn['commit'] for turn in turns}
 
   def __str__(self) -> str:
-    low, high = (
-      self.seconds[round(share * (len(self.seconds) - 1))]
-      for share in (0.1, 0.9)
-    )
+    last = len(self.seconds) - 1
+    low, high = (self.seconds[round(share * last)] for share in (0.1, 0.9))
     return f'{self.median:.3f} ({low:.3f} to {high:.3f})'
 
 
-def _key(x: dict[str, Any]) -> tuple[Any, ...]:
-  names = 'model', 'hosts', 'rate', 'side', 'method', 'kind'
-  return tuple(x[name] for name in names)
+# (side, method, kind) -> the steps, by place.
+_Cells = dict[Place, dict[tuple[str, str, str], Cell]]
 
 
 def write(results: pathlib.Path, folder: pathlib.Path) -> None:
   """Writes RESULTS.md and RESULTS.png."""
-  turns = sorted(read(results), key=_key)
-  cells = {key: Cell(list(x)) for key, x in itertools.groupby(turns, _key)}
+  turns: dict[Any, list[dict[str, Any]]] = {}
+  for x in json_files.read_lines(results):
+    place = Place(x['model'], x['hosts'], x['rate'])
+    key = x['side'], x['method'], x['kind']
+    turns.setdefault((place, key), []).append(x)
+  cells: _Cells = {}
+  for place, key in sorted(turns, key=lambda x: x[0].order):
+    cells.setdefault(place, {})[key] = Cell(turns[place, key])
   text = [
-    '# How long averaging takes',
-    '',
+    '# How long averaging takes\n',
     f'`python -m benchmarks.averaging`, {machine.describe()}.'
-    ' Gradients are given, nothing but their averaging is timed:'
-    ' medians of steps of the slowest worker, tenths in brackets. A core per'
-    ' worker on 2 hosts, half a one on 4. MB are what a network card counts'
+    ' Gradients are given; only their averaging is timed: medians of the steps'
+    ' of the slowest worker, with the fastest and slowest tenth. One core per'
+    ' worker on 2 hosts, half a core on 4. MB are what a network card counts'
     f' in a step. "With refreshes": one of {INTERVAL} steps refreshes.'
-    ' "Predicted": by `gl.predict`, from what a dense step takes one worker'
-    ' alone and a compressed one where links have no limit. Written by the'
+    ' "Predicted": by `gl.predict`, from the dense step of one worker alone'
+    ' and the compressed step on links without limit. Written by the'
     ' program.',
+    *(line for place in cells for line in _section(cells, place)),
+    '\n![seconds](RESULTS.png)\n',
   ]
-  places = sorted({key[:3] for key in cells}, key=_order)
-  for place in places:
-    text += ['', *_table(cells, place)]
-  text += ['', '![seconds](RESULTS.png)', '']
   (folder / 'RESULTS.md').write_text('\n'.join(text), encoding='utf-8')
-  _draw(cells, places, folder / 'RESULTS.png')
+  _draw(cells, folder / 'RESULTS.png')
 
 
-def _order(place: Any) -> tuple[Any, ...]:
-  model, hosts, rate = place
-  return list(shapes.LLAMAS).index(model), hosts, -_bits(rate)
-
-
-def _bits(rate: str) -> float:
-  return 1e12 if rate == 'none' else hosts_lib.bits_per_second(rate)
-
-
-def _title(place: Any) -> str:
-  model, hosts, rate = place
-  numbers = shapes.size(model) / 1e6
-  link = re.sub(r'([gm])bit', lambda x: f' {x[1].upper()}bit/s', rate)
-  link = 'no limit' if rate == 'none' else link
-  size = f'LLaMA-{model} ({numbers:.1f}M numbers)'
-  if hosts == 1:
-    return f'{size}, every worker on its own'
-  return f'{size}, {hosts} hosts, {link}'
-
-
-def _table(cells: Any, place: Any) -> Iterator[str]:
-  found = {key[3:]: cell for key, cell in cells.items() if key[:3] == place}
-  peers = [
-    found.get(('theirs', x, 'compress')) for x in ('dense', 'powersgd_hook')
-  ]
-  yield f'## {_title(place)}'
-  yield ''
+def _section(cells: _Cells, place: Place) -> Iterator[str]:
+  found = cells[place]
   commits = set().union(*(x.commits for x in found.values()))
   steps = max(len(x.seconds) for x in found.values())
-  yield f'Measured at {", ".join(sorted(commits))}, {steps} steps a method.'
-  yield ''
   yield (
-    '| | MB | seconds | with refreshes | predicted | the wire alone |'
-    ' PyTorch dense is | powerSGD_hook is |'
+    f'\n## {place}\n\n'
+    f'Measured at {", ".join(sorted(commits))}, {steps} steps a method.\n'
   )
-  yield '|---|---|---|---|---|---|---|---|'
-  for (side, method), name in _NAMES.items():
-    cell = found.get((side, method, 'compress'))
-    if cell is None:
-      continue
-    refresh = found.get((side, method, 'refresh'))
-    mean = cell.median
-    if refresh:
-      mean += (refresh.median - cell.median) / INTERVAL
-    wire = 8 * cell.sent / _bits(place[2])
-    foreseen = _predicted(cells, place, method, mean) if side == 'ours' else ''
-    ratios = [f'{x.median / mean:.2f}x' if x else '' for x in peers]
+  yield tables.table(_COLUMNS, _rows(cells, place))
+  if turn := found.get(('ours', 'greedylore_staggered', 'turn')):
     yield (
-      f'| {name} | {cell.sent / 1e6:.2f} | {cell} |'
-      f' {f"{mean:.3f}" if refresh else ""} |'
-      f' {foreseen} |'
-      f' {f"{wire:.3f}" if place[2] != "none" else ""} |'
-      f' {" | ".join(ratios)} |'
-    )
-  yield ''
-  turn = found.get(('ours', 'greedylore_staggered', 'turn'))
-  if turn:
-    yield (
-      "- Its worst step with `stagger=True`, the largest matrix's turn:"
+      '- Worst step with `stagger=True`, when the largest matrix is refreshed:'
       f' {turn} s, {turn.sent / 1e6:.1f} MB.'
     )
-  for method, how in _REFRESHES.items():
-    refresh = found.get(('ours', method, 'refresh'))
+  if refresh := found.get(('ours', 'greedylore', 'refresh')):
+    steps_between = (INTERVAL - 1) * found[
+      'ours', 'greedylore', 'compress'
+    ].median
+    yield (
+      f'- A refresh of GreedyLore: {refresh} s, {refresh.sent / 1e6:.1f} MB,'
+      f' {refresh.median / (refresh.median + steps_between):.1%} of the time.'
+    )
+
+
+def _rows(cells: _Cells, place: Place) -> Iterator[list[str]]:
+  found = cells[place]
+  for (side, method), name in _NAMES.items():
+    if not (cell := found.get((side, method, 'compress'))):
+      continue
+    mean, refresh = cell.median, found.get((side, method, 'refresh'))
     if refresh:
-      cell = found['ours', 'greedylore', 'compress']
-      share = refresh.median / (refresh.median + (INTERVAL - 1) * cell.median)
-      yield (
-        f'- A refresh of GreedyLore, {how}: {refresh} s,'
-        f' {refresh.sent / 1e6:.1f} MB, {share:.1%} of the time.'
-      )
+      mean += (refresh.median - cell.median) / INTERVAL
+    wire = f'{8 * cell.sent / place.bits:.3f}' if place.rate != 'none' else ''
+    yield [
+      name,
+      f'{cell.sent / 1e6:.2f}',
+      str(cell),
+      f'{mean:.3f}' if refresh else '',
+      _predicted(cells, place, method, mean) if side == 'ours' else '',
+      wire,
+      *(f'{found[x].median / mean:.2f}x' if x in found else '' for x in _PEERS),
+    ]
 
 
-def _predicted(cells: Any, place: Any, method: str, mean: float) -> str:
-  """By `gl.predict`; each worker has to have a core.
+def _predicted(cells: _Cells, place: Place, method: str, mean: float) -> str:
+  """By `gl.predict`, if each worker has its own core.
 
-  Computing is what one dense worker takes, the overhead what compressed steps
-  take beyond that where links have no limit: handling messages is part of it.
+  The computation is that of one dense worker, and the overhead is what
+  compressed steps take in addition on links without limit, which includes
+  handling messages.
   """
-  model, hosts, rate = place
   kinds = ('refresh', 'compress') if method == 'greedylore' else ('compress',)
-  fast = model, hosts, 'none', 'ours', method
-  alone = {x: cells.get((*fast, x)) for x in kinds}
-  dense = cells.get((model, 1, 'none', 'ours', 'dense', 'compress'))
-  if rate == 'none' or not dense or not all(alone.values()):
+  fast = cells.get(place._replace(rate='none'), {})
+  alone = {x: fast[key] for x in kinds if (key := ('ours', method, x)) in fast}
+  single = cells.get(Place(place.model, 1, 'none'), {})
+  dense = single.get(('ours', 'dense', 'compress'))
+  if place.rate == 'none' or not dense or len(alone) < len(kinds):
     return ''
-  if hosts > len(os.sched_getaffinity(0)) or 'independent' in method:
+  if place.hosts > len(os.sched_getaffinity(0)) or 'independent' in method:
     return ''
   seconds = expected.seconds(
-    (model, hosts, _bits(rate)),
+    place.model,
+    place.hosts,
+    place.bits,
     method,
-    dense.median,
-    {kind: cell.median for kind, cell in alone.items() if cell},
+    dense_alone=dense.median,
+    fast={kind: cell.median for kind, cell in alone.items()},
   )
   return f'{seconds:.3f} ({seconds / mean - 1:+.0%})'
 
 
-def _draw(cells: Any, places: list[Any], path: pathlib.Path) -> None:
-  """Bars of medians, a panel for each place."""
-  size = 9, 0.6 + 2.1 * len(places)
+def _draw(cells: _Cells, path: pathlib.Path) -> None:
+  """Bars of medians, one panel per place."""
+  size = 9, 0.6 + 2.1 * len(cells)
   drawn = figure.Figure(figsize=size, layout='constrained')
-  axes = drawn.subplots(len(places), squeeze=False)[:, 0]
-  for ax, place in zip(axes, places, strict=True):
+  axes = drawn.subplots(len(cells), squeeze=False)[:, 0]
+  for ax, (place, found) in zip(axes, cells.items(), strict=True):
     rows = [
-      (name, side, cells[*place, side, method, 'compress'])
+      (name, 'C1' if side == 'theirs' else 'C0', cell.median)
       for (side, method), name in reversed(_NAMES.items())
-      if (*place, side, method, 'compress') in cells
+      if (cell := found.get((side, method, 'compress')))
     ]
-    colors = ['C1' if side == 'theirs' else 'C0' for _, side, _ in rows]
-    bars = ax.barh(
-      [name for name, *_ in rows], [c.median for *_, c in rows], color=colors
-    )
+    names, colors, medians = zip(*rows, strict=True)
+    bars = ax.barh(names, medians, color=colors)
     ax.bar_label(bars, fmt='%.2f s', padding=3)
-    ax.set_title(_title(place), fontsize=10)
+    ax.set_title(str(place), fontsize=10)
     ax.margins(x=0.12)
     ax.spines[['top', 'right']].set_visible(False)
   axes[-1].set_xlabel('seconds a step, refreshes left out')

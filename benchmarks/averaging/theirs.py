@@ -1,12 +1,12 @@
-"""A worker of PyTorch's: DDP, dense or with its PowerSGD hook.
+"""A PyTorch worker: DDP, dense or with its PowerSGD hook.
 
     python -m benchmarks.averaging.theirs MODEL COORDINATOR WORKERS ID
 
-Speaks as `benchmarks.averaging.ours` does, but of one METHOD only, and KIND is
-always 'compress'. A step is a backward pass whose gradients are there already,
-so that DDP's buckets and hooks do what they do in training, and nothing else
-takes time. For the hook all gradients are one bucket: with several it waits for
-messages whose order is left to threads, and on gloo workers stop for ever.
+Takes the same orders as `benchmarks.averaging.ours`, but one METHOD only, and
+KIND is always 'compress'. A step is a backward pass whose gradients already
+exist, so DDP's buckets and hooks do what they do in training and nothing else
+takes time. With the hook all gradients are one bucket: with several, the order
+of messages depends on threads, and workers on gloo deadlock.
 """
 
 import datetime
@@ -18,12 +18,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms import ddp_comm_hooks
 
-from benchmarks.averaging import orders
+from benchmarks.averaging import crew
 from benchmarks.averaging import shapes
 
 _START = 2  # Dense steps before PyTorch's hook compresses.
 RANK = 32
-_WHOLE_MB = 8192  # A bucket for everything.
+_WHOLE_MB = 8192  # One bucket for everything.
 
 
 class _Given(torch.autograd.Function):
@@ -40,7 +40,7 @@ class _Given(torch.autograd.Function):
 
 
 class _Model(torch.nn.Module):
-  """Leaves, and a loss of which the gradients are given."""
+  """Leaves, and a loss with given gradients."""
 
   def __init__(self, gradients: list[torch.Tensor]):
     super().__init__()
@@ -87,8 +87,8 @@ class Worker:
 
 
 def main(model: str, coordinator: str, workers: str, index: str) -> None:
-  """Joins the others and does what it reads."""
-  answers = orders.claim_output()
+  """Joins the other workers and follows orders."""
+  answers = crew.claim_output()
   torch.set_num_threads(1)
   os.environ.setdefault('GLOO_SOCKET_IFNAME', 'eth0')
   dist.init_process_group(
@@ -99,7 +99,7 @@ def main(model: str, coordinator: str, workers: str, index: str) -> None:
     timeout=datetime.timedelta(minutes=10),
   )
   torch.manual_seed(int(index))
-  orders.follow(answers, Worker(model).run)
+  crew.follow(answers, Worker(model).run)
   os._exit(0)  # Threads of gloo may still hold tensors and abort an exit.
 
 

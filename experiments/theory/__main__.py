@@ -1,7 +1,7 @@
 """`python -m experiments.theory [--only NAME ...]`: figures and tables.
 
-Writes NAME.png and NAME.md of each study beside this file. All seeds are
-fixed, so only another processor's rounding changes a number.
+Writes NAME.png and NAME.md of each study next to this file. All seeds are
+fixed, so only the rounding of another processor changes a number.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _FOLDER = pathlib.Path(__file__).parent
 
 
 def main() -> None:
-  """Runs the studies that are asked for, by default all."""
+  """Runs the chosen studies, by default all."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--only', nargs='+', choices=_STUDIES, default=_STUDIES)
   parser.add_argument('--folder', type=pathlib.Path, default=_FOLDER)

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.theory import feeding
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
-from experiments.theory.study import interval
-from experiments.theory.study import table
+from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'contraction'
 TITLE = 'The contraction of a greedy choice, with independent and shared probes'
@@ -42,7 +41,7 @@ class Share:
     return self.mean + self.margin >= 1
 
   def __str__(self) -> str:
-    return interval(self.mean, self.margin)
+    return f'{self.mean:.3f} ± {self.margin:.3f}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +93,7 @@ def cases(a: int, b: int) -> dict[str, Case]:
 
 
 def measure(
+  *,
   a: int = 64,
   b: int = 96,
   rank: int = 4,
@@ -139,143 +139,123 @@ def stable_rank(rho: int, probes: int, draws: int = 2000) -> float:
 
 def claims(found: Found) -> list[Claim]:
   """For independent probes the bound, for shared ones what is true."""
-  fresh = lambda name, p: 'fresh' in name and p != _INDEPENDENT
   lowest = lambda chosen: min(
     (x for key, x in found.shares.items() if chosen(*key)), key=lambda x: x.mean
   )
   independent = lowest(lambda _, p: p == _INDEPENDENT)
-  alike = lowest(fresh)
-  others = lowest(lambda name, p: p == 1 and 'old' in name)
-  count, (broken, energy) = next(
-    (p, x) for p, x in found.worst.items() if p != _INDEPENDENT
-  )
+  fresh = lowest(lambda name, p: 'fresh' in name and p != _INDEPENDENT)
+  old = lowest(lambda name, p: 'old' in name and p == 1)
+  count = next(p for p in found.worst if p != _INDEPENDENT)
+  broken, energy = found.worst[count]
   what = 'captured, of (r/a) ‖H‖²'
-  lines = [
-    Claim(
+  rows = [
+    (
       f'independent probes, lowest of all cases: {what}',
       'contraction with δ = r/a',
       'at least 1',
-      str(independent),
+      independent,
       independent.keeps,
     ),
-    Claim(
+    (
       f'shared probes, fresh basis, lowest: {what}',
       'the same: scores are independent',
       'at least 1',
-      str(alike),
-      alike.keeps,
+      fresh,
+      fresh.keeps,
     ),
-    Claim(
+    (
       f'one shared probe, old basis, lowest: {what}',
       'no theorem',
       'need not be 1',
-      str(others),
+      old,
       True,
     ),
-    Claim(
+    (
       f'{count} shared probe, copies with c² = {energy}, r = 1: {what}',
       'counterexample',
       'below 1',
-      str(broken),
+      broken,
       broken.mean + broken.margin < 1,
     ),
   ]
   for p, least in found.proved.items():
     share, energy = found.worst[p]
-    lines.append(
-      Claim(
-        f'{p} shared, copies with the worst c² = {energy}, r = 1: {what}',
-        'contraction with δ = (r/a) s/ρ',
-        f'at least {least:.3f}',
-        str(share),
-        share.mean + share.margin >= least,
-      )
+    row = (
+      f'{p} shared, copies with the worst c² = {energy}, r = 1: {what}',
+      'contraction with δ = (r/a) s/ρ',
+      f'at least {least:.3f}',
+      share,
+      share.mean + share.margin >= least,
     )
-  return lines
+    rows.append(row)
+  return [Claim(*row[:3], str(row[3]), row[4]) for row in rows]
+
+
+def _axes(found: Found) -> tuple[list[str], list[str | int]]:
+  """The cases and the kinds of probes."""
+  names, kinds = (dict.fromkeys(x) for x in zip(*found.shares, strict=True))
+  return list(names), list(kinds)
 
 
 def details(found: Found) -> str:
-  """All cases, what breaks the bound in bold."""
-  kinds = list(dict.fromkeys(p for _, p in found.shares))
+  """All cases, with those that break the bound in bold."""
+  names, kinds = _axes(found)
   mark = lambda x: str(x) if x.keeps else f'**{x}**'
-  return table(
+  return tables.table(
     [
       f'captured / ((r/a) ‖H‖²), r = {found.rank}',
       *(f'{p}' if p == _INDEPENDENT else f'{p} shared' for p in kinds),
     ],
-    [
-      [name, *(mark(found.shares[name, p]) for p in kinds)]
-      for name in dict.fromkeys(name for name, _ in found.shares)
-    ],
+    [[n, *(mark(found.shares[n, p]) for p in kinds)] for n in names],
   )
 
 
 def draw(found: Found, path: str) -> None:
   """All cases on the left, the worst ones against the probes on the right."""
-  figure, (left, right) = plt.subplots(
-    1, 2, figsize=(11, 4.4), layout='constrained', width_ratios=(3, 2)
-  )
-  names = list(dict.fromkeys(name for name, _ in found.shares))
-  kinds = list(dict.fromkeys(p for _, p in found.shares))
-  for i, p in enumerate(kinds):
-    shares = [found.shares[name, p] for name in names]
-    left.errorbar(
-      np.arange(len(names)) + 0.15 * (i - (len(kinds) - 1) / 2),
-      [x.mean for x in shares],
-      [x.margin for x in shares],
-      fmt='o',
-      ms=4,
-      capsize=3,
-      color='black' if i == 0 else f'C{i - 1}',
-      label=f'{p} probes' if i == 0 else f'{p} shared',
-    )
-  left.set_xticks(
-    range(len(names)), [x.replace(', ', '\n') for x in names], fontsize=7
-  )
-  left.set(
-    yscale='log',
-    ylabel='captured energy / ((r/a) ‖H‖²)',
-    title=f'a = {found.side}, r = {found.rank}',
-  )
+  names, kinds = _axes(found)
   counts = [p for p in found.worst if p != _INDEPENDENT]
-  worst = [found.worst[p][0] for p in counts]
-  right.errorbar(
-    counts,
-    [x.mean for x in worst],
-    [x.margin for x in worst],
-    fmt='o-',
-    ms=4,
-    capsize=3,
-    color='C0',
-    label='shared probes, worst c² found',
-  )
-  right.plot(
-    counts,
-    [found.proved[p] for p in counts],
-    'k--',
-    label='proved for shared probes: s / ρ',
-  )
-  exact = found.worst[_INDEPENDENT][0]
-  right.axhspan(
-    exact.mean - exact.margin,
-    exact.mean + exact.margin,
-    color='gray',
-    alpha=0.5,
-    label='independent probes, worst c²',
-  )
-  right.set(
-    xscale='log',
-    yscale='log',
-    xlabel='shared probes',
-    title=f'copies, a = {found.side}, r = 1',
-  )
-  right.set_xticks(counts, [str(p) for p in counts])
-  for ax, ticks in ((left, (0.7, 1, 2, 4, 8)), (right, (0.1, 0.2, 0.5, 1))):
-    ax.axhline(1, color='black', lw=1, ls=':', label='bound r/a')
-    ax.set_yticks(ticks, [f'{x:g}' for x in ticks])
-    ax.minorticks_off()
-    ax.grid(alpha=0.3)
-  left.legend(fontsize=8, loc='upper left')
-  right.legend(fontsize=8, loc='lower right')
-  figure.savefig(path, dpi=90)
-  plt.close(figure)
+  legends = 'upper left', 'lower right'
+  shape = {'figsize': (11, 4.4), 'width_ratios': (3, 2)}
+  with panels(path, legends, **shape) as (left, right):
+    for i, p in enumerate(kinds):
+      place = np.arange(len(names)) + 0.15 * (i - (len(kinds) - 1) / 2)
+      color = f'C{i - 1}' if i else 'black'
+      label = f'{p} shared' if i else f'{p} probes'
+      shares = [found.shares[name, p] for name in names]
+      _plot(left, place, shares, 'o', color=color, label=label)
+    wrapped = [x.replace(', ', '\n') for x in names]
+    left.set_xticks(range(len(names)), wrapped, fontsize=7)
+    left.set(
+      yscale='log',
+      ylabel='captured energy / ((r/a) ‖H‖²)',
+      title=f'a = {found.side}, r = {found.rank}',
+    )
+    worst = [found.worst[p][0] for p in counts]
+    label = 'shared probes, worst c² found'
+    _plot(right, counts, worst, 'o-', color='C0', label=label)
+    proved = [found.proved[p] for p in counts]
+    right.plot(counts, proved, 'k--', label='proved for shared probes: s / ρ')
+    exact = found.worst[_INDEPENDENT][0]
+    right.axhspan(
+      exact.mean - exact.margin,
+      exact.mean + exact.margin,
+      color='gray',
+      alpha=0.5,
+      label='independent probes, worst c²',
+    )
+    right.set(
+      xscale='log',
+      yscale='log',
+      xlabel='shared probes',
+      title=f'copies, a = {found.side}, r = 1',
+    )
+    right.set_xticks(counts, [str(p) for p in counts])
+    for ax, ticks in ((left, (0.7, 1, 2, 4, 8)), (right, (0.1, 0.2, 0.5, 1))):
+      ax.axhline(1, color='black', lw=1, ls=':', label='bound r/a')
+      ax.set_yticks(ticks, [f'{x:g}' for x in ticks])
+      ax.minorticks_off()
+
+
+def _plot(ax, place, shares: list[Share], style: str, **options) -> None:
+  means, margins = [x.mean for x in shares], [x.margin for x in shares]
+  ax.errorbar(place, means, margins, fmt=style, ms=4, capsize=3, **options)

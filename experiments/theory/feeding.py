@@ -1,6 +1,7 @@
-"""Compressors outside of any training: matrices in, what is left behind out.
+"""Compressors without training: matrices in, errors and captured energy out.
 
-All go through `gl.compress_gradients`, so what is measured is what trains.
+All go through `gl.compress_gradients`, so the measured code is the one that
+trains.
 """
 
 from collections.abc import Callable
@@ -13,19 +14,19 @@ import numpy as np
 
 import greedylore_jax as gl
 
-# An interval that no study reaches: only its first step is a refresh.
+# An interval longer than any study: only the first step is a refresh.
 NEVER = 10**6
 
 
 def errors(
   method: gl.Compressor, gradient_at: Callable[[Any], jax.Array], steps: int
 ) -> np.ndarray:
-  """||E|| of a single worker after each of so many steps, [steps].
+  """||E|| of a single worker after each step, [steps].
 
   Args:
     method: the compressor, with error feedback.
     gradient_at: from a step, counted from 0, to the gradient, [a, b].
-    steps: how many.
+    steps: number of steps.
   """
   tx = _alone(method)
 
@@ -46,13 +47,15 @@ def captured(
   Args:
     method: the compressor.
     h: [a, b].
-    basis: U, [a, a], as an earlier refresh left it; None for methods without.
-    draws: how many.
+    basis: U, [a, a], of an earlier refresh; None for methods without one.
+    draws: number of probes.
   """
   gradient = jnp.asarray(h, jnp.float32)
   start = _alone(method).init(gradient)
   if basis is not None:
-    start = start._replace(memory=jnp.asarray(basis, jnp.float32)[None])
+    start = start._replace(
+      compressor_state=jnp.asarray(basis, jnp.float32)[None]
+    )
   return np.asarray(_captured(method, draws, gradient, start))
 
 
@@ -85,5 +88,5 @@ def descend(
 
 
 def _alone(method):
-  # Whatever the shape: a study decides itself what is worth compressing.
+  # Compress every shape: the studies choose what is worth compressing.
   return gl.compress_gradients(method, None, min_compression_rate=0)

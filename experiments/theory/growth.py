@@ -6,14 +6,14 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.theory import feeding
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
-from experiments.theory.study import table
+from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'growth'
 TITLE = 'The error against interval and rank'
@@ -41,6 +41,7 @@ class Found:
 
 
 def measure(
+  *,
   a: int = 32,
   b: int = 48,
   ranks: Sequence[int] = (2, 4, 8, 16),
@@ -94,43 +95,40 @@ def bound(rank: int, side: int) -> float:
 
 def claims(found: Found) -> list[Claim]:
   """Linear growth for the fixed projector, a ceiling for the others."""
-  long = found.intervals[-1]
-  tens = found.intervals[-3], long
+  short, long = found.intervals[-3], found.intervals[-1]
+  ends = lambda name, rank: [found.peaks[name, rank, x] for x in (short, long)]
   lines = []
   for rank in found.ranks:
-    low, high = (found.peaks[_FIXED, rank, x] for x in tens)
-    slope = np.log(high / low) / np.log(tens[1] / tens[0])
-    lines.append(
-      Claim(
-        f'fixed, r = {rank}: peak error, intervals {tens[0]} to {tens[1]}',
-        'Proposition 1',
-        'what stays adds up with exponent 1, noise with 1/2',
-        f'{low:.1f} to {high:.1f}, exponent {slope:.2f}',
-        bool(0.5 < slope < 1.1),
-      )
+    low, high = ends(_FIXED, rank)
+    slope = np.log(high / low) / np.log(long / short)
+    claim = Claim(
+      f'fixed, r = {rank}: peak error, intervals {short} to {long}',
+      'Proposition 1',
+      'what stays adds up with exponent 1, noise with 1/2',
+      f'{low:.1f} to {high:.1f}, exponent {slope:.2f}',
+      bool(0.5 < slope < 1.1),
     )
+    lines.append(claim)
   for rank in found.ranks:
-    low, high = (found.peaks[_SHARED, rank, x] for x in tens)
-    lines.append(
-      Claim(
-        f'GreedyLore, 4 shared probes, r = {rank}: the same',
-        'contraction',
-        'does not grow',
-        f'{low:.1f} to {high:.1f}',
-        bool(high < 1.3 * low),
-      )
+    low, high = ends(_SHARED, rank)
+    claim = Claim(
+      f'GreedyLore, 4 shared probes, r = {rank}: the same',
+      'contraction',
+      'does not grow',
+      f'{low:.1f} to {high:.1f}',
+      bool(high < 1.3 * low),
     )
+    lines.append(claim)
   for name, rank in itertools.product((_INDEPENDENT, _SHARED), found.ranks):
     value, limit = found.typical[name, rank], bound(rank, found.side)
-    lines.append(
-      Claim(
-        f'{name}, r = {rank}: rms error at interval {long}',
-        'contraction with δ = r/a',
-        f'below √(1-δ) / (1-√(1-δ)) = {limit:.1f}',
-        f'{value:.2f}',
-        bool(value < limit),
-      )
+    claim = Claim(
+      f'{name}, r = {rank}: rms error at interval {long}',
+      'contraction with δ = r/a',
+      f'below √(1-δ) / (1-√(1-δ)) = {limit:.1f}',
+      f'{value:.2f}',
+      bool(value < limit),
     )
+    lines.append(claim)
   return lines
 
 
@@ -139,60 +137,40 @@ def details(found: Found) -> str:
   rows = []
   for name, rank in itertools.product((_FIXED, _SHARED), found.ranks):
     peaks = [found.peaks[name, rank, x] for x in found.intervals]
-    rows.append([name, str(rank), *(f'{x:.1f}' for x in peaks)])
-  return table(
-    ['largest ‖E‖ / rms ‖G‖', 'r', *(f'{x} steps' for x in found.intervals)],
-    rows,
-  )
+    rows.append([name, rank, *(f'{x:.1f}' for x in peaks)])
+  intervals = [f'{x} steps' for x in found.intervals]
+  return tables.table(['largest ‖E‖ / rms ‖G‖', 'r', *intervals], rows)
 
 
 def draw(found: Found, path: str) -> None:
   """Against the interval on the left, against a / r on the right."""
-  figure, (left, right) = plt.subplots(
-    1, 2, figsize=(10, 3.8), layout='constrained'
-  )
-  for i, rank in enumerate(found.ranks):
-    for name, style in ((_FIXED, 's--'), (_SHARED, 'o-')):
-      left.loglog(
-        found.intervals,
-        [found.peaks[name, rank, x] for x in found.intervals],
-        style,
-        ms=4,
-        color=f'C{i}',
-        label=f'r = {rank}' if name == _SHARED else None,
-      )
-  left.plot([], [], 'ks--', ms=4, label='fixed (lazy SVD)')
-  left.plot([], [], 'ko-', ms=4, label='GreedyLore, 4 probes')
-  left.set(
-    xlabel='update interval, steps',
-    ylabel='largest ‖E‖ / rms ‖G‖',
-    title=f'gradients that turn, a = {found.side}',
-  )
-  shrink = [found.side / rank for rank in found.ranks]
-  for i, name in enumerate((_SHARED, _INDEPENDENT)):
-    right.loglog(
-      shrink,
-      [found.typical[name, r] for r in found.ranks],
-      'o-',
-      ms=4,
-      color=f'C{4 + i}',
-      label=name,
+  with panels(path) as (left, right):
+    for i, rank in enumerate(found.ranks):
+      for name, style in ((_FIXED, 's--'), (_SHARED, 'o-')):
+        peaks = [found.peaks[name, rank, x] for x in found.intervals]
+        label = f'r = {rank}' if name == _SHARED else None
+        color = f'C{i}'
+        left.loglog(
+          found.intervals, peaks, style, ms=4, color=color, label=label
+        )
+    left.plot([], [], 'ks--', ms=4, label='fixed (lazy SVD)')
+    left.plot([], [], 'ko-', ms=4, label='GreedyLore, 4 probes')
+    left.set(
+      xlabel='update interval, steps',
+      ylabel='largest ‖E‖ / rms ‖G‖',
+      title=f'gradients that turn, a = {found.side}',
     )
-  right.loglog(
-    shrink,
-    [bound(r, found.side) for r in found.ranks],
-    'k:',
-    label='√(1-δ) / (1-√(1-δ)), δ = r/a',
-  )
-  right.set(
-    xlabel='a / r',
-    ylabel='rms ‖E‖ / rms ‖G‖',
-    title=f'interval {found.intervals[-1]}',
-  )
-  right.set_xticks(shrink, [f'{x:g}' for x in shrink])
-  right.minorticks_off()
-  for ax in (left, right):
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-  figure.savefig(path, dpi=90)
-  plt.close(figure)
+    shrink = [found.side / rank for rank in found.ranks]
+    for i, name in enumerate((_SHARED, _INDEPENDENT), start=4):
+      typical = [found.typical[name, r] for r in found.ranks]
+      right.loglog(shrink, typical, 'o-', ms=4, color=f'C{i}', label=name)
+    limits = [bound(r, found.side) for r in found.ranks]
+    label = '√(1-δ) / (1-√(1-δ)), δ = r/a'
+    right.loglog(shrink, limits, 'k:', label=label)
+    right.set(
+      xlabel='a / r',
+      ylabel='rms ‖E‖ / rms ‖G‖',
+      title=f'interval {found.intervals[-1]}',
+    )
+    right.set_xticks(shrink, [f'{x:g}' for x in shrink])
+    right.minorticks_off()

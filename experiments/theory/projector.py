@@ -3,14 +3,14 @@
 import dataclasses
 
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.theory import feeding
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
-from experiments.theory.study import table
+from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'projector'
 TITLE = 'A projector that is held fixed, and one that is chosen every step'
@@ -32,6 +32,7 @@ class Found:
 
 
 def measure(
+  *,
   a: int = 64,
   b: int = 96,
   rank: int = 16,
@@ -106,44 +107,33 @@ def claims(found: Found) -> list[Claim]:
 
 def details(found: Found) -> str:
   """The errors at some steps."""
-  steps = [1, 10, 100, 1000]
-  steps = [x for x in steps if x <= len(next(iter(found.errors.values())))]
-  return table(
-    ['‖E‖ / ‖G‖ after steps', *map(str, steps)],
-    [
-      [name, *(f'{errors[x - 1]:.2f}' for x in steps)]
-      for name, errors in found.errors.items()
-    ],
-  )
+  last = len(found.errors[_FIXED])
+  steps = [x for x in (1, 10, 100, 1000) if x <= last]
+  rows = [
+    [name, *(f'{errors[x - 1]:.2f}' for x in steps)]
+    for name, errors in found.errors.items()
+  ]
+  return tables.table(['‖E‖ / ‖G‖ after steps', *map(str, steps)], rows)
 
 
 def draw(found: Found, path: str) -> None:
   """Errors on the left, losses of the descent on the right."""
-  figure, (left, right) = plt.subplots(
-    1, 2, figsize=(10, 3.8), layout='constrained'
-  )
-  colors = {
-    name: f'C{i}' for i, name in enumerate(found.losses) if name != 'dense'
-  } | {'dense': 'black'}
-  for name, norms in found.errors.items():
-    steps = np.arange(1, len(norms) + 1)
-    left.loglog(steps, norms, color=colors[name], label=name)
-  left.loglog(steps, found.left * steps, 'k:', label='t ‖G - PPᵀG‖ / ‖G‖')
-  left.set(
-    xlabel='steps since the refresh',
-    ylabel='‖E‖ / ‖G‖',
-    title='constant gradient',
-  )
-  for name, losses in found.losses.items():
-    right.semilogy(losses, color=colors[name], label=name)
-  right.set(
-    xlabel='step',
-    ylabel='‖X - X*‖² / ‖X*‖²',
-    ylim=(1e-12, 3),
-    title='gradient descent, rate 0.1',
-  )
-  for ax in (left, right):
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-  figure.savefig(path, dpi=90)
-  plt.close(figure)
+  colors = dict(zip(found.losses, ('black', 'C1', 'C2', 'C3'), strict=True))
+  with panels(path) as (left, right):
+    for name, norms in found.errors.items():
+      steps = np.arange(1, len(norms) + 1)
+      left.loglog(steps, norms, color=colors[name], label=name)
+    left.loglog(steps, found.left * steps, 'k:', label='t ‖G - PPᵀG‖ / ‖G‖')
+    left.set(
+      xlabel='steps since the refresh',
+      ylabel='‖E‖ / ‖G‖',
+      title='constant gradient',
+    )
+    for name, losses in found.losses.items():
+      right.semilogy(losses, color=colors[name], label=name)
+    right.set(
+      xlabel='step',
+      ylabel='‖X - X*‖² / ‖X*‖²',
+      ylim=(1e-12, 3),
+      title='gradient descent, rate 0.1',
+    )

@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 from experiments.theory.study import Claim
 from experiments.theory.study import Track
-from experiments.theory.study import table
+from experiments.theory.study import panels
 import greedylore_jax as gl
+from train.study import tables
 
 NAME = 'speedup'
 TITLE = 'Steps to a given gradient norm against the number of workers'
@@ -106,7 +106,7 @@ def norms(
   workers: int,
   steps: int,
 ) -> Callable[[Any, Any], jax.Array]:
-  """A run on so many simulated workers.
+  """A run on a number of simulated workers.
 
   Returns:
     From a learning rate and a key to ||grad f||^2 before each step, [steps].
@@ -118,8 +118,7 @@ def norms(
     behind = optimizer(rate)
     w = problem.start
     sent = gl.expand(average.init(w), workers)
-    if sent.error.shape:
-      sent = sent._replace(error=sent.error[:, None])
+    sent = sent._replace(error=jax.tree.map(lambda e: e[:, None], sent.error))
     specs = gl.state_partition_specs(sent, _AXIS)
     axes = jax.tree.map(lambda spec: 0 if spec else None, specs)
     update = jax.vmap(average.update, (0, axes), (None, axes), axis_name=_AXIS)
@@ -167,6 +166,7 @@ class Found:
 
 
 def measure(
+  *,
   workers: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
   most_steps: int = 40_000,
   target: float = 0.15,
@@ -212,79 +212,58 @@ def slope(workers: Sequence[int], steps: np.ndarray) -> float:
 def claims(found: Found) -> list[Claim]:
   """The slopes, and what compression costs in steps at both ends."""
   first, last = found.workers[0], found.workers[-1]
-  lines = []
+  slopes, costs = [], []
   for (optimizer, method), steps in found.steps.items():
     fitted = slope(found.workers, steps)
-    lines.append(
-      Claim(
-        f'{optimizer}, {method}: slope of log steps against log N',
-        'rate σ / √(N T) + 1 / T',
-        '-1 while σ / √(N T) leads',
-        f'{fitted:.3f}; {steps[0]:,.0f} steps at N = {first},'
-        f' {steps[-1]:,.0f} at {last}',
-        bool(abs(fitted + 1) < 0.1),
-      )
+    claim = Claim(
+      f'{optimizer}, {method}: slope of log steps against log N',
+      'rate σ / √(N T) + 1 / T',
+      '-1 while σ / √(N T) leads',
+      f'{fitted:.3f}; {steps[0]:,.0f} steps at N = {first},'
+      f' {steps[-1]:,.0f} at {last}',
+      bool(abs(fitted + 1) < 0.1),
     )
-  for (optimizer, method), steps in found.steps.items():
-    if method != 'dense':
-      over = steps / found.steps[optimizer, 'dense'] - 1
-      lines.append(
-        Claim(
-          f'{optimizer}, {method}: steps over those of dense',
-          'compression is in the 1 / T part only',
-          'vanishes where steps are many',
-          f'{over[0]:+.1%} at N = {first}, {over[-1]:+.1%} at {last}',
-          bool(abs(over[0]) < 0.05),
-        )
-      )
-  return lines
+    slopes.append(claim)
+    if method == 'dense':
+      continue
+    over = steps / found.steps[optimizer, 'dense'] - 1
+    claim = Claim(
+      f'{optimizer}, {method}: steps over those of dense',
+      'compression is in the 1 / T part only',
+      'vanishes where steps are many',
+      f'{over[0]:+.1%} at N = {first}, {over[-1]:+.1%} at {last}',
+      bool(abs(over[0]) < 0.05),
+    )
+    costs.append(claim)
+  return slopes + costs
 
 
 def details(found: Found) -> str:
-  """All steps, in parentheses the best multiple of the learning rate."""
-  return table(
-    ['steps (rate)', *(f'N = {n}' for n in found.workers)],
-    [
-      [
-        f'{optimizer}, {method}',
-        *(
-          f'{x:,.0f} ({found.rates[i]:g})'
-          for x, i in zip(steps, found.best[optimizer, method], strict=True)
-        ),
-      ]
-      for (optimizer, method), steps in found.steps.items()
-    ],
-  )
+  """All steps, with the best multiple of the learning rate."""
+  rows = []
+  for key, steps in found.steps.items():
+    pairs = zip(steps, found.best[key], strict=True)
+    cells = [f'{x:,.0f} ({found.rates[i]:g})' for x, i in pairs]
+    rows.append([', '.join(key), *cells])
+  columns = ['steps (rate)', *(f'N = {n}' for n in found.workers)]
+  return tables.table(columns, rows)
 
 
 def draw(found: Found, path: str) -> None:
   """An optimizer per panel."""
-  names = list(dict.fromkeys(name for name, _ in found.steps))
-  figure, axes = plt.subplots(
-    1, len(names), figsize=(10, 3.8), layout='constrained', sharey=True
-  )
   workers = np.array(found.workers)
-  for ax, name in zip(axes, names, strict=True):
-    for i, method in enumerate(_METHODS):
-      steps = found.steps[name, method]
-      ax.loglog(
-        workers,
-        steps,
-        'os^'[i],
-        ms=5,
-        color=('black', 'C3', 'C0')[i],
-        ls='-',
-        lw=1,
-        alpha=0.8,
-        label=f'{method}, slope {slope(workers, steps):.2f}',
-      )
-    ideal = found.steps[name, 'dense'][0] * workers[0] / workers
-    ax.loglog(workers, ideal, 'k:', label='1 / N')
-    ax.set(xlabel='workers N', title=name)
-    ax.set_xticks(workers, map(str, workers))
-    ax.minorticks_off()
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-  axes[0].set_ylabel(f'steps to mean ‖∇f‖² = {found.target:g} of its start')
-  figure.savefig(path, dpi=90)
-  plt.close(figure)
+  with panels(path, sharey=True) as axes:
+    for ax, name in zip(axes, _OPTIMIZERS, strict=True):
+      for method, color, marker in zip(
+        _METHODS, ('black', 'C3', 'C0'), 'os^', strict=True
+      ):
+        steps = found.steps[name, method]
+        label = f'{method}, slope {slope(workers, steps):.2f}'
+        style = {'color': color, 'marker': marker, 'ms': 5, 'lw': 1}
+        ax.loglog(workers, steps, alpha=0.8, label=label, **style)
+      ideal = found.steps[name, 'dense'][0] * workers[0] / workers
+      ax.loglog(workers, ideal, 'k:', label='1 / N')
+      ax.set(xlabel='workers N', title=name)
+      ax.set_xticks(workers, map(str, workers))
+      ax.minorticks_off()
+    axes[0].set_ylabel(f'steps to mean ‖∇f‖² = {found.target:g} of its start')

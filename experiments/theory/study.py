@@ -2,11 +2,17 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 from typing import Any
 from typing import NamedTuple
 
-# Passes on the items of a long loop and shows how far it is.
+import matplotlib.pyplot as plt
+
+from train.study import tables
+
+# Passes on the items of a long loop and shows the progress.
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 
 
@@ -23,18 +29,22 @@ class Claim(NamedTuple):
 
 def verdicts(claims: Iterable[Claim]) -> str:
   """The claims in Markdown."""
-  return table(
+  return tables.table(
     ['what', 'by', 'theory', 'measured', 'agrees'],
     [[*x[:4], 'yes' if x.holds else '**no**'] for x in claims],
   )
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """A table in Markdown."""
-  lines = [columns, ['---'] * len(columns), *rows]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-
-
-def interval(mean: float, margin: float, digits: int = 3) -> str:
-  """A mean and half of its confidence interval, as people write it."""
-  return f'{mean:.{digits}f} ± {margin:.{digits}f}'
+@contextlib.contextmanager
+def panels(
+  path: str, legends: Sequence[str] = ('best', 'best'), **options: Any
+) -> Iterator[Any]:
+  """Two axes next to each other, saved to a file at the end of the block."""
+  options = {'figsize': (10, 3.8), 'layout': 'constrained'} | options
+  figure, axes = plt.subplots(1, 2, **options)
+  yield axes
+  for ax, place in zip(axes, legends, strict=True):
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8, loc=place)
+  figure.savefig(path, dpi=90)
+  plt.close(figure)

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from benchmarks import hosts as hosts_lib
-from benchmarks import wire
+from benchmarks.network import hosts as hosts_lib
+from benchmarks.network import wire
 
 try:
   hosts_lib.require()
@@ -41,7 +41,7 @@ print(time.perf_counter() - start)
 """
 ABANDONED = """
 import time
-from benchmarks import hosts
+from benchmarks.network import hosts
 with hosts.Hosts(2, '1gbit') as pair:
   pair.popen(1, ['sleep', '1000'])
   print(pair.run(1, ['readlink', '/proc/self/ns/net']), end='', flush=True)
@@ -147,21 +147,17 @@ def test_without_tools_a_line_says_what_to_install(monkeypatch):
 def test_the_cards_count_what_is_planned(tmp_path, monkeypatch):
   # A host has one device.
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
-  run = wire.measure(
-    2,
-    'GreedyLore, r = 8',
-    tmp_path,
-    '1gbit',
-    steps=4,
-    model__width=256,
-    model__layers=1,
-    model__feed_forward=688,
-    compression__rank=16,
-    compression__start_step=1,
-    compression__update_interval=2,
-  )
-  assert [x.phase for x in run.kinds] == ['warmup', 'refresh', 'compress']
-  for kind in run.kinds:
-    assert kind.told == kind.planned + 16, 'the loss, and three diagnostics'
-    assert 0 < kind.beyond < wire.TOLERANCE
+  changes = {
+    'steps': 4,
+    'model.width': 256,
+    'model.layers': 1,
+    'model.feed_forward': 688,
+    'compression.start_step': 1,
+    'compression.update_interval': 2,
+  }
+  run = wire.measure(2, 'GreedyLore, r = 8', tmp_path, '1gbit', changes)
+  assert [x.name for x in run.phases] == ['warmup', 'refresh', 'compress']
+  for phase in run.phases:
+    assert phase.reported == phase.planned + 16, 'loss and three diagnostics'
+    assert 0 < phase.excess < wire.TOLERANCE
   assert run.before < 20_000

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Log
+from train.config.schema import Mesh
+from train.config.schema import Model
+from train.run import build
 from train.run import loop
+from train.run import paths
 from train.study import budget
+import workers
 
 TEXT = 'the quick brown fox jumps over the lazy dog, again and again. '
 
@@ -22,28 +32,27 @@ def settings(folder, **changes):
   files = tuple(str(folder / f'{name}.txt') for name in 'abcd')
   for i, file in enumerate(files):
     pathlib.Path(file).write_text(TEXT * (40 + i), encoding='utf-8')
-  start = config.Config(
+  start = Config(
     steps=8,
     batch_size=8,
-    data=config.Data(
+    data=Data(
       source='files', files=files, sequence_length=16, eval_fraction=0.2
     ),
-    model=config.Model(width=16, layers=1, heads=2, feed_forward=24),
-    compression=config.Compression(
-      rank=2, update_interval=3, start_step=1, probes=2
-    ),
-    mesh=config.Mesh(replica=4),
-    evaluation=config.Evaluation(every=4, sequences=16),
-    checkpoint=config.Checkpoint(every=4),
-    log=config.Log(every=2, tensorboard=False),
+    model=Model(width=16, layers=1, heads=2, feed_forward=24),
+    compression=Compression(rank=2, update_interval=3, start_step=1, probes=2),
+    mesh=Mesh(replica=4),
+    evaluation=Evaluation(every=4, sequences=16),
+    checkpoint=Checkpoint(every=4),
+    log=Log(every=2, tensorboard=False),
   )
   return dataclasses.replace(start, **changes)
 
 
-def write(folder):
+def write(folder, **changes):
   """The usual run as a file of configs/; its path."""
   path = folder / 'mine.py'
-  path.write_text(f'config = {settings(folder)!r}', encoding='utf-8')
+  text = f'config = {settings(folder, **changes)!r}'
+  path.write_text(text, encoding='utf-8')
   return str(path)
 
 
@@ -61,26 +70,63 @@ def environment(**more):
   )
 
 
-def recording():
-  """Remembers the parameters that the next run ends with."""
-  ends = []
-  original = loop._summary
+def build_job(settings, mesh, task):
+  """What a run compiles, shared by all runs that compile the same."""
+  fields = dataclasses.asdict(settings)
+  for section in ('data', 'checkpoint', 'distributed'):
+    del fields[section]
+  fields['log'] = settings.log.diagnostics
+  key = json.dumps([fields, task.description])
+  if key not in _JOBS:
+    _JOBS[key] = build.job(settings, mesh, task)
+  job = _JOBS[key]
+  # Steps donate their arguments.
+  params, opt_state = jax.tree.map(
+    lambda x: x.copy(), (job.fresh.params, job.fresh.opt_state)
+  )
+  fresh = dataclasses.replace(job.fresh, params=params, opt_state=opt_state)
+  return dataclasses.replace(job, task=task, fresh=fresh)
 
-  def remember(run_settings, job, now, journal):
-    ends.append(jax.tree.map(np.asarray, now.params))
-    return original(run_settings, job, now, journal)
 
-  loop._summary = remember
+_JOBS = {}
 
-  def last():
-    loop._summary = original
-    return ends[-1]
 
-  return last
+def run(settings, workdir, build_job=build_job):
+  """Runs to the end; the summary and the parameters after the last step."""
+  last = []
+  keep = lambda now: last.__setitem__(slice(None), [now.params])
+  summary = loop.run(settings, workdir, after_step=keep, build_job=build_job)
+  return summary, jax.tree.map(np.asarray, last[0]) if last else None
+
+
+def interrupt(settings, workdir, steps):
+  """Runs so many steps; then the power is cut."""
+
+  def after_step(now):
+    if now.step == steps:
+      raise Interrupted
+
+  with pytest.raises(Interrupted):
+    loop.run(settings, workdir, after_step=after_step, build_job=build_job)
+
+
+def assert_equal(params, others):
+  """Raises unless two trees of parameters are equal bit by bit."""
+  jax.tree.map(np.testing.assert_array_equal, params, others)
+
+
+def assert_close(params, others):
+  """Raises unless they are equal up to rounding."""
+
+  def compare(a, b):
+    # Adam divides by what may be close to zero, so rounding is amplified.
+    assert workers.relative(a, b) < 10 * workers.FLOAT32_ROUNDING
+
+  jax.tree.map(compare, params, others)
 
 
 def lines_of(workdir):
-  text = (workdir / 'metrics.jsonl').read_text(encoding='utf-8')
+  text = (workdir / paths.METRICS).read_text(encoding='utf-8')
   return [json.loads(line) for line in text.splitlines()]
 
 

@@ -1,6 +1,6 @@
 """Forty small texts, and the configuration that reads them."""
 
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import corpus
 
 LINES = [f'line {i}: the value of {i * i} is not {i}é\n' for i in range(400)]
@@ -27,4 +27,4 @@ def section(folder, **changes):
     'sequence_length': 32,
     'eval_fraction': 0.1,
   }
-  return config.Data(**(values | changes))
+  return Data(**(values | changes))

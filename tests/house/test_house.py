@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -53,6 +54,47 @@ def test_the_library_needs_jax_and_optax_only():
         assert 'greedylore_jax' in name or '._src' not in name, (
           f'{path} imports the private {name}'
         )
+
+
+# Functions of the library that still take more.
+MANY_ARGUMENTS = {
+  'fed_back',
+  '_arguments',
+  'local_step',
+  '_average',
+  '_adam_on_cores',
+}
+
+
+def test_functions_take_at_most_five_positional_arguments():
+  """More are keyword-only, or one object."""
+  for path in SOURCES:
+    if path.parts[0] not in ('greedylore_jax', 'train', 'benchmarks'):
+      continue
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding='utf-8'))):
+      if not isinstance(node, ast.FunctionDef):
+        continue
+      names = [x.arg for x in (*node.args.posonlyargs, *node.args.args)]
+      if names[:1] in (['self'], ['cls']):
+        del names[0]
+      is_known = path.parts[0] == 'greedylore_jax' and (
+        node.name in MANY_ARGUMENTS
+      )
+      assert len(names) <= 5 or is_known, (
+        f'{path}: {node.name} takes {len(names)} positional arguments'
+      )
+
+
+def test_tests_patch_no_private_names():
+  """A test that needs to replace a part of the code gets an argument for it."""
+  patch = re.compile(
+    r"""(setattr\(|patch(\.object)?\()[^)]*['".]_[a-z]|^ *\w+\._[a-z]\w* = """,
+    re.IGNORECASE | re.MULTILINE,
+  )
+  for path in SOURCES:
+    if path.parts[:2] in (('tests', 'trainer'), ('tests', 'study')):
+      found = patch.search((ROOT / path).read_text(encoding='utf-8'))
+      assert not found, f'{path} patches a private name: {found[0]}'
 
 
 def test_only_one_module_communicates():

@@ -13,6 +13,11 @@ import greedylore_jax
 import train
 
 ROOT = pathlib.Path(greedylore_jax.__file__).parent.parent
+PAGES = sorted(
+  path.relative_to(ROOT)
+  for pattern in ('*.md', 'docs/*.md', 'experiments/**/README.md')
+  for path in ROOT.glob(pattern)
+)
 MODULES = sorted(
   module.name
   for package in (greedylore_jax, train)
@@ -49,7 +54,24 @@ def test_python_in_the_readme_runs(monkeypatch, tmp_path):
     exec(compile(block, 'README.md', 'exec'), scope)
 
 
-def test_the_readme_names_files_that_exist():
-  text = (ROOT / 'README.md').read_text(encoding='utf-8')
-  for target in re.findall(r'\]\((?!https?:)([^)#]+)', text):
-    assert (ROOT / target).exists(), f'README.md links to {target}'
+def linked(path):
+  """The files to which a Markdown file links."""
+  targets = re.findall(r'\]\((?!https?:)([^)#]+)', path.read_text('utf-8'))
+  return {(path.parent / target).resolve() for target in targets}
+
+
+@pytest.mark.parametrize('path', PAGES, ids=str)
+def test_links_lead_to_files(path):
+  missing = [str(x) for x in linked(ROOT / path) if not x.exists()]
+  assert not missing, f'{path} links to {missing}'
+
+
+def test_every_study_is_in_the_index():
+  index = linked(ROOT / 'EXPERIMENTS.md')
+  studies = {*(ROOT / 'experiments').glob('*/README.md')}
+  assert studies
+  assert not studies - index, 'EXPERIMENTS.md does not list these'
+  explained = set().union(*map(linked, studies)) | studies
+  for results in (ROOT / 'experiments').glob('*/results.jsonl'):
+    shown = {results.with_name(x) for x in ('README.md', 'compare.png')}
+    assert shown & explained, f'no README explains {results}'

@@ -1,7 +1,6 @@
 """Does the library behave as its theory says? The studies on tiny sizes."""
 
 import pathlib
-import re
 
 import numpy as np
 import pytest
@@ -74,5 +73,3 @@ def test_what_is_committed_agrees_and_is_shown(study):
   assert '| yes |' in text and '**no**' not in text
   prose = (FOLDER.parents[1] / 'docs/theory.md').read_text(encoding='utf-8')
   assert f'](../experiments/theory/{study.NAME}.png)' in prose
-  for target in re.findall(r'\]\((?!https?:)([^)#]+)', prose):
-    assert (FOLDER.parents[1] / 'docs' / target).exists(), target

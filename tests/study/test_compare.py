@@ -7,10 +7,11 @@ import pytest
 
 import texts
 from train import compare
-from train.config import command_line as command
-from train.config import schema as config
+from train.config import command_line
+from train.config.schema import Compression
+from train.run import paths
 from train.study import grid
-from train.study import results as study
+from train.study import results
 
 CONFIG = """
 config = Config(
@@ -48,18 +49,16 @@ def path(tmp_path):
   return str(file)
 
 
-@pytest.fixture
-def started(monkeypatch):
-  """Runs that only leave what a run leaves; gives the folders they got."""
-  folders = []
+class Calls(list):
+  """The names of the runs that a study starts; leaves what a run leaves."""
 
-  def call(words):
-    settings = command.parse(words[2:], 'train')[0]
+  def __call__(self, words):
+    settings = command_line.parse(words[2:], 'train')[0]
     folder = pathlib.Path(settings.workdir)
     name, digest = folder.name.rsplit('-', 1)
     assert len(digest) == 8, 'a folder for each run, whatever it is called'
-    folders.append(name)
-    for name in ('checkpoints', 'tensorboard'):
+    self.append(name)
+    for name in (paths.CHECKPOINTS, paths.TENSORBOARD):
       (folder / name).mkdir(parents=True, exist_ok=True)
     sent = {'bytes_sent': 60, 'dense_bytes': 120}
     lines = [
@@ -67,13 +66,15 @@ def started(monkeypatch):
       {'step': 6, 'eval_loss': 2.5, **sent},
     ]
     text = ''.join(f'{json.dumps(line)}\n' for line in lines)
-    (folder / 'metrics.jsonl').write_text(text, encoding='utf-8')
+    (folder / paths.METRICS).write_text(text, encoding='utf-8')
     summary = json.dumps(SUMMARY)
-    (folder / 'summary.json').write_text(summary, encoding='utf-8')
+    (folder / paths.SUMMARY).write_text(summary, encoding='utf-8')
     return 0
 
-  monkeypatch.setattr(compare, '_call', call)
-  return folders
+
+@pytest.fixture
+def started():
+  return Calls()
 
 
 def choices(path, *entries, **more):
@@ -111,13 +112,13 @@ def test_runs_come_in_order_and_say_what_they_are(path):
   assert runs[-1].name == 'greedylore-probes=0-rank=3-lr0.002-seed7'
   assert [run.budget for run in runs[3:9:5]] == [None, 8.0]
   last = runs[-1].config
-  assert last.compression == config.Compression(
+  assert last.compression == Compression(
     rank=3, update_interval=3, start_step=1, probes=0, seed=7
   )
   assert (last.seed, last.data.seed) == (7, 7)
   assert last.optimizer.learning_rate == 2e-3
   for run in runs:
-    assert command.parse([*run.options], 'train')[0] == run.config
+    assert command_line.parse([*run.options], 'train')[0] == run.config
 
 
 @pytest.mark.parametrize(
@@ -146,18 +147,27 @@ def test_runs_come_in_order_and_say_what_they_are(path):
       ['--compressors', 'powersgd:rank=3:rank=4'],
       '--compression.rank must be given once',
     ),
-    (['--compressors', 'dense,dense'], "none twice; got 'dense,dense'"),
+    (
+      ['--compressors', 'dense,dense'],
+      'expected values that differ, got dense,dense',
+    ),
     (
       ['--compressors', 'dense', '--budgets', '3,x'],
-      'argument --budgets: takes numbers with commas between them, none twice,'
-      " each at least 1; got '3,x'",
+      "--budgets must be a tuple of finite numbers, got (3, 'x')",
     ),
-    (['--compressors', 'dense', '--budgets', '0.5'], "got '0.5'"),
-    (['--compressors', 'dense', '--seeds', '0.5'], "got '0.5'"),
-    (['--compressors', 'dense', '--learning_rates', 'nan'], "got 'nan'"),
+    (
+      ['--compressors', 'dense', '--budgets', '0.5'],
+      '--budgets must be at least 1, got 0.5',
+    ),
+    (['--compressors', 'dense', '--seeds', '0.5'], "of integers, got ('0.5',)"),
+    (['--compressors', 'dense', '--learning-rates', 'nan'], "got ('nan',)"),
     (
       ['--compressors', 'dense', '--bandwidth', '0'],
-      '--bandwidth takes Mbit/s, a number above 0, got 0',
+      '--bandwidth must be above 0 Mbit/s, got 0',
+    ),
+    (
+      ['--compressors', 'dense', '--seeds', '1', '--data.seed', '2'],
+      '--seeds sets data.seed in every run of a study, got --data.seed as well',
     ),
     (
       ['--compressors', 'dense', '--step', '3'],
@@ -169,13 +179,13 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     ),
     (['--compressors', 'dense', '--data.files', 'absent'], 'matches none in'),
     (['--compressors', 'dense', '--mesh.replica', '0'], 'set mesh.replica'),
-    ([], 'the following arguments are required: --compressors'),
+    ([], 'expected python -m train.compare CONFIG --compressors VALUE'),
   ],
 )
 def test_mistakes_are_one_line_before_anything_runs(
   path, started, capsys, options, message
 ):
-  assert compare.main([path, *options]) == 2
+  assert compare.main([path, *options], call=started) == 2
   out, err = capsys.readouterr()
   assert not out and not started
   assert err.startswith('error: ') and err.count('\n') == 1
@@ -198,7 +208,8 @@ def test_budgets_are_for_methods_that_have_a_choice(
       '30',
       '--workdir',
       str(tmp_path),
-    ]
+    ],
+    call=started,
   )
   assert code == 0
   out = capsys.readouterr().out
@@ -222,11 +233,13 @@ def test_budgets_are_for_methods_that_have_a_choice(
 def run(path, started, tmp_path):
   """Runs a study again and gives what it started."""
 
-  def again(*options, methods='dense,powersgd', folder='study', code=0):
+  def again(
+    *options, methods='dense,powersgd', folder='study', code=0, call=started
+  ):
     started.clear()
     place = str(tmp_path / folder)
     argv = [path, '--compressors', methods, '--workdir', place, *options]
-    assert compare.main(argv) == code
+    assert compare.main(argv, call=call) == code
     return started
 
   return again
@@ -241,7 +254,7 @@ def test_what_is_finished_is_not_run_again_wherever_it_is(run, tmp_path):
   assert run() == ['dense', 'powersgd'], 'a run for each method'
   assert run('--report', methods='dense,sign') == [], 'a report runs nothing'
   whole = (tmp_path / 'study' / 'results.jsonl').read_bytes()
-  for name in study._HEAVY:
+  for name in results.HEAVY:
     assert not [*(tmp_path / 'study').glob(f'dense-*/{name}')]
   (tmp_path / 'elsewhere').mkdir()
   copy = tmp_path / 'elsewhere' / 'results.jsonl'
@@ -318,7 +331,7 @@ def test_options_that_contradict_each_other(path, started, capsys):
     (['--seeds', '1', '--seeds', '2'], '--seeds must be given once'),
   ):
     argv = [path, '--compressors', 'powersgd', *options]
-    assert compare.main(argv) == 2
+    assert compare.main(argv, call=started) == 2
     error = capsys.readouterr().err
     assert key in error and error.count('\n') == 1
   assert not started
@@ -334,23 +347,20 @@ def test_an_entry_may_set_what_an_option_sets_for_the_others(path):
   assert [run.config.compression.rank for run in runs] == [5, 3]
   for run in runs:
     assert run.config.steps == 7
-    assert command.parse([*run.options], 'train')[0] == run.config
+    assert command_line.parse([*run.options], 'train')[0] == run.config
 
 
 def test_a_run_that_fails_ends_the_study_and_the_others_stay(
-  run, started, monkeypatch, tmp_path, capsys
+  run, started, tmp_path, capsys
 ):
-  works = compare._call
-  fails = lambda words: 7 if 'range_finder' in words else works(words)
-  monkeypatch.setattr(compare, '_call', fails)
+  fails = lambda words: 7 if 'range_finder' in words else started(words)
   methods = 'dense,range_finder,powersgd'
-  assert run(methods=methods, code=7) == ['dense']
+  assert run(methods=methods, code=7, call=fails) == ['dense']
   out = capsys.readouterr().out
   assert '[2/3] range_finder (about ' in out
   assert ' ended with exit code 7.\n' in out
-  assert 'The same command goes on' not in out, 'it would fail again'
+  assert 'Rerun the same command' not in out, 'it would fail again'
   assert '| dense |' in (tmp_path / 'study' / 'table.md').read_text()
-  monkeypatch.setattr(compare, '_call', works)
   assert run(methods=methods) == ['range_finder', 'powersgd']
   assert [x['name'] for x in lines_of(tmp_path / 'study')] == [
     'dense',
@@ -360,20 +370,18 @@ def test_a_run_that_fails_ends_the_study_and_the_others_stay(
 
 
 def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
-  run, monkeypatch, tmp_path, capsys
+  run, started, tmp_path, capsys
 ):
-  works = compare._call
-
   def interrupted(words):
     if 'powersgd' in words:
       raise KeyboardInterrupt
-    return works(words)
+    return started(words)
 
-  monkeypatch.setattr(compare, '_call', interrupted)
-  assert run(code=130) == ['dense']
-  assert 'The same command goes on' in capsys.readouterr().out
+  assert run(code=130, call=interrupted) == ['dense']
+  assert 'Rerun the same command to resume' in capsys.readouterr().out
   assert '| dense |' in (tmp_path / 'study' / 'table.md').read_text()
-  assert run('--seeds', '1', methods='powersgd', folder='none', code=130) == []
+  other = {'methods': 'powersgd', 'folder': 'none', 'call': interrupted}
+  assert run('--seeds', '1', code=130, **other) == []
   assert not (tmp_path / 'none').exists(), 'no results, no table, no lock'
 
 

@@ -4,48 +4,11 @@ import math
 
 import pytest
 
-from train.config import schema as config
+from studies import result
+from studies import run
 from train.study import comparison
-from train.study import figure as comparison_figure
-from train.study import grid
-from train.study import results as study
-
-
-def result(loss, sent=1000.0, seconds=0.01, **more):
-  """A line of results.jsonl: 4 workers, 100 steps."""
-  return {
-    'seconds_per_step': seconds,
-    'summary': {
-      'final_eval_loss': loss,
-      'final_eval_bits_per_byte': loss / 2,
-      'num_workers': 4,
-      'bytes_per_step': sent,
-      'compression': 6000.0 / sent,
-      **more,
-    },
-    'curve': {
-      'evaluations': [
-        {'step': step, 'eval_loss': loss + rest, 'bytes_sent': step * sent}
-        for step, rest in ((50, 0.5), (100, 0.0))
-      ]
-    },
-  }
-
-
-def run(method, budget=None, rate=1e-3):
-  return grid.Run(
-    method,
-    budget,
-    grid.Knob('rank', 3) if budget else None,
-    '',
-    '',
-    (),
-    config.Config(
-      optimizer=config.Optimizer(learning_rate=rate),
-      mesh=config.Mesh(replica=4),
-    ),
-  )
-
+from train.study import figure
+from train.study import results
 
 FINISHED = [
   (run('dense', rate=1e-3), result(2.2, 6000.0)),
@@ -107,7 +70,7 @@ def test_a_best_rate_at_an_end_of_the_grid_is_told():
   finished = [(run('dense', rate=r), result(r)) for r in (1.0, 2.0, 3.0)]
   finished += [(run('sign', rate=r), result(abs(r - 2))) for r in (1.0, 2.0)]
   table = comparison.table(comparison.rows(finished), 100)
-  assert 'Best at an end of the grid, so maybe beyond it: dense.' in table
+  assert 'Best at an end of the grid, so possibly beyond it: dense.' in table
 
 
 def test_peaks_are_shown_where_they_are_known():
@@ -136,9 +99,9 @@ def test_the_figure_of_many_methods(tmp_path):
     for budget in ([None] if method == 'dense' else [3.0, 8.0])
   ]
   rows = comparison.rows(finished)
-  assert len({*comparison_figure._colors(rows).values()}) == len(methods)
-  assert len({*comparison_figure._styles(rows).values()}) == 2
-  comparison_figure.draw(tmp_path / 'compare.png', rows, 100.0)
+  assert len({*figure.colors_of(rows).values()}) == len(methods)
+  assert len({*figure.styles_of(rows).values()}) == 2
+  figure.draw(tmp_path / 'compare.png', rows, 100.0)
   assert (tmp_path / 'compare.png').stat().st_size > 50_000
 
 
@@ -148,7 +111,7 @@ def test_a_figure_of_a_single_worker_or_of_nothing_finite(tmp_path, loss):
   rows[0].lines[0]['summary']['num_workers'] = 1
   for point in rows[0].lines[0]['curve']['evaluations']:
     point['bytes_sent'] = 0
-  comparison_figure.draw(tmp_path / 'compare.png', rows, 100.0)
+  figure.draw(tmp_path / 'compare.png', rows, 100.0)
   assert (tmp_path / 'compare.png').exists()
 
 
@@ -165,7 +128,7 @@ def logged(steps, seconds):
 @pytest.mark.parametrize('count', [1, 50, 51, 99, 100, 1234])
 def test_a_thin_curve_has_at_most_fifty_points_and_the_last(count):
   lines = logged(range(10, 10 * count + 1, 10), range(count))
-  points = study.thin(lines)['training']
+  points = results.thin(lines)['training']
   assert min(count, 25) <= len(points) <= 50
   assert points[-1]['step'] == 10 * count
   assert points == sorted(points, key=lambda point: point['step'])
@@ -175,9 +138,9 @@ def test_evaluations_get_the_seconds_of_training():
   lines = logged([10, 20], [1.0, 3.0])
   held_out = {'step': 15, 'eval_loss': 4.0, 'bytes_sent': 135}
   lines.insert(1, held_out)
-  found = study.thin(lines)['evaluations']
+  found = results.thin(lines)['evaluations']
   assert found == [held_out | {'seconds': 2.0}]
 
 
 def test_a_pause_does_not_count_as_seconds_per_step():
-  assert study.steady_seconds(logged([10, 20, 30], [1.0, 60.0, 61.0])) == 0.1
+  assert results.steady_seconds(logged([10, 20, 30], [1.0, 60.0, 61.0])) == 0.1

@@ -13,10 +13,9 @@ import pytest
 
 import greedylore_jax as gl
 import runs
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import fingerprint
 from train.run import checkpoint
-from train.run import loop
 import workers
 
 REPLICA = 'replica'
@@ -39,12 +38,12 @@ def test_size_is_that_of_one_copy_whatever_the_number_of_workers(tmp_path, n):
     jnp.asarray(rng.normal(size=x.shape), x.dtype) if x.size > 1 else x
   )
   state = jax.tree.map(noise, state)  # Zeros would be packed.
-  run = config.Config()
   with checkpoint.Checkpoints(
-    tmp_path, run, {}, mesh, REPLICA, is_linear=True
+    tmp_path, Config(), mesh, data={}, is_linear=True
   ) as checkpoints:
-    now = checkpoint.Snapshot(1, params, state, {})
-    checkpoints.save(now)
+    checkpoints.save(
+      checkpoint.Snapshot(1, params, state, checkpoint.Progress())
+    )
   expected = 4 * (4 * 256 * 1024 + 256 * 256)
   assert size_on_disk(tmp_path) == pytest.approx(expected, rel=0.1)
   assert size_on_disk(tmp_path) < 1.02 * expected
@@ -102,11 +101,11 @@ class Small:
     tx = optax.chain(gl.greedylore(2, REPLICA, probes=1), optax.sgd(0.1))
     state = gl.init_state(tx, params, mesh, axis_name=REPLICA)
     self.open = lambda: checkpoint.Checkpoints(
-      folder, config.Config(), {}, mesh, REPLICA, is_linear=True
+      folder, Config(), mesh, data={}, is_linear=True
     )
     self.folder = folder
-    self.fresh = checkpoint.Snapshot(0, params, state, {})
-    progress = {'bytes_sent': 123_456, 'data': {'next_index': 5}}
+    self.fresh = checkpoint.Snapshot(0, params, state, checkpoint.Progress())
+    progress = checkpoint.Progress({'next_index': 5}, bytes_sent=123_456)
     with self.open() as checkpoints:
       checkpoints.save(checkpoint.Snapshot(5, params, state, progress))
 
@@ -131,7 +130,7 @@ def test_any_changed_bit_of_the_notes_is_refused(tmp_path, part):
     assert '\n' not in str(error.value)
   path.write_bytes(whole)
   found = small.latest()
-  assert (found.step, found.progress['bytes_sent']) == (5, 123_456)
+  assert (found.step, found.progress.bytes_sent) == (5, 123_456)
 
 
 @pytest.mark.parametrize('name', ['6', '3'])
@@ -157,9 +156,8 @@ def test_a_checkpoint_without_checksums_is_refused(tmp_path):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
-  with_parameters = runs.recording()
-  loop.run(runs.settings(folder), folder / 'work')
-  return folder, with_parameters()
+  _, params = runs.run(runs.settings(folder), folder / 'work')
+  return folder, params
 
 
 def damaged(folder, tmp_path, name, how):
@@ -187,10 +185,10 @@ def test_a_damaged_checkpoint_is_refused(finished, tmp_path, name, how):
   workdir = damaged(folder, tmp_path, name, how)
   message = r'checkpoints/8 is damaged \(\w+: .*Delete it'
   with pytest.raises(ValueError, match=message):
-    loop.run(runs.settings(folder), workdir)
+    runs.run(runs.settings(folder), workdir)
   # And what the message proposes works.
   shutil.rmtree(workdir / 'checkpoints' / '8')
-  assert loop.run(runs.settings(folder), workdir)['steps'] == 8
+  assert runs.run(runs.settings(folder), workdir)[0]['steps'] == 8
 
 
 def test_numbers_that_changed_on_disk_are_refused(finished, monkeypatch):
@@ -207,7 +205,7 @@ def test_numbers_that_changed_on_disk_are_refused(finished, monkeypatch):
 
   monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'restore', flipped)
   with pytest.raises(ValueError, match=r'not as it was written: params\.norm'):
-    loop.run(runs.settings(folder), folder / 'work')
+    runs.run(runs.settings(folder), folder / 'work')
 
 
 @pytest.fixture
@@ -231,11 +229,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(
   folder, params = finished
   disk, enlarge = small_disk
   with pytest.raises(OSError, match=r'could not be written .*No space left'):
-    loop.run(runs.settings(folder), disk / 'work')
+    runs.run(runs.settings(folder), disk / 'work')
   enlarge()
-  last = runs.recording()
-  loop.run(runs.settings(folder), disk / 'work')
-  for a, b in zip(
-    jax.tree.leaves(last()), jax.tree.leaves(params), strict=True
-  ):
-    np.testing.assert_array_equal(a, b)
+  _, resumed = runs.run(runs.settings(folder), disk / 'work')
+  runs.assert_equal(resumed, params)

@@ -1,24 +1,36 @@
 """Does a command do what it says, or say in one line why it cannot?"""
 
-import ast
 import dataclasses
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
 import types
+import typing
 
 import pytest
 
 import train
 from train import __main__ as program
-from train.config import command_line as command
-from train.config import schema as config
+from train.config import command_line
+from train.config import reader
+from train.config import section
+from train.config.schema import Config
+from train.config.schema import Log
+from train.config.schema import Model
 import train.run
 
 ROOT = pathlib.Path(train.__file__).parent.parent
 CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
+IMPORT = 'from train.config.schema import *\n'
 QUICKSTART = str(ROOT / 'configs' / 'quickstart.py')
+VARIANT = "config = Config()\nvariants = {'a': dict(about='A.', "
+PARTS = {
+  f'{field.name}.': type(field.default)
+  for field in dataclasses.fields(Config)
+  if dataclasses.is_dataclass(field.default)
+}
 
 
 @pytest.fixture
@@ -62,17 +74,87 @@ def write(tmp_path):
 
 
 def parse(*argv):
-  return command.parse([*argv], 'train')[0]
+  return command_line.parse([*argv], 'train')[0]
 
 
 # Right commands.
 
 
+def as_python_runs(path):
+  """The configurations of a file that is executed, by variant."""
+  names = runpy.run_path(str(path))
+  configs = {'': names.get('config') or names['base']}
+  for name, changes in names.get('variants', {}).items():
+    del changes['about']
+    start = configs[changes.pop('like', '')]
+    values = {
+      key: dataclasses.replace(getattr(start, key), **value)
+      if isinstance(value, dict)
+      else value
+      for key, value in changes.items()
+    }
+    configs[name] = dataclasses.replace(start, **values)
+  return {k: v for k, v in configs.items() if k or 'config' in names}
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_a_file_of_configs_is_read_as_python_would_run_it(path):
-  assert command.load(str(path)) == runpy.run_path(str(path))['config']
-  described = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
-  assert described, f'{path} must begin with a docstring on what it is for'
+  entries = reader.read(str(path))
+  assert as_python_runs(path) == {k: v.config for k, v in entries.items()}
+  assert all(entry.about for entry in entries.values())
+
+
+def test_every_configuration_is_listed_once_with_one_line(capsys):
+  assert program.main(['--list']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  listed = [line.split()[0] for line in lines]
+  assert all(len(line.split()) > 2 for line in lines)
+  assert len({*map(command_line.name_of, listed)}) == len(listed) > 30
+  configs = [repr(command_line.load(name)) for name in listed]
+  assert len({*configs}) == len(configs), 'two names of one configuration'
+  # Rows of the papers' tables.
+  for row in (
+    'configs/greedylore/llama.py:60m .* dense perplexity 33.44',
+    'configs/greedylore/glue.py:sst2 .* r = 8 .930',
+    'configs/greedylore/cifar.py:100 .* dense 75.91 %',
+    'configs/tsr/llama.py:1b .* loss 3.08',
+  ):
+    assert re.search(row, '\n'.join(lines)), row
+
+
+DOCUMENTS = [
+  *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'Makefile')),
+  *(
+    path
+    for folder in ('docs', 'launch', 'configs', 'benchmarks', 'experiments')
+    for path in (ROOT / folder).rglob('*')
+    if path.suffix in ('.md', '.py', '.yaml', '.sbatch')
+  ),
+]
+
+
+def test_configurations_that_the_documents_name_exist():
+  found = set()
+  for path in DOCUMENTS:
+    text = path.read_text(encoding='utf-8')
+    for name in re.findall(r'\bconfigs/[\w/]+\.py(?::\w+)?', text):
+      found.add(name)
+      file, _, variant = name.partition(':')
+      assert (ROOT / file).is_file(), f'{path} names {name}'
+      assert not variant or variant in reader.read(str(ROOT / file)), name
+  assert len(found) > 20
+
+
+def test_a_variant_changes_single_keys_of_the_configuration(write):
+  path = write(
+    'config = Config(steps=5, model=Model(width=64, layers=3))\n'
+    "variants = {'wide': dict(about='Wide.', model=dict(width=96)),\n"
+    "  'long': dict(about='Long.', like='wide', steps=7)}"
+  )
+  assert parse(path).model == Model(width=64, layers=3)
+  long = parse(f'{path}:long', '--seed', '2')
+  model = Model(width=96, layers=3)
+  assert long == Config(steps=7, seed=2, model=model)
 
 
 def test_options_beat_the_file_and_the_file_beats_the_defaults(write):
@@ -81,11 +163,8 @@ def test_options_beat_the_file_and_the_file_beats_the_defaults(write):
   )
   options = '--model.width=96 --log.every 9 --steps=7'
   found = parse(path, *options.split())
-  assert found == config.Config(
-    steps=7,
-    seed=6,
-    model=config.Model(width=96, layers=3),
-    log=config.Log(every=9),
+  assert found == Config(
+    steps=7, seed=6, model=Model(width=96, layers=3), log=Log(every=9)
   )
 
 
@@ -115,6 +194,12 @@ def test_words_become_values_of_the_type_of_the_key(key, words, value):
   assert type(found) is type(value)
 
 
+def test_hyphens_are_underscores():
+  options = '--batch-size=7', '--optimizer.learning-rate', '3e-4'
+  found = parse(QUICKSTART, *options)
+  assert (found.batch_size, found.optimizer.learning_rate) == (7, 3e-4)
+
+
 def test_several_files_follow_one_option():
   options = ('--data.files', 'a', '*.txt', '--data.source', 'files')
   assert parse(QUICKSTART, *options).data.files == ('a', '*.txt')
@@ -123,12 +208,14 @@ def test_several_files_follow_one_option():
 def test_a_run_gets_its_settings_and_a_folder(replace_run, write):
   started = []
   replace_run(lambda *given: started.append(given))
-  path = write('config = Config()')
+  path = write("config = Config()\nvariants = {'b': dict(about='B.', seed=1)}")
   assert program.main([path, '--steps', '3']) == 0
   assert program.main([path, '--workdir', 'here']) == 0
+  assert program.main([f'{path}:b']) == 0
   assert started == [
-    (config.Config(steps=3, workdir='runs/mine'), pathlib.Path('runs/mine')),
-    (config.Config(workdir='here'), pathlib.Path('here')),
+    (Config(steps=3, workdir='runs/mine'), pathlib.Path('runs/mine')),
+    (Config(workdir='here'), pathlib.Path('here')),
+    (Config(seed=1, workdir='runs/mine_b'), pathlib.Path('runs/mine_b')),
   ]
 
 
@@ -137,28 +224,34 @@ def test_a_run_gets_its_settings_and_a_folder(replace_run, write):
 
 def test_keys_are_those_of_the_configuration():
   expected = []
-  for name, value in dataclasses.asdict(config.Config()).items():
+  for name, value in dataclasses.asdict(Config()).items():
     inner = value if isinstance(value, dict) else None
     expected += [f'{name}.{key}' for key in inner] if inner else [name]
-  assert command.keys() == expected
+  assert command_line.keys() == expected
 
 
 @pytest.mark.parametrize('option', ['--help', '-h'])
-def test_help_lists_every_key(option, capsys):
+def test_help_lists_every_key_with_value_meaning_and_type(option, capsys):
   with pytest.raises(SystemExit) as stop:
     program.main([option])
   assert not stop.value.code
   shown = capsys.readouterr().out
   assert 'python -m train CONFIG' in shown
-  keys = command.keys()
-  missing = [key for key in keys if f'--{key} ' not in shown]
-  assert not missing, 'tyro no longer shows these; see command._print_help'
+  for key in ('plan', 'list', *command_line.keys()):
+    name, _, field = key.rpartition('.')
+    text = re.search(rf'^--{key} .*\n((?: {{6}}.*\n)+)', shown, re.MULTILINE)
+    assert text, key
+    if name:
+      hint = typing.get_type_hints(PARTS[f'{name}.'])[field]
+      of_type = f'({section.describe_type(hint)})'
+      assert ' '.join(text[1].split()).endswith(of_type), key
+      assert len(text[1].split()) > len(of_type.split()), f'{key} is explained'
 
 
 def test_help_for_a_file_shows_its_values(write, capsys):
   with pytest.raises(SystemExit):
     program.main([write('config = Config(steps=12345)'), '--help'])
-  assert '(default: 12345)' in capsys.readouterr().out
+  assert '--steps 12345\n' in capsys.readouterr().out
 
 
 # Wrong options.
@@ -166,7 +259,12 @@ def test_help_for_a_file_shows_its_values(write, capsys):
 
 @pytest.mark.parametrize(
   'key',
-  [key for key, hint in command._types().items() if hint in (int, int | None)],
+  [
+    f'{prefix}{key}'
+    for prefix, part in {'': Config, **PARTS}.items()
+    for key, hint in typing.get_type_hints(part).items()
+    if hint in (int, int | None)
+  ],
 )
 def test_every_integer_has_a_largest_value(refused, key):
   assert refused(QUICKSTART, f'--{key}', str(2**63)).startswith(
@@ -182,7 +280,10 @@ def test_every_integer_has_a_largest_value(refused, key):
       "unknown option --compresion.rank; the nearest is 'compression.rank'",
     ),
     (['--step=3'], "unknown option --step; the nearest is 'steps'"),
-    (['extra'], "expected --section.key VALUE, got 'extra'"),
+    (['extra'], f"expected one CONFIG, got {QUICKSTART!r} and 'extra'"),
+    (['--plna'], "unknown option --plna; the nearest is 'plan'"),
+    (['--plan', '--plan'], '--plan must be given once, got it twice'),
+    (['--batch-size=x'], "batch_size must be an integer, got 'x'."),
     (['--steps'], '--steps takes one value, got none'),
     (['--steps', '3', '4'], '--steps takes one value, got 3 4'),
     (['--steps', 'abc'], "steps must be an integer, got 'abc'."),
@@ -241,7 +342,7 @@ def test_every_integer_has_a_largest_value(refused, key):
     ),
     (
       ['--compression.error_feedback', 'no'],
-      "compression.error_feedback must be True or False or 'ef21', got 'no'.",
+      "compression.error_feedback must be True or False, got 'no'.",
     ),
     (
       ['--model.dtype', 'float8'],
@@ -309,8 +410,8 @@ def test_a_wrong_option(refused, options, message):
       'compression.embedding_rank is only for compression.embeddings True',
     ),
     (
-      ['--compression.method=tsr_adam', '--compression.error_feedback=ef21'],
-      'compression.error_feedback is only for',
+      ['--compression.method=tsr_adam', '--compression.stagger=True'],
+      'compression.stagger is only for',
     ),
   ],
 )
@@ -337,6 +438,15 @@ def test_a_key_that_the_run_reads(options):
 def test_no_file(refused, argv):
   expected = 'expected python -m train CONFIG [--section.key VALUE ...]'
   assert refused(*argv) == expected
+
+
+def test_a_variant_that_is_missing_or_unknown(refused, write):
+  variants = "{'60m': dict(about='A.'), '1b': dict(about='B.')}"
+  path = write(f'base = Config()\nvariants = {variants}')
+  listed = f'expected {path}:VARIANT with one of 60m, 1b, got'
+  assert refused(path) == f'{listed} none'
+  assert refused(f'{path}:60n') == f"{listed} 60n; the nearest is '60m'"
+  assert refused(f'{QUICKSTART}:x').endswith("got 'x': leave it out")
 
 
 # Wrong files.
@@ -390,13 +500,42 @@ def test_a_file_that_is_not_there_or_no_text(refused, tmp_path):
     (f'config = Config(steps={5000 * "9"})', ': not a configuration: '),
     (
       '',
-      ': a configuration is a docstring, imports and one assignment'
-      ' config = Config(...), which is missing',
+      ': a configuration is a docstring, imports, config = Config(...) (or base'
+      ' = ..., if it needs a variant) and possibly variants = {...}, of which'
+      ' config or base is missing',
     ),
     (
       'config = Config()\nconfig = Config()',
-      ': a configuration is a docstring,'
-      ' imports and one assignment config = Config(...), line 2 is something',
+      ': a configuration is a docstring',
+    ),
+    ('config = Config()\nbase = Config()', ': a configuration is a docstring'),
+    ('config = Config()\nvariants = 3', ': a configuration is a docstring'),
+    (
+      f'{VARIANT}model=dict(widht=8))}}',
+      ", line 2: Model has no 'widht'; the nearest is 'width'",
+    ),
+    (
+      f'{VARIANT}modle=dict(width=8))}}',
+      ", line 2: Config has no 'modle'; the nearest is 'model'",
+    ),
+    (
+      f'{VARIANT}\n  model=dict(width=30))}}',
+      ', line 3: model.width must be a multiple of 2',
+    ),
+    (f'{VARIANT}steps=0)}}', ', line 2: steps must be at least 1, got 0.'),
+    (f'{VARIANT}steps=dict(a=1))}}', ', line 2: there is no section'),
+    (f"{VARIANT}like='x', steps=3)}}", ', line 2: expected a new variant'),
+    (
+      "config = Config()\nvariants = {'a': dict(steps=3)}",
+      ', line 2: expected a',
+    ),
+    (
+      "config = Config()\nvariants = {3: dict(about='')}",
+      ', line 2: expected a',
+    ),
+    (
+      f"{VARIANT}), 'a': dict(about='B.')}}",
+      ', line 2: expected a new variant',
     ),
   ],
 )
@@ -415,13 +554,15 @@ def test_a_wrong_file(refused, write, text, message):
     'config = Config(model=[Model() for _ in [{effect}]][0])',
     'config = (Config(), {effect})[0]',
     'def config(steps={effect}): pass',
+    "config = Config()\nvariants = {{'a': dict(about='A.', steps={effect})}}",
+    "config = Config()\nvariants = {{'a': dict(about=str({effect}))}}",
+    'config = Config()\nvariants = {{{effect}: dict()}}',
   ],
 )
 def test_nothing_in_a_file_is_executed(refused, write, tmp_path, text):
   mark = tmp_path / 'executed'
   effect = f'pathlib.Path({str(mark)!r}).write_text(str(1))'
-  imports = 'import pathlib\nfrom train.config import *\n'
-  path = write(imports + text.format(effect=effect))
+  path = write(f'import pathlib\n{IMPORT}{text.format(effect=effect)}')
   assert path in refused(path)
   assert not mark.exists()
   runpy.run_path(path)  # Python itself would have left the mark.
@@ -432,7 +573,7 @@ def test_imports_of_a_file_are_not_followed(write, monkeypatch, tmp_path):
   monkeypatch.syspath_prepend(tmp_path)
   write('raise RuntimeError("imported")', 'imported_by_mine.py')
   path = write('import imported_by_mine\nconfig = Config(steps=4)')
-  assert command.load(path).steps == 4
+  assert reader.load(path).steps == 4
   with pytest.raises(RuntimeError, match='imported'):
     runpy.run_path(path)
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from train import prepare
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import batches
 from train.data import datasets
 from train.data import images
 from train.data import sources
 
 pytest.importorskip('sklearn')
-DIGITS = config.Data(source='digits', crop=1, flip=True, eval_fraction=0.2)
+DIGITS = Data(source='digits', crop=1, flip=True, eval_fraction=0.2)
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +104,7 @@ def test_what_there_is_not_is_said(digits, tmp_path):
     digits.evaluation(360)
   with pytest.raises(ValueError, match=r'train and to evaluate on, got 1797 '):
     images.load(dataclasses.replace(DIGITS, eval_fraction=0.0))
-  missing = config.Data(source='cifar10', data_dir=str(tmp_path))
+  missing = Data(source='cifar10', data_dir=str(tmp_path))
   with pytest.raises(
     ValueError,
     match=(
@@ -114,7 +114,7 @@ def test_what_there_is_not_is_said(digits, tmp_path):
   ):
     images.load(missing)
   with pytest.raises(ValueError, match=r"such as cifar10 .*, got '../x'"):
-    images.load(config.Data(source='../x'))
+    images.load(Data(source='../x'))
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -138,9 +138,7 @@ def test_a_damaged_image_of_a_data_set_is_said(tmp_path):
       {'train': part},
     ),
   )
-  section = config.Data(
-    source='pets', data_dir=str(tmp_path), eval_fraction=0.5
-  )
+  section = Data(source='pets', data_dir=str(tmp_path), eval_fraction=0.5)
   with pytest.raises(
     ValueError,
     match=(r'image \d of pets \(train\) cannot be decoded as an image'),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import kills
+from benchmarks.soak import kills
 import runs
 
 

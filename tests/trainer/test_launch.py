@@ -13,7 +13,8 @@ import pytest
 
 import runs
 from train import launch
-from train.config import command_line as command
+from train.config import exit_codes
+from train.config.schema import Compression
 
 
 def launched(folder, *options):
@@ -22,9 +23,11 @@ def launched(folder, *options):
       sys.executable,
       '-m',
       'train.launch',
+      runs.write(folder),
       '--num-processes',
       '2',
-      runs.write(folder),
+      # What is sent does not matter here, and this compiles fastest.
+      runs.write(folder, compression=Compression('dense')),
       '--workdir',
       str(folder / 'work'),
       *options,
@@ -67,25 +70,26 @@ def test_launch_passes_on_that_all_should_stop_and_ends_all_when_one_fails(
   until_step(process, 10)
   process.terminate()
   out, _ = process.communicate(timeout=100)
-  assert process.returncode == command.PREEMPTED
+  assert process.returncode == exit_codes.PREEMPTED
   stopped = int(re.search(r'Stopped after step (\d+), as asked', out)[1])
   process = launched(tmp_path, *long)
   until_step(process, 5 * (stopped // 5 + 3))
   os.kill(children(process)[1], signal.SIGKILL)
   _, error = process.communicate(timeout=100)
   assert process.returncode == 128 + signal.SIGKILL
-  assert 'Process 1 was ended by SIGKILL; the others have to end.' in error
+  assert 'Process 1 was ended by SIGKILL; stopping the others.' in error
 
 
 @pytest.mark.parametrize(
   ('words', 'said'),
   [
-    ([], 'expected python -m train.launch --num-processes N CONFIG'),
-    (['--num-processes'], 'expected python -m train.launch'),
-    (['--num-processes', 'two', 'c.py'], "from 1 on, got 'two'"),
-    (['--num-processes=0', 'c.py'], "from 1 on, got '0'"),
+    ([], 'expected python -m train.launch CONFIG --num_processes VALUE ['),
+    (['c.py'], 'expected python -m train.launch CONFIG --num_processes'),
+    (['c.py', '--num_processes'], '--num_processes takes one value, got none'),
+    (['--num_processes', 'two', 'c.py'], "be an integer, got 'two'"),
+    (['--num-processes=0', 'c.py'], '--num_processes must be at least 1'),
     (['--num-processes', '2', 'none.py'], 'none.py: No such file'),
-    (['--num-processes', '3', 'FILE'], 'of the 3 processes, got 4'),
+    (['FILE', '--num_processes', '3'], 'of the 3 processes, got 4'),
   ],
 )
 def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
@@ -100,13 +104,14 @@ def test_help_says_what_it_does(capsys):
   with pytest.raises(SystemExit) as ended:
     launch.main(['--help'])
   assert not ended.value.code
-  assert 'python -m train.launch --num-processes N' in capsys.readouterr().out
+  shown = capsys.readouterr().out
+  assert 'python -m train.launch CONFIG --num_processes VALUE' in shown
 
 
 @pytest.mark.parametrize('tasks', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_slurm_is_found_without_a_word(tmp_path, tasks):
   """As srun sets the environment; with virtual devices for four workers."""
-  path = runs.write(tmp_path)
+  path = runs.write(tmp_path, compression=Compression('dense'))
   processes = [
     subprocess.Popen(
       [
@@ -172,7 +177,7 @@ def test_closing_the_output_makes_all_processes_save_and_stop(tmp_path):
     until_step(process, 10)
     process.stdout.close()
     error = process.stderr.read()
-    assert process.wait(100) == command.PREEMPTED
+    assert process.wait(100) == exit_codes.PREEMPTED
   assert not error
   assert [*(tmp_path / 'work' / 'checkpoints').iterdir()]
 
@@ -197,4 +202,4 @@ def test_a_command_ends_silently_when_its_output_is_closed(tmp_path, words):
   ) as process:
     process.stdout.close()
     error = process.stderr.read()
-    assert (process.wait(100), error) == (command.CLOSED, '')
+    assert (process.wait(100), error) == (exit_codes.CLOSED, '')

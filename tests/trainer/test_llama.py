@@ -12,13 +12,13 @@ import numpy as np
 import optax
 import pytest
 
-from train.config import schema as config
+from train.config.schema import Model
 from train.models import llama
 from train.models import llama_rules
 from train.models import rules
 
 VOCAB = 31
-TINY = config.Model(width=16, layers=2, heads=2, feed_forward=24)
+TINY = Model(width=16, layers=2, heads=2, feed_forward=24)
 MATRIX = optax.contrib.MuonDimensionNumbers(0, 1)
 
 _flat = functools.partial(traverse_util.flatten_dict, sep='/')
@@ -129,7 +129,7 @@ def test_shapes_and_types():
 
 
 def test_init_has_the_stated_deviations():
-  model = config.Model(width=128, layers=2, heads=2, feed_forward=344)
+  model = Model(width=128, layers=2, heads=2, feed_forward=344)
   expected = {'norm': 0.0, 'output': 0.02 / 2, 'down': 0.02 / 2}
   for name, x in _flat(llama.init(model, 256, seed=0)).items():
     deviation = expected.get(re.split('[/_]', name)[-1], 0.02)
@@ -249,7 +249,7 @@ def test_local_gradients_inside_shard_map_are_those_of_vmap(remat):
   ],
 )
 def test_parameter_count(width, feed_forward, heads, layers):
-  model = config.Model(
+  model = Model(
     width=width, layers=layers, heads=heads, feed_forward=feed_forward
   )
   block = 4 * width**2 + 3 * width * feed_forward + 2 * width

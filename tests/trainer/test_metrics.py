@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import greedylore_jax as gl
-from train.run import diagnosis
+from train.run import diagnostics
 from train.run import json_files
 from train.run import metrics
 from train.run import progress
@@ -61,7 +61,7 @@ def in_file(workdir):
 
 def write(workdir, lines, step=0, writes=True):
   """Lets a part of a run that starts after `step` steps write these lines."""
-  with metrics.Metrics(workdir, step, False, writes) as journal:
+  with metrics.Metrics(workdir, step, writes=writes) as journal:
     for line in lines:
       values = dict(line)
       journal.write(values.pop('step'), **values)
@@ -72,7 +72,7 @@ def write(workdir, lines, step=0, writes=True):
 
 
 def test_a_line_is_in_the_file_as_soon_as_it_is_written(tmp_path):
-  with metrics.Metrics(tmp_path, 0, False, True) as journal:
+  with metrics.Metrics(tmp_path, 0) as journal:
     for i, line in enumerate(LINES):
       values = dict(line)
       journal.write(values.pop('step'), **values)
@@ -134,7 +134,7 @@ def test_the_newest_value_of_a_name(tmp_path):
 
 
 def test_tensorboard_gets_an_event_file(tmp_path):
-  with metrics.Metrics(tmp_path, 0, True, True) as journal:
+  with metrics.Metrics(tmp_path, 0, tensorboard=True) as journal:
     journal.write(10, loss=5.5)
   (events,) = (tmp_path / 'tensorboard').iterdir()
   assert events.name.startswith('events.out.tfevents.')
@@ -217,7 +217,7 @@ def test_a_stopped_clock_counts_neither_seconds_nor_laps(at):
 
 
 def test_the_summary_is_json(tmp_path):
-  report.write_summary(tmp_path, SUMMARY)
+  json_files.write(tmp_path / 'summary.json', SUMMARY)
   text = (tmp_path / 'summary.json').read_text(encoding='utf-8')
   assert json.loads(text) == SUMMARY
 
@@ -238,10 +238,10 @@ def test_the_paragraph(tmp_path, sends, saved):
   if saved:
     sent += ' Averaging the errors for checkpoints took another 1.5 MB.'
   assert report.paragraph(summary, LINES, tmp_path) == (
-    '20 steps took the training loss from 5.543 to 4.500 in 62 s. Held'
-    ' out it is 4.250, 6.131 bits per byte.'
+    '20 steps took the training loss from 5.543 to 4.500 in 62 s. Held-out'
+    ' loss: 4.250, 6.131 bits per byte.'
     f'{sent}'
-    f' Checkpoints, metrics and loss.png lie in {tmp_path}.'
+    f' Checkpoints, metrics and loss.png are in {tmp_path}.'
   )
 
 
@@ -262,7 +262,7 @@ def test_the_curves_are_drawn(tmp_path):
 
 def test_a_run_whose_metrics_are_gone_still_ends_well(tmp_path):
   summary = {'final_loss': None, 'final_eval_loss': None}
-  assert 'metrics.jsonl is not here' in report.paragraph(summary, [], tmp_path)
+  assert 'metrics.jsonl is missing' in report.paragraph(summary, [], tmp_path)
   report.draw_curves(tmp_path / 'loss.png', 'dense', [])
 
 
@@ -277,7 +277,8 @@ def refuse_constant(name):
 def test_numbers_that_are_not_finite_become_null(tmp_path, value):
   """In every file; a resumed run reads them back as NaN."""
   write(tmp_path, [LINES[0] | {'loss': value}])
-  report.write_summary(tmp_path, SUMMARY | {'nested': [{'x': (value,)}]})
+  written = SUMMARY | {'nested': [{'x': (value,)}]}
+  json_files.write(tmp_path / 'summary.json', written)
   strict = lambda text: json.loads(text, parse_constant=refuse_constant)
   assert strict((tmp_path / 'metrics.jsonl').read_text())['loss'] is None
   summary = strict((tmp_path / 'summary.json').read_text())
@@ -290,10 +291,10 @@ def test_numbers_that_are_not_finite_become_null(tmp_path, value):
 
 
 def test_diagnostics_without_a_number_survive_a_checkpoint():
-  seen = diagnosis.Diagnosis([])
+  seen = diagnostics.Window()
   seen.add('refresh', gl.Diagnostics(math.nan, 0.5, math.inf))
   saved = json.loads(json.dumps(seen.state(), allow_nan=False))
-  assert diagnosis.Diagnosis(saved).line() == {'error_to_gradient': 0.5}
+  assert diagnostics.Window(saved).line() == {'error_to_gradient': 0.5}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import os
 import jax
 import numpy as np
 import pytest
-import test_bert
 
+import hugging_face
 from train.data import datasets
 from train.data import sentences
 from train.data import tokenizers
@@ -28,7 +28,7 @@ def minilm():
   """Network, parameters, and a function from texts to batches."""
   tokenizer = tokenizers.load(f'{MINILM}/tokenizer.json')
   batch_of = lambda texts: sentences.encoded(texts, tokenizer, 64)
-  return *test_bert.loaded(MINILM), batch_of
+  return *hugging_face.loaded(MINILM), batch_of
 
 
 def embeddings(hidden_of, params, batch):
@@ -44,8 +44,10 @@ def test_an_encoder_that_others_have_trained(minilm):
   """By the papers' formulas."""
   network, params, batch_of = minilm
   batch = batch_of([('A clear sky.',), ('It rains, and it will snow.',)])
-  of = test_bert.numpy_files.load_file(f'{MINILM}/model.safetensors')
-  test_bert.assert_is(network, params, of, batch, layers=6, heads=12)
+  from safetensors import numpy as numpy_files
+
+  of = numpy_files.load_file(f'{MINILM}/model.safetensors')
+  hugging_face.assert_is(network, params, of, batch, layers=6, heads=12)
 
 
 @needs_minilm

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from train import prepare
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import datasets
 from train.data import images
 from train.data import sources
@@ -38,7 +38,7 @@ def run(tmp_path, name, *options):
 
 
 def section(tmp_path, name, **changes):
-  return config.Data(source=name, data_dir=str(tmp_path / 'sets'), **changes)
+  return Data(source=name, data_dir=str(tmp_path / 'sets'), **changes)
 
 
 def test_a_folder_with_images_of_each_class(tmp_path, capsys):
@@ -356,9 +356,9 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
     (('x', '--idx', str(tmp_path)), 'an array of bytes in IDX format'),
     (('x', '--texts', str(tmp_path / 'no*')), 'matches none'),
     (('../x', '--texts', 'y'), "got '../x'"),
-    (('x', '--vocabulary', '0'), 'give --texts, too'),
-    (('x', '--idx', 'y', '--held_out', 'z'), 'give --texts or --sentences'),
-    (('x', '--texts', 'y', '--columns', 'a', 'b'), 'is for --sentences'),
+    (('x', '--vocabulary', '0'), '--vocabulary is only for --texts: leave'),
+    (('x', '--idx', 'y', '--held_out', 'z'), 'for --texts or --sentences:'),
+    (('x', '--texts', 'y', '--columns', 'a', 'b'), 'is only for --sentences'),
     (('x', '--sentences', 'y', '--columns', 'a'), 'SENTENCE LABEL, got a'),
     (('x', '--texts', 'y', '--eval_fraction', '1'), 'between 0 and 1, got 1'),
     (('x', '--images', 'y', '--size', '0'), 'at least 1, got 0'),
@@ -367,7 +367,10 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
       "must be a data set of tensorflow-datasets (did you mean 'mnist'?)",
     ),
     (('digits', '--texts', 'y'), "'digits' is built in, images for a resnet"),
-    (('x', '--texts'), 'expected at least one argument'),
+    (('x', '--texts'), '--texts takes one value or more, got none'),
+    (('x', '--texts', 'y', '--idx', 'z'), '--texts and --idx are two'),
+    (('x', 'y'), "expected one NAME, got 'x' and 'y'"),
+    (('x', '--text-feild', 'y'), "the nearest is 'text_field'"),
   ):
     assert run(tmp_path, *options) == 2
     error = capsys.readouterr().err

@@ -15,8 +15,11 @@ import pytest
 import runs
 import train
 from train import __main__ as program
-from train.config import command_line as command
-from train.config import schema as config
+from train.config import command_line
+from train.config import exit_codes
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Mesh
 from train.distributed import agreement
 from train.run import loop
 
@@ -46,7 +49,7 @@ class Processes:
     self.all = []
     for i, log in enumerate(self.logs):
       words = [
-        path or runs.write(folder),
+        path or runs.write(folder, compression=POWERSGD),
         '--workdir',
         str(folder / workdir.format(i)),
         '--distributed.coordinator',
@@ -96,6 +99,8 @@ class Processes:
     pytest.fail(self.said(0) + self.said(1))
 
 
+# Errors are saved and restored, and it compiles fast.
+POWERSGD = Compression('powersgd', rank=2, start_step=1)
 LONG = ('--steps', '100000', '--checkpoint.every', '20', '--log.every', '5')
 
 
@@ -130,7 +135,7 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
     begin = time.monotonic()
     other = run.all[1 - gone].wait(120)
     seconds = time.monotonic() - begin
-  assert other not in (0, 2, command.DIVERGED, command.PREEMPTED)
+  assert other not in (0, 2, exit_codes.DIVERGED, exit_codes.PREEMPTED)
   assert seconds < 4 * HEARTBEAT
   who = 'process 1 of this run' if gone else f'the coordinator at {run.address}'
   for _ in range(50):  # The filter writes its line when the process has gone.
@@ -140,34 +145,31 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
   last = run.said(1 - gone).splitlines()[-1]
   assert last.startswith('error: process')
   assert who in last
-  assert 'goes on from the last checkpoint' in last
+  assert 'to resume from the last checkpoint' in last
   assert 'stack trace' not in run.said(1 - gone)
 
 
-def test_sigterm_saves_at_once_and_any_number_goes_on(
-  tmp_path, interrupt, capsys
-):
+def test_sigterm_saves_at_once_and_any_number_goes_on(tmp_path, capsys):
   """SIGTERM for one process stops both, with a code that says: go on."""
   with Processes(tmp_path, 2, LONG) as run:
     run.await_step(25)
     run.all[1].terminate()
-    assert run.codes() == [command.PREEMPTED] * 2
+    assert run.codes() == [exit_codes.PREEMPTED] * 2
     stopped = int(re.search(r'Stopped after step (\d+)', run.said(0))[1])
     assert f'Stopped after step {stopped}, as asked' in run.said(1)
-  interrupt(stopped + 3)
-  fewer = runs.settings(tmp_path, steps=100000, mesh=config.Mesh(replica=2))
-  with pytest.raises(runs.Interrupted):
-    loop.run(fewer, tmp_path / 'work')
+  fewer = runs.settings(
+    tmp_path, steps=100000, mesh=Mesh(replica=2), compression=POWERSGD
+  )
+  runs.interrupt(fewer, tmp_path / 'work', stopped + 3)
   assert f'Continuing after step {stopped}.' in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_two_processes_learn_images_as_one_with_two_devices(tmp_path):
-  """configs/digits.py for seconds, with its shifted images."""
+  """configs/studies/digits.py for seconds, with its shifted images."""
   pytest.importorskip('sklearn')
-  path = str(
-    pathlib.Path(train.__file__).parent.parent / 'configs' / 'digits.py'
-  )
+  root = pathlib.Path(train.__file__).parent.parent
+  path = str(root / 'configs' / 'studies' / 'digits.py')
   words = (
     '--steps',
     '4',
@@ -198,7 +200,7 @@ def test_two_processes_learn_images_as_one_with_two_devices(tmp_path):
   )
   with Processes(tmp_path, 2, words, path=path) as run:
     assert run.codes() == [0, 0], run.said(0) + run.said(1)
-  settings, _ = command.parse([path, *words], 'train')
+  settings, _ = command_line.parse([path, *words], 'train')
   loop.run(settings, tmp_path / 'one')
   two, one = (
     [
@@ -234,8 +236,8 @@ def test_a_difference_between_processes_is_named(tmp_path):
 
 def test_every_setting_is_compared_unless_it_names_a_place():
   """So that a new setting cannot make processes run different collectives."""
-  tree = agreement.common(config.Config())
-  assert {key for key in [*command.keys()] if not holds(tree, key)} == {
+  tree = agreement.common(Config())
+  assert {key for key in [*command_line.keys()] if not holds(tree, key)} == {
     'workdir',
     'distributed.coordinator',
     'distributed.process_id',

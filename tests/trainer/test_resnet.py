@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import greedylore_jax as gl
-from train.config import schema as config
+from train.config.schema import Model
 from train.models import resnet
 
-SMALL = config.Model(name='resnet8', width=4)
+SMALL = Model(name='resnet8', width=4)
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +27,7 @@ def pixels(rows, seed=0):
   ('classes', 'count'), [(10, 11_173_962), (100, 11_220_132)]
 )
 def test_resnet18_has_as_many_parameters_as_everywhere(classes, count):
-  model = config.Model(name='resnet18', width=64)
+  model = Model(name='resnet18', width=64)
   network = resnet.Network(model, 3, classes)
   shapes = jax.eval_shape(lambda: network.init(0))
   assert sum(x.size for x in jax.tree.leaves(shapes)) == count

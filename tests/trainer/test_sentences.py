@@ -8,7 +8,7 @@ import pytest
 
 import labelled
 from train import prepare
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import datasets
 from train.data import sentences
 
@@ -29,7 +29,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def section(tokenizer, data_dir):
-  return lambda name, **changes: config.Data(
+  return lambda name, **changes: Data(
     **{
       'source': name,
       'data_dir': data_dir,
@@ -166,7 +166,7 @@ def prepared(tmp_path, tokenizer, capsys, *options, **changes):
   assert code == 0, said.err
   divided = {'--held_out', '--eval_fraction'}.intersection(options)
   return said.out, sentences.load(
-    config.Data(
+    Data(
       **{
         'source': name,
         'data_dir': str(tmp_path / 'sets'),

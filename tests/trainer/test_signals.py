@@ -6,7 +6,7 @@ import threading
 import time
 
 from train import compare
-from train.config import command_line as command
+from train.config import exit_codes
 
 
 def test_being_asked_to_stop_is_handed_on(tmp_path):
@@ -26,10 +26,10 @@ def test_being_asked_to_stop_is_handed_on(tmp_path):
 
   before = signal.getsignal(signal.SIGTERM)
   threading.Thread(target=ask, daemon=True).start()
-  assert compare._call(['-c', program]) == command.PREEMPTED
+  assert compare.run_python(['-c', program]) == exit_codes.PREEMPTED
   assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_signal_is_an_exit_code_as_in_a_shell():
-  assert compare._call(['-c', 'import os; os.kill(os.getpid(), 9)']) == 137
-  assert compare._call(['-c', 'raise SystemExit(3)']) == 3
+  assert compare.run_python(['-c', 'import os; os.kill(os.getpid(), 9)']) == 137
+  assert compare.run_python(['-c', 'raise SystemExit(3)']) == 3

@@ -9,10 +9,12 @@ import pytest
 
 import runs
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Data
+from train.config.schema import Evaluation
+from train.config.schema import Model
 from train.distributed import cluster
 from train.run import evaluation
-from train.run import loop
 
 pytest.importorskip('sklearn')
 
@@ -22,19 +24,17 @@ def digits(folder, **changes):
   start = dataclasses.replace(
     runs.settings(folder),
     batch_size=16,
-    data=config.Data(source='digits', eval_fraction=0.02),
-    model=config.Model(name='resnet8', width=2),
-    evaluation=config.Evaluation(every=4, sequences=0),
-    compression=config.Compression(
-      rank=1, update_interval=3, start_step=1, probes=1
-    ),
+    data=Data(source='digits', eval_fraction=0.02),
+    model=Model(name='resnet8', width=2),
+    evaluation=Evaluation(every=4, sequences=0),
+    compression=Compression(rank=1, update_interval=3, start_step=1, probes=1),
   )
   return dataclasses.replace(start, **changes)
 
 
 @pytest.mark.slow
-def test_digits_are_learnt_by_the_trainer_and_go_on(tmp_path, interrupt):
-  whole = loop.run(digits(tmp_path), tmp_path / 'whole')
+def test_digits_are_learnt_by_the_trainer_and_go_on(tmp_path):
+  whole, _ = runs.run(digits(tmp_path), tmp_path / 'whole')
   lines = runs.lines_of(tmp_path / 'whole')
   train = [x for x in lines if 'loss' in x]
   held_out = [x for x in lines if 'eval_loss' in x]
@@ -44,11 +44,8 @@ def test_digits_are_learnt_by_the_trainer_and_go_on(tmp_path, interrupt):
   assert whole['final_eval_accuracy'] == held_out[-1]['eval_accuracy']
   assert 'final_eval_bits_per_byte' not in whole
   assert 0 < whole['bytes_sent'] < whole['dense_bytes']
-  interrupt(6)
-  with pytest.raises(runs.Interrupted):
-    loop.run(digits(tmp_path), tmp_path / 'again')
-  interrupt(10**9)
-  again = loop.run(digits(tmp_path), tmp_path / 'again')
+  runs.interrupt(digits(tmp_path), tmp_path / 'again', 6)
+  again, _ = runs.run(digits(tmp_path), tmp_path / 'again')
   for key in ('final_loss', 'final_eval_loss', 'final_eval_accuracy'):
     assert again[key] == whole[key], key
 
@@ -58,18 +55,19 @@ def test_evaluation_covers_all_and_nothing_twice(tmp_path):
   settings = digits(tmp_path)
   mesh = cluster.start(settings)
   task = tasks.load(settings)
-  params = task.init(0)
+  params = jax.jit(task.init)(0)
   held_out = task.held_out(0)
   assert len(held_out['label']) == 36
   score = evaluation.build(settings, mesh, task)(params, lambda: None)
   # Statistics follow the worker's batch, so these are those of four workers.
+  statistics_of, outputs_of = map(jax.jit, (task.statistics, task.outputs))
   found = [
-    task.statistics(params, jax.tree.map(lambda x, i=i: x[i : i + 4], batch))
+    statistics_of(params, jax.tree.map(lambda x, i=i: x[i : i + 4], batch))
     for batch in task.calibration(16)
     for i in range(0, 16, 4)
   ]
   statistics = jax.tree.map(lambda *xs: np.mean(xs, axis=0), *found)
-  outputs = np.asarray(task.outputs(params, statistics, held_out))
+  outputs = np.asarray(outputs_of(params, statistics, held_out))
   expected = task.score(outputs, held_out)
   assert score['accuracy'] == expected['accuracy']
   assert score['loss'] == pytest.approx(expected['loss'], rel=1e-5)
@@ -89,9 +87,10 @@ def test_a_language_model_is_scored_as_it_is_trained(tmp_path):
   settings = runs.settings(tmp_path)
   task = tasks.load(settings)
   held_out = task.held_out(16)
-  params = task.init(0)
-  score = task.score(np.asarray(task.outputs(params, (), held_out)), held_out)
-  loss = float(task.loss(params, held_out['windows']))
+  params = jax.jit(task.init)(0)
+  outputs = np.asarray(jax.jit(task.outputs)(params, (), held_out))
+  score = task.score(outputs, held_out)
+  loss = float(jax.jit(task.loss)(params, held_out['windows']))
   assert score['loss'] == pytest.approx(loss, rel=1e-6)
   assert score['bits_per_byte'] == pytest.approx(loss / math.log(2))
 

@@ -74,12 +74,12 @@ def test_bytes_round_trip():
 
 
 @pytest.mark.parametrize('chunk_bytes', [100, 1 << 20])
-def test_sentencepiece_round_trip(sentencepiece_path, chunk_bytes, monkeypatch):
+def test_sentencepiece_round_trip(sentencepiece_path, chunk_bytes):
   import sentencepiece
 
-  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', chunk_bytes)
   model = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_path)
   tokenizer = tokenizers.load(sentencepiece_path)
+  tokenizer.chunk_bytes = chunk_bytes
   tokens = tokenizer.encode(''.join(texts.LINES).encode())
   assert tokens.dtype == np.uint16
   assert tokens.max() < tokenizer.vocab_size == 400
@@ -88,12 +88,12 @@ def test_sentencepiece_round_trip(sentencepiece_path, chunk_bytes, monkeypatch):
 
 
 @pytest.mark.parametrize('chunk_bytes', [100, 1 << 20])
-def test_huggingface_round_trip(huggingface_path, chunk_bytes, monkeypatch):
+def test_huggingface_round_trip(huggingface_path, chunk_bytes):
   import tokenizers as library
 
-  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', chunk_bytes)
   model = library.Tokenizer.from_file(huggingface_path)
   tokenizer = tokenizers.load(huggingface_path)
+  tokenizer.chunk_bytes = chunk_bytes
   tokens = tokenizer.encode(''.join(texts.LINES).encode())
   assert tokens.dtype == np.uint16
   assert tokens.max() < tokenizer.vocab_size == model.get_vocab_size()
@@ -134,7 +134,7 @@ WITHOUT_LINES = {
 
 @pytest.mark.parametrize('text', WITHOUT_LINES.values(), ids=WITHOUT_LINES)
 def test_chunks_are_encoded_as_the_whole_text(
-  sentencepiece_path, huggingface_path, tmp_path, monkeypatch, text
+  sentencepiece_path, huggingface_path, tmp_path, text
 ):
   """With and without line breaks, and without tokens that begin a text."""
   import sentencepiece
@@ -149,27 +149,27 @@ def test_chunks_are_encoded_as_the_whole_text(
     whole.no_truncation()
     whole.no_padding()
     cases.append((path, lambda x, of=whole: of.encode(x).ids))
-  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', 900)
   for path, encode in cases:
-    found = tokenizers.load(path).encode(text.encode())
+    tokenizer = tokenizers.load(path)
+    tokenizer.chunk_bytes = 900
+    found = tokenizer.encode(text.encode())
     assert found.tolist() == encode(text), path
 
 
-def test_memory_is_bounded_for_a_text_of_one_line(monkeypatch):
-  monkeypatch.setattr(tokenizers, '_CHUNK_BYTES', 1000)
+def test_memory_is_bounded_for_a_text_of_one_line():
   longest = 0
 
-  class Letters:
+  class Letters(tokenizers.Subwords):
     name, vocab_size, end_of_text = 'letters', 256, None
+    chunk_bytes = 1000
 
     def ids(self, text):
       nonlocal longest
       longest = max(longest, len(text))
       return [*text.encode()]
 
-  letters = Letters()
   text = b'x' * 50_000
-  found = tokenizers._encode(text, letters.ids, letters)
+  found = Letters().encode(text)
   assert found.tobytes() == text and longest < 1500
 
 

@@ -5,33 +5,30 @@ import dataclasses
 import pytest
 
 import runs
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Mesh
+from train.config.schema import Optimizer
 from train.run import loop
 
 
-def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(
-  interrupt, monkeypatch, tmp_path
-):
+def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
   """Bit by bit with 4, not at all with 2."""
-  compression = config.Compression('sign', start_step=1)
+  compression = Compression('sign', start_step=1)
   whole = runs.settings(tmp_path, compression=compression)
-  summary = loop.run(whole, tmp_path / 'whole')
+  summary, _ = runs.run(whole, tmp_path / 'whole')
   runs.check_bytes(whole, tmp_path / 'whole', summary)
   assert summary['checkpoint_bytes'] == 0
-  interrupt(6)
-  with pytest.raises(runs.Interrupted):
-    loop.run(whole, tmp_path / 'parts')
-  monkeypatch.undo()
-  fewer = dataclasses.replace(whole, mesh=config.Mesh(replica=2))
+  runs.interrupt(whole, tmp_path / 'parts', 6)
+  fewer = dataclasses.replace(whole, mesh=Mesh(replica=2))
   with pytest.raises(ValueError, match='the errors of 4 workers, got 2'):
     loop.run(fewer, tmp_path / 'parts')
-  resumed = loop.run(whole, tmp_path / 'parts')
+  resumed, _ = runs.run(whole, tmp_path / 'parts')
   for key in ('final_loss', 'final_eval_loss', 'bytes_sent'):
     assert resumed[key] == summary[key], key
 
 
-def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
-  compression = config.Compression(
+def test_tsr_adam_trains_and_resumes(tmp_path):
+  compression = Compression(
     'tsr_adam',
     rank=4,
     update_interval=4,
@@ -40,15 +37,12 @@ def test_tsr_adam_trains_and_resumes(interrupt, monkeypatch, tmp_path):
     embedding_update_interval=2,
   )
   run = runs.settings(tmp_path, compression=compression)
-  summary = loop.run(run, tmp_path / 'whole')
+  summary, _ = runs.run(run, tmp_path / 'whole')
   assert summary['compression'] > 1.5
   runs.check_bytes(run, tmp_path / 'whole', summary)
-  interrupt(6)
-  with pytest.raises(runs.Interrupted):
-    loop.run(run, tmp_path / 'parts')
-  monkeypatch.undo()
-  resumed = loop.run(run, tmp_path / 'parts')
+  runs.interrupt(run, tmp_path / 'parts', 6)
+  resumed, _ = runs.run(run, tmp_path / 'parts')
   assert resumed['final_loss'] == summary['final_loss']
-  wrong = dataclasses.replace(run, optimizer=config.Optimizer('sgd'))
+  wrong = dataclasses.replace(run, optimizer=Optimizer('sgd'))
   with pytest.raises(ValueError, match=r'takes optimizer\.name adamw'):
     loop.run(wrong, tmp_path / 'wrong')

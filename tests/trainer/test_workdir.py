@@ -11,16 +11,17 @@ import pytest
 
 import runs
 from train import __main__ as program
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Distributed
 from train.distributed import watchdog
+from train.run import lock
 from train.run import loop
 from train.run import metrics
-from train.run import workdir
 
 HOLD = """
 import pathlib, sys, time
-from train.run import workdir
-with workdir.locked(pathlib.Path(sys.argv[1])):
+from train.run import lock
+with lock.held(pathlib.Path(sys.argv[1])):
   print('locked', flush=True)
   time.sleep(60)
 """
@@ -45,14 +46,14 @@ def test_a_folder_is_locked_until_its_process_ends(tmp_path, holder, capsys):
   holder.kill()
   holder.wait()
   assert (tmp_path / 'work' / 'lock').exists(), 'a kill leaves the file'
-  with workdir.locked(tmp_path / 'work') as mark:
+  with lock.held(tmp_path / 'work') as mark:
     assert f'process {os.getpid()} on ' in mark
   assert not (tmp_path / 'work').exists(), 'and an end leaves nothing'
 
 
 def test_what_is_in_the_folder_stays(tmp_path):
   (tmp_path / 'mine').touch()
-  with workdir.locked(tmp_path):
+  with lock.held(tmp_path):
     pass
   assert [*tmp_path.iterdir()] == [tmp_path / 'mine']
 
@@ -77,15 +78,15 @@ def test_a_file_where_a_folder_should_be_is_refused_before_the_first_step(
 def test_a_save_that_fails_ends_the_process_at_once(tmp_path):
   """Threads of Orbax would wait for five minutes; nobody waits for them."""
   words = [
-    runs.write(tmp_path),
+    runs.write(tmp_path, compression=Compression('dense')),
     '--workdir',
     str(tmp_path / 'work'),
     '--steps',
     '100000',
     '--checkpoint.every',
-    '200',
+    '100',
     '--log.every',
-    '50',
+    '20',
   ]
   with subprocess.Popen(
     [sys.executable, '-m', 'train', *words],
@@ -112,7 +113,7 @@ def test_a_save_that_fails_ends_the_process_at_once(tmp_path):
 def test_a_file_that_cannot_grow_is_an_error_and_no_hang(tmp_path, tensorboard):
   """As on a full disk."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  with metrics.Metrics(tmp_path, 0, tensorboard, True) as journal:
+  with metrics.Metrics(tmp_path, 0, tensorboard=tensorboard) as journal:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
     try:
       long = {f'a{i}': i for i in range(5000)}
@@ -125,9 +126,9 @@ def test_a_file_that_cannot_grow_is_an_error_and_no_hang(tmp_path, tensorboard):
 STALL = """
 import threading, time
 from train.distributed import watchdog
-with watchdog.Watchdog(3, lambda: 7) as watch:
+with watchdog.Watchdog(2, lambda: 7) as watch:
   for i in range(4):
-    time.sleep(1)
+    time.sleep(0.8)
     watch.saw(f'step {i}')
   threading.Lock().acquire(); threading.Event().wait()
 """
@@ -140,19 +141,19 @@ def test_the_watchdog_ends_a_process_that_waits(tmp_path):
   )
   time.sleep(1)
   process.send_signal(signal.SIGSTOP)
-  time.sleep(4)
+  time.sleep(3)
   process.send_signal(signal.SIGCONT)
   _, said = process.communicate(timeout=30)
   assert process.returncode == 2
   assert said == (
-    'error: a run must make progress every 3 s (distributed.stall_timeout),'
+    'error: a run must make progress every 2 s (distributed.stall_timeout),'
     ' but process 7 has waited since step 3 in code of other libraries: rerun'
     ' the same command to resume from the last checkpoint, with a higher'
     ' limit if nothing was stuck.\n'
   )
 
 
-def test_a_run_reports_its_progress_to_the_watchdog(tmp_path, monkeypatch):
+def test_a_run_reports_its_progress_to_the_watchdog(tmp_path):
   """A kind of work that does not would end the run after the limit."""
   limits, seen = [], []
 
@@ -164,11 +165,13 @@ def test_a_run_reports_its_progress_to_the_watchdog(tmp_path, monkeypatch):
     def saw(self, progress):
       seen.append(progress)
 
-  monkeypatch.setattr(watchdog, 'Watchdog', Recorder)
   settings = runs.settings(
-    tmp_path, distributed=config.Distributed(stall_timeout=1234), steps=4
+    tmp_path,
+    distributed=Distributed(stall_timeout=1234),
+    steps=4,
+    compression=Compression('dense'),
   )
-  loop.run(settings, tmp_path / 'work')
+  loop.run(settings, tmp_path / 'work', make_watchdog=Recorder)
   assert limits == [1234]
   batches = settings.evaluation.sequences // settings.batch_size
   assert seen == [

@@ -1,1 +1,1 @@
-"""A configuration: its keys, and how it is read."""
+"""A configuration: its keys, and how files and command lines are read."""

@@ -6,9 +6,8 @@ from typing import Any
 def between(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
   """{'data.bytes': (value in one, value in the other)}, where they differ.
 
-  Args:
-    one: nested dicts of what JSON can hold, tuples counted as lists.
-    other: the same. A key that one of them lacks is None there.
+  Both are nested dicts of what JSON can hold, with tuples equal to lists. The
+  value of a missing key is None.
   """
   left, right = _flat(one), _flat(other)
   return {

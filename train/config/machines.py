@@ -1,4 +1,4 @@
-"""On what a run takes place: sections of the configuration."""
+"""Devices and processes: the sections of a configuration on where it runs."""
 
 import dataclasses
 
@@ -10,46 +10,45 @@ REPLICA, FSDP, TENSOR = 'replica', 'fsdp', 'tensor'
 
 @dataclasses.dataclass(frozen=True)
 class Mesh(Section):
-  """The workers among whom the batch is divided, and the devices of each."""
+  """The workers that share the batch, and the devices of each worker."""
 
   replica: int = 0
-  """Data-parallel workers, between whom gradients travel compressed. 0 takes
-  every device there is; on a CPU a larger number than there are devices makes
-  virtual ones."""
+  """Number of data-parallel workers, which exchange compressed gradients. 0
+  uses all devices; on a CPU, a number above that of the devices creates virtual
+  devices."""
   fsdp: int = 1
-  """Devices of a worker that divide its part of the batch and over which its
-  parameters, moments and errors lie spread."""
+  """Devices of a worker that share its part of the batch and over which its
+  parameters, moments and errors are sharded."""
   tensor: int = 1
-  """Devices of a worker that divide every matrix product, for each of
-  mesh.fsdp."""
+  """Devices that share every matrix product, for each of mesh.fsdp."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(0, 'replica')
     self._at_least(1, 'fsdp', 'tensor')
 
 
 @dataclasses.dataclass(frozen=True)
 class Distributed(Section):
-  """Several processes; leave empty where JAX finds its cluster by itself."""
+  """Several processes; leave unset where JAX detects the cluster itself."""
 
   coordinator: str | None = None
   """HOST:PORT of process 0."""
   num_processes: int | None = None
-  """How many processes there are."""
+  """Number of processes."""
   process_id: int | None = None
-  """Which of them this is, from 0."""
+  """Index of this process, from 0."""
   bind: str | None = None
-  """Where process 0 listens; None is at the coordinator's address only."""
+  """Address on which process 0 listens; None is the coordinator's address."""
   start_timeout: int = 300
-  """Seconds that the processes wait for each other at the start."""
+  """Seconds that the processes wait for each other at the start of the run."""
   heartbeat_timeout: int = 60
-  """Seconds without a sign of life after which a process counts as gone."""
+  """Seconds without a heartbeat after which a process counts as lost."""
   stall_timeout: int = 3600
   """Seconds without progress (a step, a batch of an evaluation, a checkpoint)
-  after which a process ends itself, whatever it waits for; 0 is no limit. Raise
-  it if a step, or reading the data, takes longer."""
+  after which a process ends itself; 0 is no limit. Raise it if a step, or
+  reading the data, takes longer."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(1, 'num_processes', 'start_timeout', 'heartbeat_timeout')
     self._at_least(0, 'stall_timeout')
     given = (self.coordinator, self.num_processes, self.process_id)

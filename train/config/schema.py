@@ -1,8 +1,8 @@
-"""Every knob of a run, its type, default and meaning.
+"""Every key of a run: its type, default and meaning.
 
 A configuration is a tree of frozen dataclasses. Each section checks its own
 values when it is built, so a `Config` that exists is a valid one. This module
-imports nothing heavy: a typing error in a command costs no JAX start-up.
+does not import JAX, so a mistyped command fails at once.
 """
 
 import dataclasses
@@ -22,7 +22,6 @@ MatrixMethod = Literal[
   'greedylore',
   'powersgd',
   'range_finder',
-  'two_sided',
   'tsr',
   'fixed_subspace',
   'random_subspace',
@@ -37,7 +36,6 @@ _LOW_RANK = (
   'greedylore',
   'powersgd',
   'range_finder',
-  'two_sided',
   'tsr',
   'tsr_adam',
   'fixed_subspace',
@@ -57,7 +55,7 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
   'average': ('tsr', 'tsr_adam'),
   'rotate_moments': ('tsr_adam',),
   'scale': ('tsr_adam',),
-  'probes': ('greedylore', 'two_sided', 'top_k'),
+  'probes': ('greedylore', 'top_k'),
 }
 
 
@@ -66,32 +64,39 @@ class Optimizer(Section):
   """The optimizer behind the compression: one that optax has by name."""
 
   name: str = 'adamw'
-  """A factory of optax that takes a learning rate and needs nothing else, and
-  whose updates need gradients only: adamw, sgd, lion, adafactor, ..."""
+  """An optax factory that requires only a learning rate and whose updates need
+  only gradients: adamw, sgd, lion, adafactor, ..."""
   learning_rate: float = 3e-3
   """Peak of the schedule."""
   warmup_fraction: float = 0.1
-  """Share of the steps in which the rate rises linearly from 0."""
+  """Share of the steps in which the learning rate rises linearly from 0."""
   final_fraction: float = 0.1
-  """Where the cosine ends, as a share of the peak."""
+  """Final value of the cosine schedule, as a share of the peak."""
   clip_norm: float = 1.0
-  """Global norm to which the averaged gradient is clipped; 0 is off."""
+  """Global norm to which the averaged gradient is clipped; 0 disables it."""
   weight_decay: float | None = None
-  """Decay of matrices (norm gains are exempt): decoupled where optax's factory
-  has it (adamw, lion), else added to the gradient (sgd, adam). Here and below:
-  None leaves optax's own default, which for tsr_adam is 0."""
+  """Decay of matrices (norm gains are exempt): decoupled where the optax
+  factory supports it (adamw, lion), else added to the gradient (sgd, adam).
+  None keeps the default of optax; for tsr_adam it is 0."""
   momentum: float | None = None
-  """For sgd and its like."""
+  """Momentum of sgd and similar optimizers; None keeps the default of optax."""
   nesterov: bool | None = None
-  """For sgd and its like."""
+  """Nesterov momentum for sgd and similar optimizers; None keeps the default of
+  optax."""
   b1: float | None = None
-  """First-moment decay, for the Adam family."""
+  """First-moment decay of the Adam family; None keeps the default of optax."""
   b2: float | None = None
-  """Second-moment decay, for the Adam family."""
+  """Second-moment decay of the Adam family; None keeps the default of optax."""
   eps: float | None = None
-  """Denominator's floor, for the Adam family."""
+  """Added to the denominator in the Adam family; None keeps the default of
+  optax."""
 
-  def _check(self):
+  def given(self, *names: str) -> dict[str, Any]:
+    """Those of the named options that are set."""
+    values = {name: getattr(self, name) for name in names}
+    return {name: x for name, x in values.items() if x is not None}
+
+  def _check(self) -> None:
     self._at_least(0, 'learning_rate', 'clip_norm', 'weight_decay', 'eps')
     self._fraction('warmup_fraction', 'final_fraction', 'momentum', 'b1', 'b2')
     self._below(1, 'b1', 'b2')
@@ -102,67 +107,66 @@ class Compression(Section):
   """How gradients are averaged over the workers."""
 
   method: Method = 'greedylore'
-  """'dense' sends everything, the low-rank methods some directions of every
-  matrix, top_k and random_k some numbers, quantize and sign all in a few
-  bits; tsr_adam is Adam on the cores of tsr, without error feedback."""
+  """What is sent. 'dense' sends everything; the low-rank methods send some
+  directions of every matrix, top_k and random_k some entries, quantize and sign
+  all entries in a few bits. tsr_adam is Adam on the cores of tsr, without error
+  feedback."""
   rank: int = 16
-  """Low-rank methods: directions sent per matrix and step; lower sends less and
-  errs more."""
+  """Low-rank methods: directions sent per matrix and step. A lower rank sends
+  less and approximates worse."""
   update_interval: int = 200
-  """Methods with a basis: steps from one refresh of it to the next; lower
-  follows the gradient more closely and sends more."""
+  """Methods with a basis: steps between refreshes of the basis. A smaller
+  interval follows the gradient more closely and sends more."""
   density: float = 0.1
-  """top_k and random_k: share of the numbers that is sent."""
+  """top_k and random_k: share of the entries that is sent."""
   bits: Literal[2, 4, 8] = 8
-  """quantize: bits of a number."""
+  """quantize: bits per entry."""
   indices: Literal['shared', 'own'] = 'shared'
-  """top_k: columns that all workers agree on, or each worker's own entries."""
+  """top_k: 'shared' sends columns that all workers agree on, 'own' the entries
+  that each worker chooses."""
   warm: float = 0.0
-  """range_finder: share of its directions that continue from the last step."""
+  """range_finder: share of the directions that the next step reuses."""
   basis_size: int | None = None
-  """greedylore: directions in a basis that is found without a dense step; None
-  is all, by a dense one."""
+  """greedylore: number of directions in the basis. A refresh then needs no
+  dense step; None is all of them, from a dense step."""
   average: Literal['gradients', 'bases'] = 'gradients'
-  """tsr, tsr_adam: what is averaged at a refresh; 'bases' is the paper's
-  way."""
+  """tsr, tsr_adam: what is averaged at a refresh; the paper averages
+  'bases'."""
   rotate_moments: bool = False
-  """tsr_adam: carry the moments into new bases; the paper does not."""
+  """tsr_adam: carry the moments over into new bases; the paper does not."""
   scale: float = 1.0
-  """tsr_adam: factor of the steps of compressed parameters."""
+  """tsr_adam: factor on the updates of compressed parameters."""
   start_step: int = 0
-  """Dense steps before compression begins."""
+  """Number of dense steps before compression begins."""
   probes: int = 4
-  """greedylore, two_sided, top_k: shared random probes that score the
-  directions; for greedylore 0 is the paper's independent probe per direction
-  (slower, no better)."""
-  error_feedback: bool | Literal['ef21'] = True
-  """Send later what was not sent now. 'ef21' sends differences to what the
-  others know already; off only for ablations."""
+  """greedylore, top_k: number of shared random probes that score the
+  directions. For greedylore, 0 is the paper's independent probe per direction
+  (slower, not better)."""
+  error_feedback: bool = True
+  """Add whatever was not sent to later steps; off only for ablations."""
   min_compression_rate: float = 1.0
-  """A matrix is left dense unless it shrinks by more than this factor."""
+  """A matrix is sent dense unless compression shrinks it by more than this
+  factor."""
   embeddings: bool = False
-  """Compress the token embedding and the output head too."""
+  """Also compress the token embedding and the output head."""
   embedding_method: MatrixMethod | None = None
-  """The method for embedding and head; this and the next two: None is as for
-  the rest."""
+  """The method for embedding and head; None is compression.method."""
   embedding_rank: int | None = None
-  """The rank for embedding and head."""
+  """The rank for embedding and head; None is compression.rank."""
   embedding_update_interval: int | None = None
-  """The update interval for embedding and head."""
+  """The update interval for embedding and head; None is
+  compression.update_interval."""
   error_dtype: DType | None = None
-  """Type in which the errors are kept; None is float32."""
-  factor_dtype: DType | Literal['int8', 'int16'] | None = None
-  """Type in which compressed messages travel; None is the gradients' own."""
+  """Type in which the errors are stored; None is float32."""
+  factor_dtype: DType | Literal['int8'] | None = None
+  """Type of compressed messages; None is the type of the gradients."""
   stagger: bool = False
-  """Refresh the bases one after the other, at most one in a step, rather than
-  all in one step, which then sends as much as a dense one."""
-  share_decompositions: bool = False
-  """Each matrix of a refresh is decomposed by one worker, who sends the others
-  its basis; pays where links are fast or matrices large."""
+  """Refresh at most one basis per step instead of all in the same step, which
+  sends as much as a dense step."""
   seed: int = 0
-  """Of the probes."""
+  """Seed of the random probes."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(1, 'rank', 'update_interval', 'basis_size')
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
@@ -186,48 +190,47 @@ class Compression(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Section):
-  """Score on what is held out."""
+  """How the held-out examples are scored."""
 
   every: int = 100
-  """Steps between evaluations (one always follows the last step); 0 is only
-  at the end."""
+  """Steps between evaluations, in addition to the one after the last step; 0 is
+  only at the end."""
   sequences: int = 512
   """Held-out sequences, or images, per evaluation, always the same ones; 0 is
-  all there are."""
+  all of them."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(0, 'every', 'sequences')
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint(Section):
-  """What a run continues from when it is started again."""
+  """When the state that a run resumes from is saved."""
 
   every: int = 100
-  """Steps between checkpoints (one always follows the last step); 0 is only
-  at the end."""
+  """Steps between checkpoints, in addition to the one after the last step; 0 is
+  only at the end."""
   keep: int = 2
-  """How many of them stay on disk."""
+  """Number of checkpoints kept on disk."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(0, 'every')
     self._at_least(1, 'keep')
 
 
 @dataclasses.dataclass(frozen=True)
 class Log(Section):
-  """What is written while the run goes on."""
+  """What a run writes while it trains."""
 
   every: int = 10
   """Steps between lines of metrics.jsonl."""
   tensorboard: bool = True
   """Also write TensorBoard event files."""
   diagnostics: bool = True
-  """Also write how much of the gradients' energy was sent, how large what is
-  kept has become, and how far a refresh turned the basis; needs error
-  feedback."""
+  """Also write which share of the gradients' energy was sent, how large the
+  errors are, and how far a refresh turned the basis; needs error feedback."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(1, 'every')
 
 
@@ -238,13 +241,13 @@ class Config(Section):
   steps: int = 300
   """Optimizer steps."""
   batch_size: int = 16
-  """Sequences, or images, per step, over all workers."""
+  """Sequences, or images, per step, summed over all workers."""
   accumulate_steps: int = 1
-  """Micro-batches that a worker adds up before it sends anything."""
+  """Micro-batches that a worker accumulates before it sends anything."""
   seed: int = 0
-  """Of the initial parameters."""
+  """Seed of the initial parameters."""
   workdir: str = ''
-  """Folder for everything the run writes; '' is runs/ and the place of the
+  """Folder for everything the run writes; '' is runs/ and the name of the
   configuration below configs/: runs/greedylore/llama_60m."""
   data: Data = Data()
   model: Model = Model()
@@ -256,93 +259,54 @@ class Config(Section):
   checkpoint: Checkpoint = Checkpoint()
   log: Log = Log()
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(1, 'steps', 'batch_size', 'accumulate_steps')
     self._at_least(0, 'seed')
-    for section, is_read, reader, keys in self._readers():
-      if not is_read:
-        section.only_for(reader, *keys)
+    self._check_is_read()
 
-  def _readers(self) -> list[tuple[Section, Any, str, tuple[str, ...]]]:
-    """Keys that only some runs read.
+  def _check_is_read(self) -> None:
+    """Raises for a key that this run does not read and that is not the default.
 
-    A key that a run does not read must stay at its default. Keys of
-    compression methods are an exception, see `Compression.unread`.
-
-    Returns:
-      The section, whether this run reads its keys, what reads them, the keys.
+    Keys of compression methods are an exception, see `Compression.unread`.
     """
     data, model, sent = self.data, self.model, self.compression
     is_llama, is_bert = model.name == 'llama', model.name == 'bert'
     is_image = not is_llama and not is_bert
     by_name = data.source not in BUILT_IN
     is_tsr_adam = sent.method == 'tsr_adam'
-    not_tsr_adam = 'a compression.method other than tsr_adam'
-    return [
-      (data, is_llama, "model.name 'llama'", ('held_out', 'stream')),
-      (
-        data,
-        not is_image,
-        "model.name 'llama' or 'bert'",
-        ('tokenizer', 'sequence_length'),
-      ),
-      (
-        data,
-        is_llama and (data.files or data.held_out),
-        'data.files or data.held_out',
-        ('text_field',),
-      ),
-      (data, is_image, 'images', ('crop', 'flip')),
-      (
-        data,
-        is_llama and (by_name or data.held_out),
-        'data sets of texts by name',
-        ('max_bytes',),
-      ),
-      (data, by_name or data.held_out, 'data sets by name', ('data_dir',)),
-      (
-        data,
-        not data.stream,
-        'data without a held-out part of its own',
-        ('eval_fraction',),
-      ),
-      (model, is_bert, "model.name 'bert'", ('dropout', 'pretrained')),
-      (model, is_llama, "model.name 'llama'", ('scan', 'remat')),
-      (
-        model,
-        not is_image,
-        "model.name 'llama' or 'bert'",
-        ('layers', 'heads', 'feed_forward'),
-      ),
-      (
-        model,
-        not model.pretrained,
-        'a model without model.pretrained',
-        ('width', 'layers', 'heads', 'feed_forward'),
-      ),
-      (
-        sent,
-        sent.embeddings,
-        'compression.embeddings True',
-        ('embedding_method', 'embedding_rank', 'embedding_update_interval'),
-      ),
-      (
-        sent,
-        not is_tsr_adam,
-        not_tsr_adam,
-        (
-          'embedding_method',
-          'error_dtype',
-          'factor_dtype',
-          'stagger',
-          'share_decompositions',
-        ),
-      ),
-      (
-        sent,
-        not is_tsr_adam or sent.error_feedback is False,
-        not_tsr_adam,
-        ('error_feedback',),
-      ),
-      (self.optimizer, not is_tsr_adam, not_tsr_adam, ('momentum', 'nesterov')),
-    ]
+    texts = "model.name 'llama' or 'bert'"
+    others = 'a compression.method other than tsr_adam'
+
+    def only(section: Section, is_read: Any, reader: str, *keys: str) -> None:
+      if not is_read:
+        section.only_for(reader, *keys)
+
+    only(data, is_llama, "model.name 'llama'", 'held_out', 'stream')
+    only(data, not is_image, texts, 'tokenizer', 'sequence_length')
+    files = is_llama and (data.files or data.held_out)
+    only(data, files, 'data.files or data.held_out', 'text_field')
+    only(data, is_image, 'images', 'crop', 'flip')
+    sets = is_llama and (by_name or data.held_out)
+    only(data, sets, 'data sets of texts by name', 'max_bytes')
+    only(data, by_name or data.held_out, 'data sets by name', 'data_dir')
+    own = 'data without a held-out part of its own'
+    only(data, not data.stream, own, 'eval_fraction')
+    only(model, is_bert, "model.name 'bert'", 'dropout', 'pretrained')
+    only(model, is_llama, "model.name 'llama'", 'scan', 'remat')
+    sizes = 'layers', 'heads', 'feed_forward'
+    only(model, not is_image, texts, *sizes)
+    own = 'a model without model.pretrained'
+    only(model, not model.pretrained, own, 'width', *sizes)
+    only(
+      sent,
+      sent.embeddings,
+      'compression.embeddings True',
+      'embedding_method',
+      'embedding_rank',
+      'embedding_update_interval',
+    )
+    dtypes = 'error_dtype', 'factor_dtype'
+    only(sent, not is_tsr_adam, others, 'embedding_method', *dtypes, 'stagger')
+    read = not is_tsr_adam or not sent.error_feedback
+    only(sent, read, others, 'error_feedback')
+    only(self.optimizer, not is_tsr_adam, others, 'momentum', 'nesterov')

@@ -1,5 +1,7 @@
 """A part of a configuration: a frozen dataclass that checks its own values."""
 
+from collections.abc import Callable
+import difflib
 import types
 import typing
 from typing import Any
@@ -20,31 +22,24 @@ _LARGEST_FLOAT32 = 3.4028234e38
 class Section:
   """A part of the configuration that checks itself when it is built."""
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     hints = typing.get_type_hints(type(self))
     for name, hint in hints.items():
-      value = getattr(self, name)
-      if not is_of(value, hint):
+      if not is_of(getattr(self, name), hint):
+        value = shown(getattr(self, name))
         raise ValueError(
-          f'{self._key(name)} must be {_words(hint)}, got {shown(value)}.'
+          f'{self._key(name)} must be {describe_type(hint)}, got {value}.'
         )
-      largest = _LARGEST.get(name, _LARGEST_INTEGER)
-      if hint in (int, int | None) and (value or 0) > largest:
-        raise ValueError(
-          f'{self._key(name)} must be at most {largest}, got {shown(value)}.'
-        )
+      if hint in (int, int | None):
+        largest = _LARGEST.get(name, _LARGEST_INTEGER)
+        self._at_most(largest, name)
     self._check()
 
   def _check(self) -> None:
     """Raises a ValueError for values that are of the right type but no good."""
 
   def only_for(self, reader: str, *names: str) -> None:
-    """Raises a ValueError if a key that nothing reads is not at its default.
-
-    Args:
-      reader: what would read these keys: "text data sets".
-      *names: of the keys.
-    """
+    """Raises a ValueError if a key that only `reader` reads is not default."""
     fields: dict[str, Any] = vars(type(self))['__dataclass_fields__']
     for name in names:
       value = getattr(self, name)
@@ -59,33 +54,30 @@ class Section:
     section = type(self).__name__.lower()
     return name if section == 'config' else f'{section}.{name}'
 
-  def _at_least(self, bound: float, *names: str) -> None:
-    """Raises for a value that is smaller, or nan; None is no value."""
+  def _require(
+    self, holds: Callable[[Any], bool], expected: str, *names: str
+  ) -> None:
+    """Raises for a wrong value, or item of a tuple; None is no value."""
     for name in names:
       value = getattr(self, name)
-      if value is not None and not value >= bound:
-        raise ValueError(
-          f'{self._key(name)} must be at least {bound}, got {shown(value)}.'
-        )
+      for x in value if isinstance(value, tuple) else (value,):
+        if x is not None and not holds(x):
+          raise ValueError(
+            f'{self._key(name)} must be {expected}, got {shown(x)}.'
+          )
+
+  def _at_least(self, bound: float, *names: str) -> None:
+    self._require(lambda x: x >= bound, f'at least {bound}', *names)
+
+  def _at_most(self, bound: float, *names: str) -> None:
+    self._require(lambda x: x <= bound, f'at most {bound}', *names)
 
   def _below(self, bound: float, *names: str) -> None:
-    """Raises for a value that is not smaller; None is no value."""
-    for name in names:
-      value = getattr(self, name)
-      if value is not None and not value < bound:
-        raise ValueError(
-          f'{self._key(name)} must be below {bound}, got {shown(value)}.'
-        )
+    self._require(lambda x: x < bound, f'below {bound}', *names)
 
   def _fraction(self, *names: str) -> None:
-    """Raises for a value outside of [0, 1]; None is no value."""
-    for name in names:
-      value = getattr(self, name)
-      if value is not None and not 0 <= value <= 1:
-        raise ValueError(
-          f'{self._key(name)} must be a fraction between 0 and 1, got'
-          f' {shown(value)}.'
-        )
+    expected = 'a fraction between 0 and 1'
+    self._require(lambda x: 0 <= x <= 1, expected, *names)
 
 
 def is_of(value: Any, hint: Any) -> bool:
@@ -119,16 +111,23 @@ def shown(value: Any) -> str:
   return text if len(text) <= 100 else f'{text[:80]} ...'
 
 
-def _words(hint: Any) -> str:
+def nearest(word: str, known: list[str]) -> str:
+  """'; the nearest is ...', or nothing if none is near."""
+  close = difflib.get_close_matches(word, known, n=1)
+  return f'; the nearest is {close[0]!r}' if close else ''
+
+
+def describe_type(hint: Any) -> str:
   """A type as a person would say it."""
   match typing.get_origin(hint):
     case typing.Literal:
       choices = [*map(repr, typing.get_args(hint))]
       return ('one of ' if len(choices) > 1 else '') + ', '.join(choices)
     case types.UnionType | typing.Union:
-      return ' or '.join(map(_words, typing.get_args(hint)))
+      return ' or '.join(map(describe_type, typing.get_args(hint)))
     case origin if origin is tuple:
-      return 'a tuple of strings'
+      items = {int: 'integers', float: 'finite numbers', str: 'strings'}
+      return f'a tuple of {items[typing.get_args(hint)[0]]}'
   names = {int: 'an integer', float: 'a finite number', str: 'a string'}
   names |= {bool: 'True or False', types.NoneType: 'None'}
   return names.get(hint, f'a {hint.__name__}')

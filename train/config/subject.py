@@ -1,4 +1,4 @@
-"""What is learnt: the sections of a configuration for data and model."""
+"""Data and model: the sections of a configuration on what is trained."""
 
 import dataclasses
 from typing import Literal
@@ -12,14 +12,15 @@ DType = Literal['float32', 'bfloat16', 'float16']
 
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
-  """Where texts, sentences or images come from and what they become."""
+  """The texts, sentences or images, and how they are processed."""
 
   source: str = 'python-stdlib'
-  """'python-stdlib', its own .py sources; 'files', the texts of data.files;
-  'digits', scikit-learn's images; or a data set below data.data_dir: c4/en,
-  cifar10, fashion_mnist, glue/mrpc, or what `python -m train.prepare` wrote."""
+  """'python-stdlib', the .py files of the standard library; 'files', the texts
+  of data.files; 'digits', scikit-learn's images; or a data set below
+  data.data_dir: c4/en, cifar10, fashion_mnist, glue/mrpc, or one that `python
+  -m train.prepare` wrote."""
   data_dir: str = '~/tensorflow_datasets'
-  """Folder of the data sets of tensorflow-datasets."""
+  """Folder of the data sets, in the layout of tensorflow-datasets."""
   files: tuple[str, ...] = ()
   """Paths or glob patterns, for source 'files': UTF-8 texts, JSON lines and
   parquet, also compressed (.gz, .xz, .bz2, .zst)."""
@@ -30,28 +31,28 @@ class Data(Section):
   """'bytes', or the path of a SentencePiece .model or a Hugging Face
   tokenizer.json."""
   sequence_length: int = 256
-  """Tokens of context per sequence."""
+  """Tokens per sequence."""
   max_bytes: int = 0
-  """Text of a data set: so many bytes of each part at most, whole documents; 0
-  is all, which has to fit into memory."""
+  """Text of a data set: maximum bytes per split, rounded down to whole
+  documents. 0 means no limit; the data must then fit in memory."""
   stream: bool = False
-  """Text of a data set: read documents when their turn comes, for those that do
-  not fit into memory. A sequence begins with a document and goes on with those
-  behind it; data.max_bytes is for what is held out."""
+  """Text of a data set: read documents as training needs them, for data sets
+  that do not fit in memory. A sequence begins with a document and continues
+  with the next ones; data.max_bytes then limits the held-out text only."""
   held_out: tuple[str, ...] = ()
-  """Texts to score on besides, each with its own numbers: files (a path or
-  pattern) or data sets."""
+  """Additional texts to evaluate on, each reported on its own: files (paths or
+  patterns) or data sets."""
   crop: int = 0
-  """Images: pixels by which they are shifted at most while training."""
+  """Images: maximum random shift while training, in pixels."""
   flip: bool = False
-  """Images: mirror half of them while training."""
+  """Images: mirror half of them at random while training."""
   eval_fraction: float = 0.05
   """Share of the texts (by size, whole texts), images or sentences that is held
-  out; data sets with a part for it keep to that."""
+  out; data sets with a split for evaluation use that instead."""
   seed: int = 0
-  """Order of the training examples, not of the held-out ones."""
+  """Seed of the order of the training examples, not of the held-out ones."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(1, 'sequence_length')
     self._at_least(0, 'max_bytes', 'crop', 'seed')
     self._fraction('eval_fraction')
@@ -74,35 +75,35 @@ class Model(Section):
 
   name: Literal['llama', 'resnet8', 'resnet18', 'bert'] = 'llama'
   """A language model (RMSNorm, rotary positions, SwiGLU, no biases), a residual
-  network with the stem of CIFAR for images, or BERT (or RoBERTa, as what is
-  pre-trained says) for labelled sentences."""
+  network with the stem for CIFAR for images, or BERT for labelled sentences
+  (RoBERTa if model.pretrained is one)."""
   pretrained: str = ''
   """bert: folder with config.json and model.safetensors of Hugging Face, which
-  set all sizes below; '' begins at random."""
+  determine all sizes below; '' starts from random parameters."""
   width: int = 128
-  """Size of the residual stream (hidden size); channels of a ResNet's first
-  stage, 64 in the papers."""
+  """Size of the residual stream (hidden size); for a ResNet the channels of the
+  first stage, 64 in the papers."""
   layers: int = 4
   """llama, bert: number of transformer blocks."""
   heads: int = 4
-  """llama, bert: attention heads; they divide the width, of a llama into even
-  parts."""
+  """llama, bert: number of attention heads. model.width must be a multiple of
+  them, for llama of twice their number."""
   feed_forward: int = 344
   """llama, bert: inner size of the feed-forward block."""
   dropout: float = 0.0
-  """bert: share of the activations that is left out at random in training, 0.1
-  for the published ones."""
+  """bert: share of the activations that training drops at random; 0.1 in the
+  published models."""
   dtype: DType = 'float32'
-  """Type of activations and matrix products; parameters stay float32."""
+  """Type of activations and matrix products; parameters are float32."""
   scan: bool = False
-  """llama: stack the blocks' parameters, [layers, ...], and compile one block
-  for all layers: far less time to compile, and a compressor sees each layer by
-  itself as before."""
+  """llama: stack the parameters of all blocks, [layers, ...], and compile one
+  block for all layers, which takes far less time. Compressors still see every
+  layer separately."""
   remat: bool = False
-  """llama: recompute each block in the backward pass: more time and less
-  memory, of which XLA saves little on a CPU."""
+  """llama: recompute each block in the backward pass, which takes more time and
+  less memory; on a CPU it saves little memory."""
 
-  def _check(self):
+  def _check(self) -> None:
     self._at_least(1, 'width', 'layers', 'heads', 'feed_forward')
     self._fraction('dropout')
     self._below(1, 'dropout')

@@ -20,23 +20,22 @@ def endless(
   count: int,
   read: Read,
   batch_size: int,
+  *,
   seed: int,
   process_index: int = 0,
   process_count: int = 1,
-  *,
   columns: int = 0,
   options: grain.ReadOptions = IN_MEMORY,
 ) -> grain.DatasetIterator:
   """Batches of shuffled examples, read when they are needed.
 
-  The examples come in an order given by `seed`, another one in each epoch; a
-  batch may span two epochs. Step t's examples, and the uniform numbers for
-  their augmentation, are the same for every number of processes: process p
-  holds the p-th of process_count equal runs of them, so that their
-  concatenation is the batch of a single process.
+  `seed` gives the order of the examples, which differs in each epoch; a batch
+  may span two epochs. The examples of a step, and the uniform numbers for their
+  augmentation, are the same for any number of processes: the concatenation of
+  the processes' batches is the batch of a single process.
 
-  The iterator's `get_state()` is a small dict fit for JSON, equal on all
-  processes and the same for any number of them; `set_state` continues from it.
+  The iterator's `get_state()` is a small dict for JSON. It is the same on all
+  processes and for any number of them; `set_state` continues from it.
 
   Args:
     count: how many examples there are.
@@ -76,8 +75,24 @@ def endless(
   return iter(batches.random_map(of_this_process).to_iter_dataset(options))
 
 
+def divided(count: int, eval_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+  """Indices of training and held-out examples, always the same ones."""
+  order = np.random.default_rng(0).permutation(count)
+  cut = round(eval_fraction * count)
+  return order[cut:], order[:cut]
+
+
+def check_parts(name: str, kind: str, training: int, held_out: int) -> None:
+  """Raises a ValueError if one of the two parts has no examples."""
+  if not training or not held_out:
+    raise ValueError(
+      f'{name} must have {kind} to train and to evaluate on, got {training} and'
+      f' {held_out}: use another data.eval_fraction.'
+    )
+
+
 def held_out(count: int, wanted: int, of: str) -> np.ndarray:
-  """Indices of so many held-out examples to score on; 0 is all of them.
+  """Indices of `wanted` held-out examples to score on; 0 takes all of them.
 
   Raises:
     ValueError: there are fewer.
@@ -91,5 +106,5 @@ def held_out(count: int, wanted: int, of: str) -> np.ndarray:
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
-  """Indices of so many examples, always the same, evenly over all of them."""
+  """Indices of `wanted` examples, evenly over all and always the same."""
   return np.arange(wanted) * count // wanted

@@ -1,4 +1,4 @@
-"""Text documents, and which of them are held out for evaluation."""
+"""Text documents, and the held-out ones among them."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -72,23 +72,20 @@ def read(source: str, files: Sequence[str] = (), field: str = 'text') -> Corpus:
   """Reads a corpus.
 
   The standard library differs between Python versions, so two runs compare
-  only where `Corpus.sha256` is the same. Empty texts and second copies of a
-  text are dropped: a copy could land on both sides of `split`.
+  only where `Corpus.sha256` is equal. Empty texts and second copies of a text
+  are dropped: a copy could land on both sides of `split`.
 
   Args:
     source: 'python-stdlib', the .py sources of the running Python without
       tests, installed packages and what its build generated; or 'files'.
-    files: for 'files', paths or glob patterns (** goes into subfolders) of
-      what `files.texts` reads. The name of such a document is a hash of its
-      text, so that neither order nor `split` depends on the names of files.
+    files: for 'files', paths or glob patterns of what `files.texts` reads. The
+      name of such a document is a hash of its text, so that neither order nor
+      `split` depends on the names of files.
     field: for 'files', the field of JSON lines and parquet that holds a text.
 
-  Returns:
-    The corpus, with at least one document.
-
   Raises:
-    ValueError: the source is unknown, a pattern matches no file, a file cannot
-      be read or is no text, or no text is left.
+    ValueError: a pattern matches no file, a file cannot be read or is no text,
+      or no text is left.
 
   Example:
     >>> corpus = read('python-stdlib')
@@ -102,16 +99,12 @@ def read(source: str, files: Sequence[str] = (), field: str = 'text') -> Corpus:
       for name, path in sorted(_stdlib_paths().items())
       for text in files_lib.texts(path, '')
     )
-  elif source == 'files':
+  else:
     name = 'files'
     texts = (
       Document(hashlib.sha256(text).hexdigest(), text)
       for path in matching_paths(files, 'data.files')
       for text in files_lib.texts(path, field)
-    )
-  else:
-    raise ValueError(
-      f"data.source must be 'python-stdlib' or 'files', got {source!r}."
     )
   documents, left_out = _distinct(texts)
   if not documents:
@@ -128,12 +121,7 @@ def of_texts(name: str, texts: Iterable[bytes], max_bytes: int = 0) -> Corpus:
   """A corpus of texts in their order.
 
   Empty texts and second copies of a text are dropped. A document's name is its
-  number.
-
-  Args:
-    name: of the corpus.
-    texts: in UTF-8.
-    max_bytes: maximum bytes, rounded down to whole texts; 0 is no limit.
+  number. `max_bytes` is rounded down to whole texts; 0 is no limit.
 
   Raises:
     ValueError: there is no text.
@@ -154,12 +142,11 @@ def repeated(
 ) -> tuple[int, float]:
   """How much of the held-out text is also training text.
 
-  The texts are compared by lines; a line of more than 1,024 bytes is cut into
-  pieces of that size.
+  Texts are compared by lines, and longer lines by pieces of 1,024 bytes.
 
   Returns:
-    The number of held-out documents that are training text by at least half of
-    their bytes, and the share of these documents in the held-out bytes.
+    How many held-out documents are training text by at least half of their
+    bytes, and the share of these documents in the held-out bytes.
   """
   held_out = tuple(held_out)
   asked = {piece for document in held_out for piece in _pieces(document)}
@@ -246,12 +233,7 @@ def split(
   come to less than half of that share (there is only one document, or all are
   large), the end of the largest document is held out in their place.
 
-  Args:
-    corpus: what to divide.
-    eval_fraction: share of the bytes to hold out, 0 to 1.
-
-  Returns:
-    Training documents and held-out documents, both in order of their names.
+  Both parts keep the order of the corpus.
 
   Example:
     >>> corpus = Corpus('one', (Document('a', b'0123456789'),))

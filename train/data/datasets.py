@@ -20,7 +20,7 @@ SENTENCES = (
   ('sentence',),
   ('text',),
 )
-# Where the official sets of that name keep what is held out; in this order.
+# The held-out parts of official data sets, in order of preference.
 _HELD_OUT = ('validation', 'validation_matched', 'test')
 _TRAIN = 'train'
 FORMAT = 'array_record'
@@ -85,10 +85,8 @@ class DataSet:
 def read(name: str, data_dir: str) -> DataSet:
   """Opens a data set; nothing is downloaded.
 
-  Args:
-    name: 'cifar10', 'glue/mrpc', ...: the folders below `data_dir`; the newest
-      version is taken unless it is named, too.
-    data_dir: the folder of tensorflow-datasets.
+  A name is that of folders below `data_dir`: 'cifar10', 'glue/mrpc'. It may
+  include a version; otherwise the newest one is opened.
 
   Raises:
     ValueError: there is none, or it is not stored as array_record.

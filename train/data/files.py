@@ -66,15 +66,13 @@ def plain_name(path: str) -> str:
 def texts(path: str, field: str) -> Iterator[bytes]:
   """The texts of a file in UTF-8, without a byte order mark.
 
-  Args:
-    path: a text file, which is one text; or JSON (lines or an array of objects)
-      or parquet, in which every record is one. Any of them may be compressed.
-    field: the field of a record that holds its text; '' reads JSON as plain
-      text.
+  A text file is one text. In JSON (lines or an array of objects) and parquet
+  every record has one in `field`, or an empty one where that is null; field ''
+  reads JSON as plain text. Any file may be compressed.
 
   Raises:
-    ValueError: the file is damaged or is no text, or a record has no such
-      field. A field may be null, which is an empty text.
+    ValueError: the file is damaged or not a text, or a record has no such
+      field.
     ImportError: the library for parquet or .zst is not installed.
   """
   if field and _has_records(path):
@@ -95,14 +93,11 @@ def records(path: str, *columns: str) -> Iterator[tuple[str, Record]]:
   """The records of a file: JSON lines, a JSON array, parquet, CSV or TSV.
 
   CSV has quotes as in RFC 4180, TSV has none; the first line of both names the
-  columns.
-
-  Args:
-    path: of the file, which may be compressed.
-    columns: all that are needed, if not every one.
+  columns. The file may be compressed. Of parquet only `columns` are read, or
+  all if none is given.
 
   Yields:
-    Where a record is, for messages, and the record.
+    The place of a record, for messages, and the record.
 
   Raises:
     ValueError: the file is damaged or does not hold records.
@@ -118,17 +113,13 @@ def records(path: str, *columns: str) -> Iterator[tuple[str, Record]]:
 
 
 def nearest(name: str, names: list[str]) -> str:
-  """' (did you mean X?)' for the name that is most alike, or ''."""
+  """' (did you mean X?)' for the most similar name, or ''."""
   found = difflib.get_close_matches(name, names, 1)
   return f' (did you mean {found[0]!r}?)' if found else ''
 
 
 def check_text(text: bytes, where: str) -> bytes:
-  """A text as it is.
-
-  Raises:
-    ValueError: it is not UTF-8, or has NUL bytes, as no text has.
-  """
+  """Returns the text; a ValueError if it is not UTF-8 or has NUL bytes."""
   for start, magic, kind, advice in _FOREIGN:
     if text.startswith(magic, start):
       raise ValueError(
@@ -300,7 +291,7 @@ def _field(record: Record, field: str, where: str) -> str:
 
 
 def missing(name: str, names: list[str], where: str, advice: str) -> str:
-  """What to say of a field that is not there."""
+  """The message for a missing field."""
   return (
     f'{where} must have the field {name!r}, got {", ".join(names) or "none"}'
     f'{nearest(name, names)}: {advice}.'

@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import batches
 from train.data import datasets
 from train.data import pixels
@@ -34,21 +34,16 @@ class ImageData:
   """Training and held-out images."""
 
   description: dict[str, str | int]
-  """What the data are, fit for JSON: corpus, sha256 (of a sample of them),
-  train_images, held_out_images, classes. Accuracies compare only between runs
-  where all of these are equal."""
+  """Identifies the data, for JSON: corpus, sha256 (of a sample of the images),
+  train_images, held_out_images, classes."""
   classes: int
   """Labels are below this."""
   shape: tuple[int, int, int]
   """Height, width and channels."""
   training: Part
   held_out: Part
-  crop: int
-  """Most pixels by which a training image is shifted in each direction."""
-  flip: bool
-  """Whether half of the training images are mirrored."""
-  seed: int
-  """Of the order and the augmentation."""
+  data: Data
+  """Gives the seed of order and augmentation, and the latter."""
   options: grain.ReadOptions
 
   def train(
@@ -60,18 +55,18 @@ class ImageData:
       ValueError: process_count does not divide batch_size.
     """
 
-    def read(indices, uniform):
+    def read(indices: np.ndarray, uniform: np.ndarray) -> Batch:
       batch = self.training.read(indices)
-      image = augmented(batch['image'], uniform, self.crop, self.flip)
-      return batch | {'image': image}
+      crop, flip = self.data.crop, self.data.flip
+      return batch | {'image': augmented(batch['image'], uniform, crop, flip)}
 
     return batches.endless(
       self.training.count,
       read,
       batch_size,
-      self.seed,
-      process_index,
-      process_count,
+      seed=self.data.seed,
+      process_index=process_index,
+      process_count=process_count,
       columns=3,
       options=self.options,
     )
@@ -89,14 +84,13 @@ class ImageData:
 def augmented(
   image: np.ndarray, uniform: np.ndarray, crop: int, flip: bool
 ) -> np.ndarray:
-  """Images shifted at random, with zeros where they leave, and mirrored.
+  """Images shifted at random, padded with zeros, and mirrored.
 
   Args:
     image: [rows, height, width, channels].
     uniform: numbers in [0, 1), [rows, 3]: down, right, mirrored or not.
-    crop: the largest shift in pixels; all from -crop to crop are equally
-      likely.
-    flip: whether those with a third number below one half are mirrored.
+    crop: the largest shift in pixels; all up to it are equally likely.
+    flip: mirror the images whose third number is below one half.
   """
   height, width = image.shape[1:3]
   edges = (0, 0), (crop, crop), (crop, crop), (0, 0)
@@ -111,7 +105,7 @@ def augmented(
   return padded[each, rows[:, :, None], columns[:, None, :]]
 
 
-def load(data: config.Data) -> ImageData:
+def load(data: Data) -> ImageData:
   """The images that a configuration asks for.
 
   Raises:
@@ -126,12 +120,7 @@ def load(data: config.Data) -> ImageData:
     name, parts, classes = _by_name(data)
     options = batches.FROM_DISK
   training, held_out = parts
-  if not training.count or not held_out.count:
-    raise ValueError(
-      f'{name} must have images to train and to evaluate on, got'
-      f' {training.count} and {held_out.count}: use another'
-      ' data.eval_fraction.'
-    )
+  batches.check_parts(name, 'images', training.count, held_out.count)
   count = training.count
   sample = training.read(batches.spread(count, min(count, _SAMPLE)))
   digest = hashlib.sha256(sample['image'].tobytes())
@@ -149,9 +138,7 @@ def load(data: config.Data) -> ImageData:
     shape=(int(shape[0]), int(shape[1]), int(shape[2])),
     training=training,
     held_out=held_out,
-    crop=data.crop,
-    flip=data.flip,
-    seed=data.seed,
+    data=data,
     options=options,
   )
 
@@ -168,20 +155,19 @@ def _digits(eval_fraction: float) -> tuple[Part, Part]:
   digits = sklearn_datasets.load_digits()
   image = np.round(digits.images[..., None] * 255 / 16).astype(np.uint8)
   label = digits.target.astype(np.int32)
-  order = np.random.default_rng(0).permutation(len(label))
-  cut = round(eval_fraction * len(label))
 
-  def part(chosen):
+  def part(chosen: np.ndarray) -> Part:
     read = lambda indices: {
       'image': image[chosen[indices]],
       'label': label[chosen[indices]],
     }
     return Part(len(chosen), read)
 
-  return part(order[cut:]), part(order[:cut])
+  training, held_out = batches.divided(len(label), eval_fraction)
+  return part(training), part(held_out)
 
 
-def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
+def _by_name(data: Data) -> tuple[str, tuple[Part, Part], int]:
   """A data set of tensorflow-datasets; without a held-out part, a share."""
   found = datasets.read(data.source, data.data_dir)
   classes = found.classes()
@@ -193,9 +179,8 @@ def _by_name(data: config.Data) -> tuple[str, tuple[Part, Part], int]:
   if found.held_out is not None:
     data.only_for('data without a held-out part of its own', 'eval_fraction')
     return found.name, (_part(found.train), _part(found.held_out)), classes
-  order = np.random.default_rng(0).permutation(len(found.train))
-  cut = round(data.eval_fraction * len(order))
-  both = _part(found.train, order[cut:]), _part(found.train, order[:cut])
+  training, held_out = batches.divided(len(found.train), data.eval_fraction)
+  both = _part(found.train, training), _part(found.train, held_out)
   return found.name, both, classes
 
 

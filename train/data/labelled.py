@@ -30,12 +30,12 @@ def sentences(
     patterns: of the files, see `files.records`.
     columns: one or two columns of sentences, then the column of the label;
       None finds them by their usual names in the first row.
-    is_score: whether labels are numbers to predict rather than classes. If any
-      label is a fraction, they are numbers in any case.
+    is_score: whether labels are numbers to predict rather than classes. They
+      are in any case if one of them is a fraction.
     evaluation: what becomes the part 'validation'.
 
   Raises:
-    ValueError: a file does not hold such records, or the labels are no classes.
+    ValueError: a file does not hold such records, or labels are not classes.
   """
   rows, without, columns = _rows(patterns, columns)
   held_out: list[_Row] = []

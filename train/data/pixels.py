@@ -17,18 +17,15 @@ _TRANSPARENT = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
 
 def decode(file: BinaryIO | pathlib.Path, where: str) -> tuple[Any, list[str]]:
-  """A picture, the way up that its camera says.
-
-  Args:
-    file: of an image.
-    where: what to call it in messages.
+  """A picture in the orientation that its camera noted.
 
   Returns:
     A PIL image in mode 'L' or 'RGB', and what was changed: '16 bits scaled to
     8', 'transparency dropped'.
 
   Raises:
-    ValueError: it is damaged, or of a kind that has no gray or RGB of 8 bits.
+    ValueError: it is damaged, or cannot be gray or RGB of 8 bits. The message
+      calls it `where`.
   """
   from PIL import Image
   from PIL import ImageOps

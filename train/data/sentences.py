@@ -6,7 +6,7 @@ import hashlib
 import grain
 import numpy as np
 
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import batches
 from train.data import datasets
 from train.data import tokenizers
@@ -25,7 +25,7 @@ class SentenceData:
   """
 
   description: dict[str, str | int]
-  """What the data are, fit for JSON: corpus, sha256 (of the training part),
+  """Identifies the data, for JSON: corpus, sha256 (of the training part),
   tokenizer, sequence_length, train_examples, held_out_examples, classes."""
   vocab_size: int
   """Token ids are below this."""
@@ -56,9 +56,9 @@ class SentenceData:
       len(self.training['label']),
       read,
       batch_size,
-      self.seed,
-      process_index,
-      process_count,
+      seed=self.seed,
+      process_index=process_index,
+      process_count=process_count,
       columns=1,
     )
 
@@ -73,7 +73,7 @@ class SentenceData:
     return {key: x[chosen] for key, x in self.held_out.items()}
 
 
-def load(data: config.Data) -> SentenceData:
+def load(data: Data) -> SentenceData:
   """The sentences that a configuration asks for, in memory.
 
   Raises:
@@ -105,13 +105,12 @@ def load(data: config.Data) -> SentenceData:
     data.only_for('data without a held-out part of its own', 'eval_fraction')
     held_out = encode(found.held_out)
   else:
-    training, held_out = _divided(training, data.eval_fraction)
-  if not len(training['label']) or not len(held_out['label']):
-    raise ValueError(
-      f'{found.name} must have sentences to train and to evaluate on, got'
-      f' {len(training["label"])} and {len(held_out["label"])}: use another'
-      ' data.eval_fraction.'
+    chosen = batches.divided(len(training['label']), data.eval_fraction)
+    training, held_out = (
+      {key: x[indices] for key, x in training.items()} for indices in chosen
     )
+  sizes = len(training['label']), len(held_out['label'])
+  batches.check_parts(found.name, 'sentences', *sizes)
   digest = hashlib.sha256()
   for array in training.values():
     digest.update(array.tobytes())
@@ -121,8 +120,8 @@ def load(data: config.Data) -> SentenceData:
       'sha256': digest.hexdigest()[:16],
       'tokenizer': tokenizer.name,
       'sequence_length': data.sequence_length,
-      'train_examples': len(training['label']),
-      'held_out_examples': len(held_out['label']),
+      'train_examples': sizes[0],
+      'held_out_examples': sizes[1],
       'classes': classes,
     },
     vocab_size=tokenizer.vocab_size,
@@ -131,15 +130,6 @@ def load(data: config.Data) -> SentenceData:
     held_out=held_out,
     seed=data.seed,
   )
-
-
-def _divided(examples: Batch, eval_fraction: float) -> tuple[Batch, Batch]:
-  """Training and held-out examples, always the same."""
-  count = len(examples['label'])
-  order = np.random.default_rng(0).permutation(count)
-  cut = round(eval_fraction * count)
-  take = lambda chosen: {key: x[chosen] for key, x in examples.items()}
-  return take(order[cut:]), take(order[:cut])
 
 
 def _examples(

@@ -61,15 +61,11 @@ class Evaluation:
 
 
 def texts(patterns: list[str], field: str, evaluation: Evaluation) -> Source:
-  """Texts; without a part to evaluate on, a run holds some of them out.
-
-  Args:
-    patterns: of the files, see `corpus.read`.
-    field: of JSON lines and parquet, that holds the text.
-    evaluation: what becomes the part 'validation'.
+  """Texts of the files that match (see `corpus.read`).
 
   Raises:
-    ValueError: a file is no text, or a part would be empty or is in both.
+    ValueError: a file is not a text, a part would be empty, or the parts
+      overlap.
   """
   whole = corpus_lib.read('files', patterns, field)
   left_out = whole.left_out
@@ -126,12 +122,10 @@ def images(folder: str, size: int | None) -> Source:
   Args:
     folder: it holds a folder per class, or a folder `train` and others such as
       `val` or `test`, each of which holds a folder per class.
-    size: side in pixels of the squares to which images are scaled and cropped;
-      None leaves them as they are.
+    size: side in pixels of the squares to which images are scaled and cropped.
 
   Raises:
-    ValueError: there are none, one is damaged, or they differ in size and none
-      is given.
+    ValueError: there are none, one is damaged, or they differ in size.
   """
   root = pathlib.Path(folder)
   parts = {part: _images_below(x) for part, x in _part_folders(root).items()}

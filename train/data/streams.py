@@ -18,10 +18,9 @@ _SAMPLE = 64
 class Windows:
   """An array [documents, size] of tokens, whose rows are made when taken.
 
-  Row i begins with document i and goes on with those behind it, each followed
-  by the end of text. So every row is full, whatever comes behind the first
-  `size` tokens of a document is seen in no row, and a short document is seen in
-  the rows of those before it, too.
+  Row i holds document i and then those behind it, each followed by the end of
+  text. So every row is full. What follows the first `size` tokens of a document
+  is in no row, and a short document is also in the rows before its own.
   """
 
   split: datasets.Split

@@ -10,7 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from train.config import schema as config
+from train.config.schema import Data
 from train.data import batches
 from train.data import corpus as corpus_lib
 from train.data import datasets
@@ -39,23 +39,22 @@ class TextData:
   """Training and held-out text as windows of `sequence_length` + 1 tokens.
 
   A window holds the inputs `window[:-1]` and the targets `window[1:]`. Windows
-  do not overlap (those of data.stream may), run across document borders, and
-  are the same on every process.
+  run across document borders and are the same on every process. They do not
+  overlap, except those of data.stream.
   """
 
   description: dict[str, Any]
-  """What the data are, fit for JSON: corpus, bytes, sha256, tokenizer,
+  """Identifies the data, for JSON: corpus, bytes, sha256, tokenizer,
   vocab_size, sequence_length, train_tokens (of data.stream train_documents),
-  held_out_tokens, held_out of further texts. Losses compare only between runs
-  where all of these are equal."""
+  held_out_tokens, held_out (of further texts)."""
   vocab_size: int
   """Token ids are below this."""
   training_windows: np.ndarray | streams.Windows
   """[windows, length + 1], in the smallest sufficient unsigned type."""
   held_out: tuple[windows_lib.HeldOut, ...]
-  """First that of the same corpus."""
+  """The first one belongs to the training text's own corpus."""
   remarks: tuple[str, ...]
-  """Lines for people: what was left out, what is held out and trained on."""
+  """Lines for people: text that is left out, or both held-out and training."""
   seed: int
   """Of the order of the training windows."""
 
@@ -64,20 +63,14 @@ class TextData:
   ) -> grain.DatasetIterator:
     """Endless batches, int32 [batch_size / process_count, length + 1].
 
-    Shuffled by data.seed and divided as in `batches.endless`.
-
-    Args:
-      batch_size: windows per step over all processes; process_count divides
-        it.
-      process_index: this process, from 0.
-      process_count: how many there are.
+    Shuffled by data.seed; divided among processes as in `batches.endless`.
 
     Raises:
       ValueError: process_count does not divide batch_size, or there are fewer
         training windows than one batch needs.
 
     Example:
-      >>> windows = load(config.Data(sequence_length=8)).train(batch_size=4)
+      >>> windows = load(Data(sequence_length=8)).train(batch_size=4)
       >>> next(windows).shape, windows.get_state()
       ((4, 9), {'next_index': 1})
     """
@@ -88,14 +81,14 @@ class TextData:
       len(windows),
       lambda indices, _: windows[indices].astype(np.int32),
       batch_size,
-      self.seed,
-      process_index,
-      process_count,
+      seed=self.seed,
+      process_index=process_index,
+      process_count=process_count,
       options=batches.IN_MEMORY if in_memory else batches.FROM_DISK,
     )
 
 
-def load(data: config.Data) -> TextData:
+def load(data: Data) -> TextData:
   """Reads, splits and tokenizes the text that a configuration asks for.
 
   Args:
@@ -107,7 +100,7 @@ def load(data: config.Data) -> TextData:
     ImportError: the tokenizer's library is not installed.
 
   Example:
-    >>> text = load(config.Data(sequence_length=8))
+    >>> text = load(Data(sequence_length=8))
     >>> text.vocab_size, text.held_out[0].bytes_per_token
     (256, 1.0)
     >>> text.held_out[0].take(2).shape
@@ -130,16 +123,16 @@ def load(data: config.Data) -> TextData:
       'data.held_out must name texts whose names differ, got'
       f' {", ".join(names)}.'
     )
-  told = own.description | {
+  description = own.description | {
     'tokenizer': tokenizer.name,
     'vocab_size': tokenizer.vocab_size,
     'sequence_length': data.sequence_length,
     'held_out_tokens': held_out[0].tokens,
   }
   if names:
-    told['held_out'] = {x.name: x.sha256 for x in held_out[1:]}
+    description['held_out'] = {x.name: x.sha256 for x in held_out[1:]}
   return TextData(
-    description=told,
+    description=description,
     vocab_size=tokenizer.vocab_size,
     training_windows=own.training_windows,
     held_out=tuple(held_out),
@@ -148,20 +141,17 @@ def load(data: config.Data) -> TextData:
   )
 
 
-def _in_memory(
-  data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
-) -> _Own:
+def _in_memory(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
   """All of a corpus."""
+  held_out: _Documents | None = None
   if data.source in ('python-stdlib', 'files'):
     corpus = corpus_lib.read(data.source, data.files, data.text_field)
-    (training, held_out), remarks = _divided(data, corpus), _left_out(corpus)
+    remarks = _left_out(corpus)
   else:
     found = _data_set(data.source, data.data_dir)
     corpus = _corpus(found.name, found.train, data.max_bytes)
     remarks = _left_out(corpus)
-    if found.held_out is None:
-      training, held_out = _divided(data, corpus)
-    else:
+    if found.held_out is not None:
       data.only_for('data without a held-out part of its own', 'eval_fraction')
       other = _corpus(found.name, found.held_out, data.max_bytes)
       training, held_out = corpus.documents, other.documents
@@ -170,20 +160,20 @@ def _in_memory(
       remarks += _also_training(
         found.name, held_out, *corpus_lib.repeated(held_out, training)
       )
+  if held_out is None:
+    training, held_out = corpus_lib.split(corpus, data.eval_fraction)
   tokens = windows_lib.tokens_of(training, tokenizer)
-  told = {
+  description = {
     'corpus': corpus.name,
     'bytes': corpus.num_bytes,
     'sha256': corpus.sha256,
     'train_tokens': tokens.size,
   }
   windows = windows_lib.cut(tokens, size)
-  return _Own(told, windows, training, held_out, remarks)
+  return _Own(description, windows, training, held_out, remarks)
 
 
-def _streamed(
-  data: config.Data, tokenizer: tokenizers.Tokenizer, size: int
-) -> _Own:
+def _streamed(data: Data, tokenizer: tokenizers.Tokenizer, size: int) -> _Own:
   """A data set of which only the held-out part is read."""
   found = _data_set(data.source, data.data_dir)
   if found.held_out is None:
@@ -194,20 +184,13 @@ def _streamed(
     )
   windows = streams.Windows(found.train, tokenizer, size)
   held_out = _corpus(found.name, found.held_out, data.max_bytes)
-  told = {
+  description = {
     'corpus': found.name,
     'sha256': windows.fingerprint(),
     'held_out_sha256': held_out.sha256,
     'train_documents': len(windows),
   }
-  return _Own(told, windows, (), held_out.documents, _left_out(held_out))
-
-
-def _divided(
-  data: config.Data, corpus: corpus_lib.Corpus
-) -> tuple[_Documents, _Documents]:
-  """Training and held-out documents."""
-  return corpus_lib.split(corpus, data.eval_fraction)
+  return _Own(description, windows, (), held_out.documents, _left_out(held_out))
 
 
 def _left_out(corpus: corpus_lib.Corpus) -> tuple[str, ...]:
@@ -263,7 +246,7 @@ def _corpus(
   return corpus_lib.of_texts(name, texts, max_bytes)
 
 
-def _other(source: str, data: config.Data) -> tuple[str, corpus_lib.Corpus]:
+def _other(source: str, data: Data) -> tuple[str, corpus_lib.Corpus]:
   """Further text to score on: files, or the held-out part of a data set."""
   if glob.glob(os.path.expanduser(source), recursive=True):
     corpus = corpus_lib.read('files', [source], data.text_field)

@@ -1,6 +1,6 @@
 """From text to token ids: bytes, SentencePiece or Hugging Face tokenizers."""
 
-from collections.abc import Callable
+import abc
 from collections.abc import Iterable
 import hashlib
 import os
@@ -8,10 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-# Below this the libraries' memory, some 100 bytes per byte of text, is small.
-_CHUNK_BYTES = 1 << 18
 # What is encoded on both sides of a cut to see whether tokens cross it, and how
-# far behind _CHUNK_BYTES a cut is sought.
+# far behind the end of a chunk a cut is sought.
 _CONTEXT_BYTES = 256
 _SEARCHED_BYTES = 2048
 
@@ -38,13 +36,11 @@ class Tokenizer(Protocol):
 def load(tokenizer: str) -> Tokenizer:
   """Loads the tokenizer that `data.tokenizer` names.
 
-  Args:
-    tokenizer: 'bytes', or the path of a SentencePiece .model or a Hugging Face
-      tokenizer.json. Nothing is downloaded and no code that comes with a
-      tokenizer is run.
+  That is 'bytes', or the path of a SentencePiece .model or a Hugging Face
+  tokenizer.json. Nothing is downloaded and no code of a tokenizer is run.
 
   Raises:
-    ValueError: it is none of these, or the file is absent or damaged.
+    ValueError: it is none of these, or the file is missing or damaged.
     ImportError: the library that reads the file is not installed.
 
   Example:
@@ -89,7 +85,74 @@ class Bytes:
     return np.frombuffer(text, np.uint8)
 
 
-class SentencePiece:
+class Subwords(abc.ABC):
+  """A tokenizer of a library, which gets long texts in chunks."""
+
+  chunk_bytes = 1 << 18
+  """Below this, the memory that a library needs (some 100 bytes per byte of
+  text) is small."""
+  name: str
+  vocab_size: int
+  end_of_text: int | None
+
+  @abc.abstractmethod
+  def ids(self, text: str) -> list[int]:
+    """Ids of a text or a part of one."""
+
+  def encode(self, text: bytes) -> np.ndarray:
+    """Ids of a text, [tokens], as if it were encoded at once.
+
+    Each chunk is encoded behind the end of the one before, whose ids are then
+    dropped. So it does not begin as a text begins, where many tokenizers put a
+    space.
+    """
+    dtype = id_type(self.vocab_size)
+    parts = [np.array([], dtype)]  # Of a text without any chunk.
+    start = 0
+    try:
+      while start < len(text):
+        stop = self._cut(text, start + self.chunk_bytes)
+        before = _decoded(text, start - _CONTEXT_BYTES, start)
+        chunk = _decoded(text, start, stop)
+        known = self.ids(before) if before else []
+        ids = self.ids(before + chunk)
+        if ids[: len(known)] != known:
+          known, ids = [], self.ids(chunk)
+        parts.append(np.array(ids[len(known) :], dtype))
+        start = stop
+    except Exception as error:  # The libraries raise plain Exception.
+      shown = text[start : start + 40].decode('utf-8', 'replace')
+      raise self._not_encoded(shown, error) from error
+    return np.concatenate(parts)
+
+  def _cut(self, text: bytes, least: int) -> int:
+    """The first place from `least` on that no token crosses.
+
+    It is one before a space, if there is one near, as a token for unknown words
+    hides whether a cut is within a word. If tokens cross all places near, it is
+    a place between two characters.
+    """
+    if least >= len(text):
+      return len(text)
+    near = range(least, min(len(text), least + _SEARCHED_BYTES))
+    places = [place for place in near if _begins_character(text, place)]
+    spaces = [place for place in places if text[place : place + 1].isspace()]
+    for place in (*spaces, *places):
+      before = _decoded(text, place - _CONTEXT_BYTES, place)
+      behind = _decoded(text, place, place + _CONTEXT_BYTES)
+      known = self.ids(before)
+      if self.ids(before + behind)[: len(known)] == known:
+        return place
+    return places[0]
+
+  def _not_encoded(self, text: str, error: Exception) -> ValueError:
+    return ValueError(
+      f'data.tokenizer must encode every text, but {self.name} fails ({error})'
+      f' at {text[:40]!r}: use another one, or leave this text out.'
+    )
+
+
+class SentencePiece(Subwords):
   """A SentencePiece model: unigram or BPE, as LLaMA, Mistral and T5 use.
 
   The model's own normalization applies; many models turn line breaks into
@@ -110,12 +173,12 @@ class SentencePiece:
     end = self._model.eos_id()
     self.end_of_text = end if end >= 0 else None
 
-  def encode(self, text: bytes) -> np.ndarray:
-    """Ids of a text, [tokens]."""
-    return _encode(text, self._model.encode, self)
+  def ids(self, text: str) -> list[int]:
+    """Ids of a text."""
+    return self._model.encode(text)
 
 
-class HuggingFace:
+class HuggingFace(Subwords):
   """A tokenizer.json of the Hugging Face tokenizers library.
 
   Truncation and padding that the file asks for are switched off, and no
@@ -141,23 +204,20 @@ class HuggingFace:
     self.vocab_size = 1 + max(ids.values())
     self.end_of_text = next((ids[t] for t in _END_OF_TEXT if t in ids), None)
 
-  def encode(self, text: bytes) -> np.ndarray:
-    """Ids of a text, [tokens]."""
-    encode = lambda x: self._model.encode(x, add_special_tokens=False).ids
-    return _encode(text, encode, self)
+  def ids(self, text: str) -> list[int]:
+    """Ids of a text, without special tokens."""
+    return self._model.encode(text, add_special_tokens=False).ids
 
   def encode_with_marks(
     self, first: str, second: str | None = None, *, length: int
   ) -> tuple[list[int], list[int]]:
     """A sentence or a pair with the special tokens of its model.
 
-    Args:
-      first: a sentence.
-      second: the other one of a pair.
-      length: tokens at most, marks included; the longer sentence is cut.
+    There are at most `length` tokens, marks included; the longer sentence is
+    cut.
 
     Returns:
-      Ids, and for each 0, or 1 where it belongs to the second sentence.
+      Ids, and for each of them 1 in the second sentence and 0 elsewhere.
 
     Raises:
       ValueError: the marks leave no room, or the text cannot be encoded.
@@ -174,7 +234,7 @@ class HuggingFace:
     try:
       found = self._model.encode(first, second)
     except Exception as error:  # The library raises plain Exception.
-      raise _not_encoded(self, first, error) from error
+      raise self._not_encoded(first, error) from error
     finally:
       self._model.no_truncation()
     return found.ids, found.type_ids
@@ -183,13 +243,10 @@ class HuggingFace:
 def train(texts: Iterable[str], vocab_size: int, path: str) -> int:
   """Writes a tokenizer.json: byte pairs, merged as often as they occur.
 
-  Args:
-    texts: to learn from.
-    vocab_size: tokens at most, of which 256 are bytes and one ends texts.
-    path: of the file.
+  Of the `vocab_size` tokens 256 are bytes, and one ends texts.
 
   Returns:
-    How many tokens it has; fewer than asked for where texts are too short.
+    How many tokens it has: fewer than asked for if the texts are too short.
 
   Raises:
     ValueError: there is no room for all bytes.
@@ -232,56 +289,6 @@ def id_type(vocab_size: int) -> np.dtype:
   return np.min_scalar_type(vocab_size - 1)
 
 
-def _encode(
-  text: bytes, encode: Callable[[str], list[int]], tokenizer: Tokenizer
-) -> np.ndarray:
-  """Ids of a text, encoded in chunks, as if it were encoded at once.
-
-  Each chunk is encoded behind the end of the one before, whose ids are then
-  dropped, so that it does not begin as a text begins (many tokenizers put a
-  space there).
-  """
-  dtype = id_type(tokenizer.vocab_size)
-  # The empty array is there for a text without any chunk.
-  parts = [np.array([], dtype)]
-  start = 0
-  try:
-    while start < len(text):
-      stop = _cut(text, start + _CHUNK_BYTES, encode)
-      before = _decoded(text, start - _CONTEXT_BYTES, start)
-      chunk = _decoded(text, start, stop)
-      known, ids = encode(before) if before else [], encode(before + chunk)
-      if ids[: len(known)] != known:
-        known, ids = [], encode(chunk)
-      parts.append(np.array(ids[len(known) :], dtype))
-      start = stop
-  except Exception as error:  # The libraries raise plain Exception.
-    shown = text[start : start + 40].decode('utf-8', 'replace')
-    raise _not_encoded(tokenizer, shown, error) from error
-  return np.concatenate(parts)
-
-
-def _cut(text: bytes, least: int, encode: Callable[[str], list[int]]) -> int:
-  """The first place from `least` on that no token crosses.
-
-  It is one before a space, if there is one near, as a token for unknown words
-  hides whether a cut is within a word. If tokens cross all places near, it is a
-  place between two characters.
-  """
-  if least >= len(text):
-    return len(text)
-  near = range(least, min(len(text), least + _SEARCHED_BYTES))
-  places = [place for place in near if _begins_character(text, place)]
-  spaces = [place for place in places if text[place : place + 1].isspace()]
-  for place in (*spaces, *places):
-    before = _decoded(text, place - _CONTEXT_BYTES, place)
-    behind = _decoded(text, place, place + _CONTEXT_BYTES)
-    known = encode(before)
-    if encode(before + behind)[: len(known)] == known:
-      return place
-  return places[0]
-
-
 def _decoded(text: bytes, start: int, stop: int) -> str:
   """About those bytes, cut between characters."""
   start, stop = max(0, start), min(stop, len(text))
@@ -307,15 +314,6 @@ def _missing(library: str, path: str) -> ImportError:
   return ImportError(
     f'data.tokenizer {path!r} needs the package {library}: pip install'
     " 'greedylore-jax[train]'."
-  )
-
-
-def _not_encoded(
-  tokenizer: Tokenizer, text: str, error: Exception
-) -> ValueError:
-  return ValueError(
-    f'data.tokenizer must encode every text, but {tokenizer.name} fails'
-    f' ({error}) at {text[:40]!r}: use another one, or leave this text out.'
   )
 
 

@@ -1,4 +1,4 @@
-"""Text as windows of tokens, and what of it is held out to score on."""
+"""Text as windows of tokens, and held-out text."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -16,7 +16,7 @@ class HeldOut:
   """Text to score on."""
 
   name: str
-  """'' for what is held out of the training text's own corpus."""
+  """'' for the held-out part of the training corpus."""
   windows: np.ndarray
   """[windows, length + 1], in the smallest sufficient unsigned type."""
   bytes_per_token: float
@@ -28,7 +28,7 @@ class HeldOut:
   """Of its texts."""
 
   def take(self, sequences: int) -> np.ndarray:
-    """Windows spread evenly over all, int32 [sequences, length + 1].
+    """`sequences` windows, evenly over all, int32 [sequences, length + 1].
 
     Raises:
       ValueError: there are fewer than `sequences`.

@@ -16,11 +16,11 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from train.config import differences
-from train.config import schema as config
+from train.config.schema import Config
 
 _SHOWN = 4
-# The only settings in which processes may differ: who a process is, and paths
-# on its host. What is read from the paths is compared by content.
+# The only keys in which processes may differ: the identity of a process, and
+# paths on its host. The files at these paths are compared by content.
 _OWN = {
   '': ('workdir',),
   'distributed': ('coordinator', 'process_id', 'bind'),
@@ -29,13 +29,13 @@ _OWN = {
 }
 
 
-def common(settings: config.Config) -> dict[str, Any]:
-  """The settings that must be equal on all processes: all but a few.
+def common(config: Config) -> dict[str, Any]:
+  """The part of a configuration that must be equal on all processes.
 
-  A setting that is not compared could decide which collectives a process runs,
-  and then the processes would deadlock. So every new setting is compared.
+  A key that is not compared could decide which collectives a process runs, and
+  then the processes would deadlock. So every new key is compared.
   """
-  fields = dataclasses.asdict(settings)
+  fields = dataclasses.asdict(config)
   for section, names in _OWN.items():
     for name in names:
       del (fields[section] if section else fields)[name]
@@ -43,12 +43,10 @@ def common(settings: config.Config) -> dict[str, Any]:
 
 
 def check(**things: Any) -> None:
-  """Raises unless every process passes the same.
+  """Raises unless every process passes the same values, which JSON can hold.
 
   Sends a hash of 32 bytes, and the values themselves only if the hashes differ.
-
-  Args:
-    **things: values that JSON can hold. The order of the keys of a dict counts.
+  The order of the keys of a dict counts.
 
   Raises:
     ValueError: on every process, naming what differs on which process.
@@ -83,10 +81,9 @@ def gather(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Raises on every process if the block raises on one of them.
+  """Raises on every process if the block, without collectives, raises on one.
 
-  For blocks without collectives. A process whose own block raised raises that
-  error; the others raise a ValueError that quotes the first one.
+  That process raises its own error, the others a ValueError that quotes it.
   """
   try:
     yield

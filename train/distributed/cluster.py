@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from train.config import machines
-from train.config import schema as config
+from train.config.schema import Config
+from train.config.schema import Mesh
 from train.distributed import agreement
 from train.distributed import processes
 
@@ -17,35 +18,39 @@ WORKER_AXIS = machines.REPLICA
 _ROWS = jax.sharding.PartitionSpec((machines.REPLICA, machines.FSDP))
 
 
-def start(settings: config.Config) -> jax.sharding.Mesh:
-  """Joins the other processes, if any, and lays the mesh over the devices.
+Devices = list[jax.Device]
 
-  To be called before JAX touches a device: on CPU, more workers than there are
-  devices become virtual ones.
+
+def start(config: Config) -> jax.sharding.Mesh:
+  """Joins the other processes, if any, and returns the mesh of the devices.
+
+  Call it before JAX touches a device: on a CPU, it adds virtual devices.
 
   Raises:
-    ValueError: if the coordinator cannot be had, or if the devices do not fit
+    ValueError: if the coordinator does not answer, or if the devices do not fit
       the mesh.
   """
-  inner = settings.mesh.fsdp * settings.mesh.tensor
-  _devices_per_process(settings.mesh, settings.distributed.num_processes or 1)
-  count = processes.join(settings.distributed)
-  if wanted := _devices_per_process(settings.mesh, count):
-    _request_cpu_devices(wanted)
-  # Processes with different settings would make different meshes.
-  agreement.check(settings=agreement.common(settings))
-  # The rows of a batch lie by processes, and so must the workers.
+  inner = config.mesh.fsdp * config.mesh.tensor
+  _devices_per_process(config.mesh, config.distributed.num_processes or 1)
+  count = processes.join(config.distributed)
+  if wanted := _devices_per_process(config.mesh, count):
+    # Virtual devices, unless JAX has already started with those there are.
+    with contextlib.suppress(RuntimeError):
+      jax.config.update('jax_num_cpu_devices', wanted)
+  # Processes with different configurations would make different meshes.
+  agreement.check(config=agreement.common(config))
+  # The rows of a batch are ordered by process, so the workers have to be, too.
   devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-  workers = settings.mesh.replica or len(devices) // inner
-  devices = _enough(devices, settings.mesh, max(workers, 1) * inner)
-  _check_batch(settings, workers)
-  _check_processes(devices, settings.mesh)
-  shape = workers, settings.mesh.fsdp, settings.mesh.tensor
+  workers = config.mesh.replica or len(devices) // inner
+  devices = _enough(devices, config.mesh, max(workers, 1) * inner)
+  _check_batch(config, workers)
+  _check_processes(devices, config.mesh)
+  shape = workers, config.mesh.fsdp, config.mesh.tensor
   axes = machines.REPLICA, machines.FSDP, machines.TENSOR
   return jax.sharding.Mesh(np.array(devices).reshape(shape), axes)
 
 
-def _devices_per_process(mesh: config.Mesh, processes_count: int) -> int:
+def _devices_per_process(mesh: Mesh, processes_count: int) -> int:
   """Devices that the mesh needs of each process; 0 is all there are."""
   wanted = mesh.replica * mesh.fsdp * mesh.tensor
   if wanted % processes_count:
@@ -56,12 +61,12 @@ def _devices_per_process(mesh: config.Mesh, processes_count: int) -> int:
   return wanted // processes_count
 
 
-def _words(mesh: config.Mesh) -> str:
+def _words(mesh: Mesh) -> str:
   return f'{mesh.replica} x {mesh.fsdp} x {mesh.tensor}'
 
 
-def _enough(devices, mesh, count):
-  """So many of the devices, if there are."""
+def _enough(devices: Devices, mesh: Mesh, count: int) -> Devices:
+  """The first `count` devices, if there are as many."""
   if count > len(devices):
     platform = devices[0].platform
     virtual = ', or set JAX_PLATFORMS=cpu to run on virtual devices'
@@ -73,19 +78,19 @@ def _enough(devices, mesh, count):
   return devices[:count]
 
 
-def _check_batch(settings: config.Config, workers: int) -> None:
+def _check_batch(config: Config, workers: int) -> None:
   """Raises unless the batch divides over workers and their devices."""
-  inner, accumulated = settings.mesh.fsdp, settings.accumulate_steps
-  if settings.batch_size % (workers * inner * accumulated):
+  inner, accumulated = config.mesh.fsdp, config.accumulate_steps
+  if config.batch_size % (workers * inner * accumulated):
     raise ValueError(
       f'batch_size must be a multiple of {workers} workers x {inner}'
       f' mesh.fsdp x {accumulated} accumulate_steps, got'
-      f' {settings.batch_size}.'
+      f' {config.batch_size}.'
     )
 
 
-def _check_processes(devices, mesh) -> None:
-  """Raises unless every process has as many of the devices, for whole rows."""
+def _check_processes(devices: Devices, mesh: Mesh) -> None:
+  """Raises unless all processes have equal numbers of devices, in full rows."""
   per_process = {
     i: sum(d.process_index == i for d in devices)
     for i in range(jax.process_count())
@@ -102,14 +107,8 @@ def _check_processes(devices, mesh) -> None:
     )
 
 
-def _request_cpu_devices(count: int) -> None:
-  """Makes virtual devices, unless JAX has started with what there is."""
-  with contextlib.suppress(RuntimeError):
-    jax.config.update('jax_num_cpu_devices', count)
-
-
 def rows_on(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """How the rows of a batch lie on the mesh."""
+  """The sharding of the rows of a batch."""
   return jax.sharding.NamedSharding(mesh, _ROWS)
 
 

@@ -1,12 +1,10 @@
 """CRC-32 checksums of arrays, for any sharding and number of processes.
 
-An array that a process holds as a whole has one checksum, that of its bytes in
-C order. An array that is sharded over several processes has one for each shard,
-because no process has all of it. A piece is written as its slices,
-'0:4,8:16', and a whole array as 'whole'.
+An array that every process holds has one checksum, that of its bytes in C
+order. An array that is sharded over several processes has one for each shard. A
+piece is named by its slices, '0:4,8:16', and a whole array by 'whole'.
 """
 
-from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 import zlib
@@ -26,11 +24,9 @@ def of(tree: Any, pieces: Fingerprint | None = None) -> Fingerprint:
   Every process calls it. A process reports the checksums of its own copies, and
   those of other processes for pieces of which it has no copy.
 
-  Args:
-    tree: of arrays.
-    pieces: which pieces to take, as in an earlier result. By default those of
-      the present sharding. If the shards have changed since then, each piece is
-      gathered by all processes, one at a time.
+  `pieces` is an earlier result that says which pieces to take; by default they
+  are those of the present sharding. If the shards have changed since then, all
+  processes gather each piece, one at a time.
   """
   jax.block_until_ready(tree)
   found = _named(tree)
@@ -129,15 +125,8 @@ def _text(index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
 
 
 def _slices(piece: str) -> tuple[slice, ...]:
-  """From '0:4,8:16' to slices.
-
-  Raises:
-    ValueError: it is something else.
-  """
-  return tuple(_bounds(piece)) if piece != _WHOLE else ()
-
-
-def _bounds(piece: str) -> Iterator[slice]:
-  for part in piece.split(','):
-    start, stop = map(int, part.split(':'))
-    yield slice(start, stop)
+  """From '0:4,8:16' to slices; a ValueError for anything else."""
+  if piece == _WHOLE:
+    return ()
+  bounds = (map(int, part.split(':')) for part in piece.split(','))
+  return tuple(slice(start, stop) for start, stop in bounds)

@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, and how they part."""
+"""The processes of a run: how they join, and how they leave."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from typing import NoReturn
 import jax
 from jax._src import distributed as jax_distributed
 
-from train.config import command_line as command
-from train.config import schema as config
-from train.distributed import last_words
+from train.config import exit_codes
+from train.config.schema import Distributed
+from train.distributed import stderr_filter
 
 
-def join(distributed: config.Distributed) -> int:
+def join(distributed: Distributed) -> int:
   """Joins the other processes; returns how many there are.
 
   Raises:
@@ -37,7 +37,7 @@ def join(distributed: config.Distributed) -> int:
       _check_free(listens)
     else:
       _await(distributed.coordinator, distributed.start_timeout)
-    last_words.attach(distributed.coordinator, *timeouts)
+    stderr_filter.attach(distributed.coordinator, *timeouts)
     initialize(
       distributed.coordinator,
       distributed.num_processes,
@@ -67,7 +67,7 @@ def _join_found(
     if not any(words in str(error) for words in alone):
       raise
   else:
-    last_words.attach('its address', *timeouts)
+    stderr_filter.attach('its address', *timeouts)
 
 
 def _check_free(address: str) -> None:
@@ -88,15 +88,15 @@ def _check_free(address: str) -> None:
 def _await(address: str, timeout: int) -> None:
   """Returns when somebody listens there."""
   begin = time.monotonic()
-  told = False
+  reported = False
   while time.monotonic() < begin + timeout:
     with contextlib.suppress(OSError):
       *_, where = _resolve(address)[0]
       socket.create_connection(where[:2], timeout=1).close()
       return
-    if not told and time.monotonic() > begin + 5:
+    if not reported and time.monotonic() > begin + 5:
       print(f'Waiting for the coordinator at {address} ...', file=sys.stderr)
-      told = True
+      reported = True
     time.sleep(0.2)
   raise ValueError(
     f'no coordinator answered at {address} within {timeout} s: is process 0'
@@ -120,10 +120,10 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def patience(heartbeat_timeout: int) -> Iterator[None]:
-  """Gives JAX the time to say which process is gone when a step fails.
+  """Gives JAX the time to report which process is gone when a step fails.
 
-  A collective fails at once where another process ends; which one it was is
-  known when its heartbeat is missed, and then JAX ends this process.
+  A collective fails at once when another process ends. JAX learns which one
+  when its heartbeat is missed, and then it ends this process.
   """
   try:
     yield
@@ -142,18 +142,18 @@ def patience(heartbeat_timeout: int) -> Iterator[None]:
 def leave(code: int) -> NoReturn:
   """Ends this process with that exit code.
 
-  Waits for no thread: after a save that failed, Orbax's would run for minutes.
-  Waits for the other processes only if all end alike: after an error they may
-  be waiting for this one in a collective.
+  It does not wait for threads: after a save that failed, Orbax's would run for
+  minutes. It waits for the other processes only if all end in the same way:
+  after an error they may be waiting for this one in a collective.
   """
   if jax.distributed.is_initialized():
-    if code in (0, command.PREEMPTED):
+    if code in (0, exit_codes.PREEMPTED):
       try:
         jax.distributed.shutdown()
       except RuntimeError as error:  # Another process has gone since.
-        code = command.fail(error, 1)
+        code = exit_codes.fail(error, 1)
     elif is_main():
-      time.sleep(1)  # When the coordinator goes, the others have no last words.
+      time.sleep(1)  # Without the coordinator, the others report nothing.
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError):
       stream.flush()

@@ -7,6 +7,7 @@ waits have no limit of their own. The watchdog limits all of them.
 
 from collections.abc import Callable
 import os
+import pathlib
 import sys
 import threading
 import traceback
@@ -66,11 +67,12 @@ class Watchdog:
 
   def _place(self) -> str:
     """The innermost line of the trainer in which the main thread is."""
-    here = os.path.dirname(os.path.abspath(__file__))
+    root = str(pathlib.Path(__file__).parents[2])
+    trainer = os.path.join(root, 'train', '')
     frame = sys._current_frames().get(self._main or 0)
     stack = traceback.extract_stack(frame) if frame else []
     for call in reversed(stack):
-      if call.filename.startswith(here):
-        file = os.path.relpath(call.filename, os.path.dirname(here))
+      if call.filename.startswith(trainer):
+        file = os.path.relpath(call.filename, root)
         return f'{file}, line {call.lineno} ({call.name})'
     return 'code of other libraries'

@@ -11,7 +11,7 @@ Parameters, a nested dict of float32 arrays:
   layers/I/attention/{query,key,value,output}/kernel     [width, width]
   layers/I/feed_forward/{up,down}/kernel  [width, feed_forward] and back
   pooler/kernel, head/kernel              [width, width], [width, outputs]
-  .../bias beside every kernel            [outputs of the kernel]
+  .../bias next to every kernel           [outputs of the kernel]
   embedding/norm, layers/I/{attention,feed_forward}_norm
                                           scale and bias, [width]
 
@@ -243,12 +243,9 @@ class Network:
   def outputs(
     self, params: Params, batch: Any, dropout: float = 0.0
   ) -> jax.Array:
-    """Of every sentence or pair, [rows, outputs] float32.
+    """Of every sentence or pair, float32 [rows, outputs].
 
-    Args:
-      params: the parameters.
-      batch: see above; for dropout also noise, uint32 [rows].
-      dropout: the share of numbers that is left out, by the noise.
+    For dropout, a batch also has noise, uint32 [rows].
     """
     model = nnx.merge(self._graph, params)
     if not dropout:
@@ -257,14 +254,9 @@ class Network:
     return model(batch, Dropout(dropout, keys))
 
   def matrices(self, params: Params, embeddings: bool = False) -> Any:
-    """Which parameters are matrices, worth a compressed gradient.
+    """Dimension numbers of the matrices, None for what stays dense.
 
-    Args:
-      params: what `init` gives, or its shapes.
-      embeddings: count embeddings, pooler and head as matrices, too.
-
-    Returns:
-      A tree like params with `optax.contrib.MuonDimensionNumbers` and None.
+    That includes embeddings, pooler and head unless `embeddings`.
     """
     matrix = optax.contrib.MuonDimensionNumbers(0, 1)
     return rules.by_path(

@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import optax
 
 from train.config import machines
-from train.config import schema as config
+from train.config.schema import Model
 
 Params = dict[str, Any]
 _STANDARD_DEVIATION = 0.02
@@ -48,7 +48,7 @@ _ROTARY_BASE = 10_000.0
 class Attention(nnx.Module):
   """Causal self-attention of several heads, with rotary positions."""
 
-  def __init__(self, model: config.Model, rngs: nnx.Rngs):
+  def __init__(self, model: Model, rngs: nnx.Rngs):
     self.heads = model.heads
     square = model.width, model.width
     self.query = _matrix(rngs, square)
@@ -77,7 +77,7 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
   """SwiGLU: down(silu(gate(x)) * up(x))."""
 
-  def __init__(self, model: config.Model, rngs: nnx.Rngs):
+  def __init__(self, model: Model, rngs: nnx.Rngs):
     self.gate = _matrix(rngs, (model.width, model.feed_forward))
     self.up = _matrix(rngs, (model.width, model.feed_forward))
     self.down = _matrix(
@@ -93,7 +93,7 @@ class FeedForward(nnx.Module):
 class Block(nnx.Module):
   """Attention and feed-forward, each normed before and added to its input."""
 
-  def __init__(self, model: config.Model, rngs: nnx.Rngs):
+  def __init__(self, model: Model, rngs: nnx.Rngs):
     self.attention_norm = _gain(model)
     self.attention = Attention(model, rngs)
     self.feed_forward_norm = _gain(model)
@@ -108,7 +108,7 @@ class Block(nnx.Module):
 class Llama(nnx.Module):
   """The whole model, from tokens to logits."""
 
-  def __init__(self, model: config.Model, vocab_size: int, rngs: nnx.Rngs):
+  def __init__(self, model: Model, vocab_size: int, rngs: nnx.Rngs):
     self.model = model
     self.embedding = _matrix(rngs, (vocab_size, model.width))
     one = lambda rngs: Block(model, rngs)
@@ -125,7 +125,7 @@ class Llama(nnx.Module):
     """[batch, time] int -> logits [batch, time, vocab_size] float32."""
     x = jnp.take(self.embedding[...], tokens, axis=0).astype(self.model.dtype)
     x = self._apply_blocks(_divided(x))
-    # Whole rows of logits, as picking labels' from spread ones crashes XLA.
+    # Rows of logits are not sharded: XLA crashes when it picks labels' logits.
     logits = _divided(_project(_rms_norm(x, self.norm), self.head))
     return logits.astype(jnp.float32)
 
@@ -144,22 +144,11 @@ class Llama(nnx.Module):
     return x
 
 
-def init(model: config.Model, vocab_size: int, seed: int) -> Params:
-  """Initial parameters: a nested dict of float32 arrays, see the module.
+def init(model: Model, vocab_size: int, seed: int) -> Params:
+  """Initial parameters, as the module describes; equal seeds give equal ones.
 
   Matrices are normal with standard deviation 0.02, divided by sqrt(2 * layers)
   for the two that write to the residual stream; gains are 1.
-
-  Args:
-    model: Sizes; `dtype` and `remat` do not matter here.
-    vocab_size: Number of tokens.
-    seed: Equal seeds give equal parameters.
-
-  Returns:
-    The parameters; `jax.eval_shape` gives their shapes without the memory.
-
-  Raises:
-    ValueError: If vocab_size is less than 1.
   """
   if vocab_size < 1:
     raise ValueError(f'vocab_size must be at least 1, got {vocab_size!r}.')
@@ -169,17 +158,12 @@ def init(model: config.Model, vocab_size: int, seed: int) -> Params:
 
 
 def make_apply(
-  model: config.Model, vocab_size: int
+  model: Model, vocab_size: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
-  """The forward pass as a pure function.
+  """Returns the forward pass of `init`'s parameters as a pure function.
 
-  Args:
-    model: The one that `init` got; `dtype` and `remat` may differ.
-    vocab_size: The one that `init` got.
-
-  Returns:
-    `apply(params, tokens)`: tokens [batch, time] int -> logits [batch, time,
-    vocab_size] float32. A token of vocab_size or more makes its sequence NaN.
+  It takes tokens, int [batch, time], and returns logits, float32 [batch, time,
+  vocab_size]. A token of vocab_size or more makes its sequence NaN.
   """
   graph, _ = nnx.split(
     nnx.eval_shape(lambda: Llama(model, vocab_size, nnx.Rngs(0)))
@@ -188,18 +172,12 @@ def make_apply(
 
 
 def make_loss(
-  model: config.Model, vocab_size: int
+  model: Model, vocab_size: int
 ) -> Callable[[Params, jax.Array], jax.Array]:
-  """The mean cross-entropy of the next token as a pure function.
+  """Returns the mean cross-entropy of the next token as a pure function.
 
-  Args:
-    model: The one that `init` got; `dtype` and `remat` may differ.
-    vocab_size: The one that `init` got.
-
-  Returns:
-    `loss_fn(params, batch)`: batch [sequences, time + 1] int -> a float32
-    scalar in nats per token. It raises ValueError when traced with a batch of
-    another rank, of another type or of less than two columns.
+  It takes a batch, int [sequences, time + 1], and returns nats per token.
+  Tracing it with a batch of another shape or type raises a ValueError.
   """
   apply = make_apply(model, vocab_size)
 
@@ -215,17 +193,11 @@ def make_loss(
 
 
 def rotate(x: jax.Array) -> jax.Array:
-  """Turns channel pairs by angles that grow with time: rotary positions.
+  """Rotary positions of x, [batch, heads, time, channels].
 
   The pair of channels (j, j + channels / 2) at time t turns by the angle
   t * 10000^(-2 j / channels), so that the product of a query and a key depends
   on the difference of their times only.
-
-  Args:
-    x: [batch, heads, time, channels], channels even.
-
-  Returns:
-    An array of the shape and dtype of x.
   """
   time, channels = x.shape[-2:]
   speeds = _ROTARY_BASE ** (-jnp.arange(0, channels, 2) / channels)
@@ -281,11 +253,11 @@ def _matrix(
   return nnx.Param(initializer(rngs.params(), shape, jnp.float32))
 
 
-def _gain(model: config.Model) -> nnx.Param:
+def _gain(model: Model) -> nnx.Param:
   return nnx.Param(jnp.ones(model.width, jnp.float32))
 
 
-def _residual_scale(model: config.Model) -> float:
+def _residual_scale(model: Model) -> float:
   """For what adds to the stream, 2 * layers times: its variance stays put."""
   return 1 / math.sqrt(2 * model.layers)
 

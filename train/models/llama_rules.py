@@ -19,18 +19,14 @@ _NORMS = r'norm|blocks/(\d+/)?(attention|feed_forward)_norm'
 
 
 def matrix_dimension_numbers(params: Any, embeddings: bool = False) -> Any:
-  """Which parameters are matrices, worth a compressed gradient.
-
-  Args:
-    params: What `init` gives, or its shapes.
-    embeddings: Count the embedding and the head as matrices too.
+  """Which parameters are matrices, whose gradients may be compressed.
 
   Returns:
-    A tree like params with `optax.contrib.MuonDimensionNumbers` for each
-    matrix and None for what is left dense.
+    A tree like `params` of `optax.contrib.MuonDimensionNumbers`, or None where
+    gradients stay dense; that includes embedding and head unless `embeddings`.
 
   Raises:
-    ValueError: If a parameter is none of a LLaMA's.
+    ValueError: If a parameter is not one of a LLaMA.
   """
   numbers = optax.contrib.MuonDimensionNumbers
   return rules.by_path(
@@ -45,21 +41,15 @@ def matrix_dimension_numbers(params: Any, embeddings: bool = False) -> Any:
 
 
 def partition_specs(params: Any) -> Any:
-  """How parameters lie spread over the devices of a worker.
+  """How parameters are sharded over the devices of a worker: PartitionSpecs.
 
-  Every matrix has its width, the side that all layers share, over `fsdp`. Its
-  other side is over `tensor`: what reads from the residual stream has its
-  outputs there and what writes to it its inputs, so that one sum over `tensor`
-  follows two products.
-
-  Args:
-    params: What `init` gives, or its shapes.
-
-  Returns:
-    A tree like params of PartitionSpecs.
+  The width of every matrix, the side that all layers share, is sharded over
+  `fsdp`. The other side is sharded over `tensor`: outputs of matrices that read
+  from the residual stream, inputs of those that write to it. So one sum over
+  `tensor` follows two products.
 
   Raises:
-    ValueError: If a parameter is none of a LLaMA's.
+    ValueError: If a parameter is not one of a LLaMA.
   """
   writes = r'(attention/output|feed_forward/down)'
   return rules.by_path(

@@ -5,6 +5,7 @@ model.safetensors.index.json names; no PyTorch, no pickle, and nothing is
 downloaded.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import hashlib
@@ -22,6 +23,7 @@ _FILE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 # From the paths of parameters to names there; what follows is in _LEAVES.
+_LAYER = r'encoder.layer.\1.'
 _NAMES = (
   (r'embedding/token', r'embeddings.word_embeddings.weight'),
   (r'embedding/position', r'embeddings.position_embeddings.weight'),
@@ -29,19 +31,13 @@ _NAMES = (
   (r'embedding/norm/', r'embeddings.LayerNorm.'),
   (
     r'layers/(\d+)/attention/(query|key|value)/',
-    r'encoder.layer.\1.attention.self.\2.',
+    rf'{_LAYER}attention.self.\2.',
   ),
-  (
-    r'layers/(\d+)/attention/output/',
-    r'encoder.layer.\1.attention.output.dense.',
-  ),
-  (
-    r'layers/(\d+)/attention_norm/',
-    r'encoder.layer.\1.attention.output.LayerNorm.',
-  ),
-  (r'layers/(\d+)/feed_forward/up/', r'encoder.layer.\1.intermediate.dense.'),
-  (r'layers/(\d+)/feed_forward/down/', r'encoder.layer.\1.output.dense.'),
-  (r'layers/(\d+)/feed_forward_norm/', r'encoder.layer.\1.output.LayerNorm.'),
+  (r'layers/(\d+)/attention/output/', rf'{_LAYER}attention.output.dense.'),
+  (r'layers/(\d+)/attention_norm/', rf'{_LAYER}attention.output.LayerNorm.'),
+  (r'layers/(\d+)/feed_forward/up/', rf'{_LAYER}intermediate.dense.'),
+  (r'layers/(\d+)/feed_forward/down/', rf'{_LAYER}output.dense.'),
+  (r'layers/(\d+)/feed_forward_norm/', rf'{_LAYER}output.LayerNorm.'),
   (r'pooler/', r'pooler.dense.'),
 )
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', '': ''}
@@ -66,13 +62,8 @@ class Pretrained:
   def __init__(self, folder: str, dtype: str = 'float32'):
     """Reads the sizes and finds the arrays.
 
-    Args:
-      folder: with config.json and model.safetensors, or the files that
-        model.safetensors.index.json names in its place.
-      dtype: of the activations.
-
     Raises:
-      ValueError: they are not there, damaged or of another kind of model.
+      ValueError: files are missing, damaged or of another kind of model.
       ImportError: safetensors is not installed.
     """
     root = pathlib.Path(folder).expanduser()
@@ -124,11 +115,7 @@ class Pretrained:
           self._check_array(files, name, (count, sizes.width))
 
   def check(self, shapes: Any) -> None:
-    """Raises a ValueError unless all arrays are there and have a place.
-
-    Args:
-      shapes: of the parameters that they are meant for.
-    """
+    """Raises a ValueError unless arrays and parameters correspond."""
     places = {}
     with self._open() as files:
       for path, x in _leaves(shapes):
@@ -150,9 +137,9 @@ class Pretrained:
       )
 
   def into(self, params: Any) -> Any:
-    """`params` with the arrays of the file, each where the other one lies.
+    """`params` with the arrays of the files, sharded as they were.
 
-    What the file does not have, the head and maybe the pooler, stays.
+    What the files do not have, the head and maybe the pooler, stays.
     """
     with self._open() as files:
 
@@ -267,32 +254,30 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
   Raises:
     ValueError: it is of another kind of model, or a value is not as it must be.
   """
-  told = _json(path)
+  config = _json(path)
 
   def value(key: str) -> Any:
-    if key not in told:
+    if key not in config:
       raise ValueError(
         f'{path} must be of a BERT or RoBERTa, but says nothing of {key!r}.'
       )
-    return told[key]
+    return config[key]
+
+  def checked(key: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
+    found = value(key)
+    if not is_valid(found):
+      raise ValueError(
+        f'{path} must give {key} as {expected}, got {repr(found)[:40]}.'
+      )
+    return found
 
   def number(key: str, least: int = 1) -> int:
-    found = value(key)
-    if type(found) is not int or not least <= found < 2**31:
-      raise ValueError(
-        f'{path} must give {key} as an integer from {least} to 2147483647,'
-        f' got {repr(found)[:40]}.'
-      )
-    return found
+    is_valid = lambda x: type(x) is int and least <= x < 2**31
+    return checked(key, is_valid, f'an integer from {least} to 2147483647')
 
   def fraction(key: str) -> float:
-    found = value(key)
-    if type(found) not in (int, float) or not 0 < found < 1:
-      raise ValueError(
-        f'{path} must give {key} as a number between 0 and 1, got'
-        f' {repr(found)[:40]}.'
-      )
-    return found
+    is_valid = lambda x: type(x) in (int, float) and 0 < x < 1
+    return checked(key, is_valid, 'a number between 0 and 1')
 
   kind = value('model_type')
   known = kind in ('bert', 'roberta')
@@ -303,10 +288,10 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
     'is_decoder': False,
   }
   for key, only in expected.items():
-    if told.get(key, only) != only:
+    if config.get(key, only) != only:
       raise ValueError(
         f'{path} must be of an encoder with {key} {only}, got'
-        f' {repr(told[key])[:40]}.'
+        f' {repr(config[key])[:40]}.'
       )
   sizes = bert.Sizes(
     vocab_size=number('vocab_size'),
@@ -336,17 +321,12 @@ def _sizes(path: pathlib.Path, dtype: str) -> bert.Sizes:
 def _plain_names(
   stored: dict[str, str], path: pathlib.Path
 ) -> dict[str, tuple[str, str]]:
-  """From names without what differs between files of the same model.
+  """The stored name and the file of every array, by its plain name.
 
-  Args:
-    stored: the file of every array, by its name there.
-    path: for messages.
-
-  Returns:
-    The name there and the file.
+  A plain name has none of the prefixes in which files of one model differ.
 
   Raises:
-    ValueError: several arrays have one name without what differs.
+    ValueError: several arrays have the same plain name.
   """
   unwrapped = {name: _WRAPPERS.sub('', name) for name in stored}
   prefixes = {

@@ -10,7 +10,7 @@ Parameters, a nested dict of float32 arrays, with c channels:
   stem/kernel                             [3, 3, channels of the image, width]
   stages/I/J/{first,second}/kernel        [3, 3, c in, c out]
   stages/I/J/shortcut/kernel              [1, 1, c in, c out], where c changes
-  .../norm/{scale,bias} beside a kernel   [c out], of its batch norm
+  .../norm/{scale,bias} next to a kernel  [c out], of its batch norm
   head/{kernel,bias}                      [c, classes], [classes]
 
 A batch norm uses the batch of its worker in training. It remembers nothing
@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.config import schema as config
+from train.config.schema import Model
 from train.models import rules
 
 Params = dict[str, Any]
@@ -87,9 +87,7 @@ class Block(nnx.Module):
 class ResNet(nnx.Module):
   """The whole network, from pixels to logits."""
 
-  def __init__(
-    self, model: config.Model, channels: int, classes: int, rngs: nnx.Rngs
-  ):
+  def __init__(self, model: Model, channels: int, classes: int, rngs: nnx.Rngs):
     self.dtype = model.dtype
     blocks = _BLOCKS[model.name]
     self.stem = NormedConvolution(rngs, (channels, model.width), 3, 1)
@@ -118,7 +116,7 @@ class ResNet(nnx.Module):
 class Network:
   """The network as pure functions of parameters and statistics."""
 
-  def __init__(self, model: config.Model, channels: int, classes: int):
+  def __init__(self, model: Model, channels: int, classes: int):
     """Args: the section `model`, channels of an image, labels there are."""
     self._new = lambda rngs: ResNet(model, channels, classes, rngs)
     shapes = nnx.eval_shape(lambda: self._new(nnx.Rngs(0)))
@@ -158,14 +156,9 @@ class Network:
     return logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
   def matrices(self, params: Params, embeddings: bool = False) -> Any:
-    """Which parameters are matrices: kernels, [3 x 3 x c in, c out].
+    """Dimension numbers of the kernels as matrices, [3 x 3 x c in, c out].
 
-    Args:
-      params: what `init` gives, or its shapes.
-      embeddings: count stem and head as matrices, too.
-
-    Returns:
-      A tree like params with `optax.contrib.MuonDimensionNumbers` and None.
+    They are None for what stays dense: also stem and head unless `embeddings`.
     """
     convolution = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
     linear = optax.contrib.MuonDimensionNumbers(0, 1)

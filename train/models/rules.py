@@ -10,17 +10,11 @@ import jax
 def by_path(rules: Sequence[tuple[str, Any]], params: Any) -> Any:
   """Gives each parameter the value of the first rule that matches its path.
 
-  Args:
-    rules: Pairs (regular expression, value). The expression has to match the
-      whole path, whose keys are joined by '/': `blocks/0/attention/query`.
-    params: A tree of parameters, or of their shapes.
-
-  Returns:
-    A tree like params, with values for leaves.
+  A rule is a regular expression, which has to match the whole path
+  (`blocks/0/attention/query`), and a value.
 
   Raises:
-    ValueError: If no rule matches a parameter: a new one is never left to
-      chance.
+    ValueError: If no rule matches a parameter, so none is left to chance.
 
   Example:
     >>> by_path([('.*/bias', 0), ('.*', 1)], {'a': {'bias': 2., 'kernel': 3.}})

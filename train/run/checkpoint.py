@@ -1,20 +1,20 @@
 """Checkpoints: parameters, mean errors, data position and configuration.
 
-Saving replaces every worker's error by the mean of all of them, in the run as
-well as on disk: what goes on is exactly what would be restored. So runs with
-the same checkpoints give the same numbers, interrupted or not (one more of them
-changes the rounding), and the size on disk does not depend on the number of
-workers. Methods of which every single error matters save all of them.
+Saving replaces every worker's error by the mean over the workers, in the run as
+well as on disk, so a run continues with exactly what would be restored. Runs
+with the same checkpoints therefore give the same numbers, interrupted or not
+(an additional checkpoint changes the rounding), and the size on disk does not
+depend on the number of workers. Nonlinear methods save the errors of all.
 
-Saving continues in the background, and a checkpoint gets its name when all of
-it is on disk. It holds a checksum of each of its parts: of every array, of the
-progress (which contains the step) and of the run's identity. Parts that do not
-match their checksums are refused, and so is a checkpoint under another step's
-name.
+Saving continues in the background; a checkpoint gets its name when it is
+complete. It holds a checksum of every array, of the progress, which contains
+the step, and of the run's identity. A checkpoint that does not match its
+checksums, or has another step's name, is refused.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import json
@@ -29,27 +29,51 @@ import orbax.checkpoint as ocp
 
 import greedylore_jax as gl
 from train.config import differences
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import agreement
+from train.distributed import cluster
 from train.distributed import fingerprint
 from train.run import json_files
 
-# Parts of a checkpoint that are JSON, and the part with all checksums.
+# The parts of a checkpoint that are JSON, and the part with all checksums.
 _NOTES = 'progress', 'identity'
 _CHECKSUMS = 'checksums'
-# What may differ when a run is resumed; everything else is part of what it is.
+# What may differ when a run is resumed; everything else identifies it.
 _FREE = ('workdir', 'mesh', 'distributed', 'evaluation', 'checkpoint', 'log')
 
 
 @dataclasses.dataclass(frozen=True)
+class Progress:
+  """What a run has counted so far, in types that JSON can store."""
+
+  data: dict[str, Any] | None = None
+  """State of the iterator of batches."""
+  bytes_sent: int = 0
+  dense_bytes: int = 0
+  checkpoint_bytes: int = 0
+  seconds: float = 0.0
+  skipped: int = 0
+  diagnostics: Sequence[Any] = ()
+  """Of the steps since the last line of metrics."""
+
+  def sent(self) -> dict[str, int]:
+    """Bytes that were sent, and that dense steps would have sent."""
+    return {'bytes_sent': self.bytes_sent, 'dense_bytes': self.dense_bytes}
+
+
+@dataclasses.dataclass(frozen=True)
 class Snapshot:
-  """What a run is between two steps."""
+  """The state of a run between two steps."""
 
   step: int
   params: Any
   opt_state: Any
-  progress: dict[str, Any]
-  """Fit for JSON: the data iterator's state and what was counted so far."""
+  progress: Progress
+
+  def progressed(self, **changes: Any) -> 'Snapshot':
+    """The same state with other values in its progress."""
+    progress = dataclasses.replace(self.progress, **changes)
+    return dataclasses.replace(self, progress=progress)
 
 
 class Checkpoints:
@@ -58,55 +82,51 @@ class Checkpoints:
   def __init__(
     self,
     folder: pathlib.Path,
-    settings: config.Config,
-    description: dict[str, Any],
+    config: Config,
     mesh: jax.sharding.Mesh,
-    axis_name: str,
+    *,
+    data: dict[str, Any],
     is_linear: bool,
   ):
     """Opens the folder.
 
-    Args:
-      folder: of the checkpoints.
-      settings: the configuration.
-      description: of the data, which must be the same on resuming.
-      mesh: the devices.
-      axis_name: its axis of the workers.
-      is_linear: whether the mean error is enough to go on (`gl.collapse`).
+    `data` describes the data and must be equal to resume; if `is_linear`, the
+    mean error suffices for that (`gl.collapse`).
     """
-    # Orbax logs the errors of its threads with their tracebacks, and raises
-    # them here.
+    # Orbax logs the errors of its threads, with tracebacks, and raises them.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._mesh = mesh
-    self._saved_axis = None if is_linear else axis_name
-    workers = mesh.shape[axis_name]
+    self._saved_axis = None if is_linear else cluster.WORKER_AXIS
+    workers = mesh.shape[cluster.WORKER_AXIS]
     self._collapse = _OnMesh(gl.collapse, mesh, self._saved_axis)
-    self._expand = _OnMesh(lambda s: gl.expand(s, workers), mesh, axis_name)
+    self._expand = _OnMesh(
+      lambda state: gl.expand(state, workers), mesh, cluster.WORKER_AXIS
+    )
     self._identity = {
-      'config': identity(settings),
-      # What is scored on besides may change.
-      'data': {k: v for k, v in description.items() if k != 'held_out'},
-      'workers': 'any' if is_linear else mesh.shape[axis_name],
+      'config': identity(config),
+      # Further held-out texts may change.
+      'data': {k: v for k, v in data.items() if k != 'held_out'},
+      'workers': 'any' if is_linear else workers,
     }
     self._manager = ocp.CheckpointManager(
       folder.absolute(),
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=settings.checkpoint.keep
-      ),
+      options=ocp.CheckpointManagerOptions(max_to_keep=config.checkpoint.keep),
       item_names=('state', *_NOTES, _CHECKSUMS),
     )
 
   def save(self, now: Snapshot) -> Snapshot:
-    """Starts saving and returns the state to go on with.
+    """Starts saving and returns the state to continue with.
 
     Raises:
-      OSError: if this or an earlier one could not be written.
-      ValueError: if not all processes hold the same, bit by bit.
+      OSError: if this or an earlier checkpoint could not be written.
+      ValueError: if the processes do not hold the same bits.
     """
     collapsed = self._collapse(now.opt_state, now.params)
     state = {'params': now.params, 'opt_state': collapsed}
     notes = {
-      'progress': json_files.finite(now.progress | {'step': now.step}),
+      'progress': json_files.finite(
+        dataclasses.asdict(now.progress) | {'step': now.step}
+      ),
       'identity': self._identity,
     }
     arrays = fingerprint.of(state)
@@ -136,8 +156,10 @@ class Checkpoints:
       return fresh
     notes, checksums = self._notes(step)
     _check_identity(notes['identity'], self._identity, self._manager.directory)
-    progress = dict(notes['progress'])
-    if (was := progress.pop('step')) != step:
+    with self._reading(step, 'progress'):
+      was = notes['progress'].pop('step')
+      progress = Progress(**notes['progress'])
+    if was != step:
       raise ValueError(
         f'{self._manager.directory / str(step)} must hold the state after'
         f' step {step}, got that after step {was}. Give the folder its own'
@@ -170,7 +192,7 @@ class Checkpoints:
     )
 
   def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a checkpoint says of itself, and its checksums."""
+    """The JSON parts of a checkpoint, and its checksums."""
     saved: dict[str, Any] = {}
     for part in (*_NOTES, _CHECKSUMS):
       with self._reading(step, part):
@@ -199,8 +221,8 @@ class Checkpoints:
     except Exception as error:
       raise OSError(
         f'{self._manager.directory}: a checkpoint could not be written'
-        f' ({_reason(error)}). The earlier ones are complete; the same'
-        ' command goes on from the last of them.'
+        f' ({_reason(error)}). The earlier ones are complete; rerun the same'
+        ' command to resume from the last of them.'
       ) from error
 
   @contextlib.contextmanager
@@ -216,10 +238,10 @@ class Checkpoints:
 
 
 class _OnMesh:
-  """A function of the state, with the errors of its result over an axis.
+  """A function of the state whose result is sharded as the parameters are.
 
-  Compiled at the first call, for all that follow; all of it lies spread as the
-  parameters do.
+  The errors of the result are sharded over an axis. The function is compiled at
+  the first call, for all that follow.
   """
 
   def __init__(
@@ -242,14 +264,14 @@ class _OnMesh:
 def _shardings(
   state: Any, axis_name: str | None, params: Any, mesh: jax.sharding.Mesh
 ) -> Any:
-  """Where a state lies if the parameters lie so."""
+  """How a state is sharded, given its parameters."""
   specs = gl.state_partition_specs(state, axis_name, params)
   place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
   return jax.tree.map(place, specs)
 
 
 def _of_notes(notes: dict[str, Any]) -> dict[str, int]:
-  """Their checksums, the same before they are written and after."""
+  """Their checksums, which writing and reading do not change."""
   return {
     part: fingerprint.of_text(json.dumps(value, sort_keys=True))
     for part, value in notes.items()
@@ -263,10 +285,10 @@ def _check_checksums(now: Any, saved: Any) -> None:
     raise ValueError(f'not as it was written: {", ".join(names)}')
 
 
-def identity(settings: config.Config) -> dict[str, Any]:
-  """The part of a configuration that may not change when a run goes on."""
-  fields = dataclasses.asdict(settings)
-  # The description tells data, and what is pre-trained, apart, by content.
+def identity(config: Config) -> dict[str, Any]:
+  """The part of a configuration that must be equal to resume a run."""
+  fields = dataclasses.asdict(config)
+  # The description of the data identifies these by their content.
   for key in ('data_dir', 'files', 'tokenizer', 'held_out'):
     del fields['data'][key]
   del fields['model']['pretrained']
@@ -280,16 +302,16 @@ def _check_identity(saved: Any, now: Any, where: Any) -> None:
     was, is_now = differing['workers']
     raise ValueError(
       f'{where} holds the errors of {was} workers, got {is_now}: the updates'
-      ' of this method depend on every single error, so it only goes on with'
-      ' as many workers as before.'
+      ' of this method depend on every single error, so resume with as many'
+      ' workers as before.'
     )
   if differing:
-    words = '; '.join(
+    changes = '; '.join(
       f'{key} was {was!r} and is {is_now!r}'
       for key, (was, is_now) in differing.items()
     )
     raise ValueError(
-      f'{where} holds a run of another configuration: {words}. Use another'
+      f'{where} holds a run of another configuration: {changes}. Use another'
       ' --workdir, or set these back.'
     )
 

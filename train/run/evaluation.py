@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import cluster
 
 _P = jax.sharding.PartitionSpec
@@ -16,11 +16,11 @@ Evaluate = Callable[[Any, Callable[[], None]], dict[str, float]]
 
 
 def build(
-  settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
+  config: Config, mesh: jax.sharding.Mesh, task: tasks.Task
 ) -> Evaluate:
   """The task's metrics on evaluation.sequences, as a function of parameters."""
   axis = cluster.WORKER_AXIS
-  size = settings.batch_size
+  size = config.batch_size
 
   def mean_statistics(params, batch):
     means = lambda x: jax.lax.pmean(x, axis)
@@ -35,7 +35,7 @@ def build(
   statistics_of = on_mesh(mean_statistics, (_P(), _P(axis)), _P())
   outputs_of = on_mesh(task.outputs, (_P(), _P(), _P(axis)), _P(axis))
   calibration = list(task.calibration(size))
-  held_out = task.held_out(settings.evaluation.sequences)
+  held_out = task.held_out(config.evaluation.sequences)
   count = len(jax.tree.leaves(held_out)[0])
 
   def local_batch(start):

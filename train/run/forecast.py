@@ -1,9 +1,10 @@
-"""Will it pay? Steps of a run on links of several rates, before it begins.
+"""Predicts the steps of a run on links of several rates: does it pay?
 
-Bytes are those of the plan; what a worker computes is measured, with one worker
-on one of this machine's devices (or, with mesh.fsdp, on as many as it has).
+Bytes are those of the plan. The computation is measured with one worker on one
+of this machine's devices, or with mesh.fsdp on the devices of a worker.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import statistics
@@ -16,37 +17,37 @@ import numpy as np
 import greedylore_jax as gl
 from train import tasks
 from train.config import machines
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import cluster
-from train.run import job as job_lib
+from train.run import build
 from train.run import optimizer
 
 _GBITS = 0.1, 1, 10, 100
-_SHARE = 0.95  # Of a link's rate, what headers leave.
+_SHARE = 0.95  # Of a link's rate; headers take the rest.
 _LATENCY = 1e-4
 _TURNS = 3
 _STEPS = 3  # Of a phase in a turn; the first warms up.
 
 
-def describe(settings: config.Config) -> str:
+def describe(config: Config) -> str:
   """The plan, one worker's seconds and memory, and steps on several links.
 
   Raises:
     ValueError: if configuration, data and devices do not fit together.
   """
-  alone = of_one_worker(settings)
+  alone = of_one_worker(config)
   mesh = cluster.start(alone)
-  workers = settings.mesh.replica or jax.device_count() // mesh.size
-  if settings.batch_size % workers:
+  workers = config.mesh.replica or jax.device_count() // mesh.size
+  if config.batch_size % workers:
     raise ValueError(
       f'batch_size must be a multiple of {workers} workers, got'
-      f' {settings.batch_size}.'
+      f' {config.batch_size}.'
     )
-  alone = dataclasses.replace(alone, batch_size=settings.batch_size // workers)
+  alone = dataclasses.replace(alone, batch_size=config.batch_size // workers)
   task = tasks.load(alone)
   dense, compressed = measure([with_dense(alone), alone], mesh, task)
   plan = optimizer.plan(
-    settings.compression, task, compressed.params, workers, mesh.size
+    config.compression, task, compressed.params, workers, mesh.size
   )
   return '\n'.join(
     [
@@ -61,23 +62,23 @@ def describe(settings: config.Config) -> str:
   )
 
 
-def of_one_worker(settings: config.Config) -> config.Config:
-  """The run of a single worker, who has nobody to talk to."""
+def of_one_worker(config: Config) -> Config:
+  """The run of a single worker, without communication."""
   return dataclasses.replace(
-    settings,
-    mesh=dataclasses.replace(settings.mesh, replica=1),
+    config,
+    mesh=dataclasses.replace(config.mesh, replica=1),
     distributed=machines.Distributed(),
-    batch_size=settings.mesh.fsdp * settings.accumulate_steps,
-    log=dataclasses.replace(settings.log, diagnostics=False),
+    batch_size=config.mesh.fsdp * config.accumulate_steps,
+    log=dataclasses.replace(config.log, diagnostics=False),
   )
 
 
-def with_dense(settings: config.Config) -> config.Config:
-  """The same run with everything sent."""
+def with_dense(config: Config) -> Config:
+  """The same run without compression."""
   changed = dataclasses.replace(
-    settings.compression, method='dense', embedding_method=None
+    config.compression, method='dense', embedding_method=None
   )
-  return dataclasses.replace(settings, compression=changed)
+  return dataclasses.replace(config, compression=changed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Measured:
   """What one worker needs.
 
   Attributes:
-    params: the shapes of the parameters, as they lie on the mesh.
+    params: the shapes and shardings of the parameters.
     seconds: of a step, by phase.
     memory: bytes of a device, at the peak of a step.
     added: bytes that compression adds to it, by the plan.
@@ -97,28 +98,11 @@ class Measured:
   added: int
 
 
-def measure(
-  runs: Sequence[config.Config], mesh: jax.sharding.Mesh, task: tasks.Task
-) -> list[Measured]:
-  """Takes some steps of every phase that lasts, of the runs in turns.
+class Worker:
+  """One worker of a run, which times its own steps."""
 
-  What else the machine does meets all of them alike. One run's state at a time
-  has to fit on the device; the others' wait on the host.
-  """
-  workers = [_Worker(run, mesh, task) for run in runs]
-  for _ in range(_TURNS):
-    for worker in workers:
-      worker.take_turn()
-  return [worker.measured() for worker in workers]
-
-
-class _Worker:
-  """One worker of a run, and what its steps took."""
-
-  def __init__(
-    self, settings: config.Config, mesh: jax.sharding.Mesh, task: tasks.Task
-  ):
-    job = job_lib.prepare(settings, mesh, task)
+  def __init__(self, config: Config, mesh: jax.sharding.Mesh, task: tasks.Task):
+    job = build.job(config, mesh, task)
     fresh = job.fresh.params, job.fresh.opt_state
     self._params = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -127,7 +111,7 @@ class _Worker:
     self._places = jax.tree.map(lambda x: x.sharding, fresh)
     self._waiting = jax.device_get(fresh)
     self._step, self._plan = job.step, job.plan
-    self._batch = job.place(next(task.train(settings.batch_size, 0, 1)))
+    self._batch = job.place(next(task.train(config.batch_size, 0, 1)))
     self._seconds: dict[str, list[float]] = {}
 
   def take_turn(self) -> None:
@@ -146,13 +130,33 @@ class _Worker:
       self._seconds.setdefault(phase, []).extend(seconds[1:])
 
   def measured(self) -> Measured:
-    """Of all turns."""
+    """The medians over all turns."""
     return Measured(
       params=self._params,
       seconds={x: statistics.median(s) for x, s in self._seconds.items()},
       memory=_peak(self._step.memory_analysis()),
       added=self._plan.state_bytes,
     )
+
+
+def measure(
+  runs: Sequence[Config],
+  mesh: jax.sharding.Mesh,
+  task: tasks.Task,
+  *,
+  worker: Callable[..., Worker] = Worker,
+) -> list[Measured]:
+  """Takes some steps of every lasting phase, alternating between the runs.
+
+  So other load on the machine affects all of them equally. The state of one run
+  at a time is on the device; the others wait on the host. The mesh has the
+  devices of one worker, and `worker` makes what takes the steps of a run.
+  """
+  workers = [worker(run, mesh, task) for run in runs]
+  for _ in range(_TURNS):
+    for each in workers:
+      each.take_turn()
+  return [each.measured() for each in workers]
 
 
 def _peak(memory: Any) -> int:
@@ -225,5 +229,5 @@ def _verdict(gbits: float) -> str:
   if gbits == 0:
     return 'Compression is slower on any link.'
   if gbits == float('inf'):
-    return 'Compression is the faster on any link.'
-  return f'Compression is the faster below {gbits:.3g} Gbit/s.'
+    return 'Compression is faster on any link.'
+  return f'Compression is faster below {gbits:.3g} Gbit/s.'

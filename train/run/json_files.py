@@ -1,8 +1,10 @@
-"""JSON files: strict when written, and damage is reported with the file's name.
+"""JSON files: strict when written, and errors name the damaged file.
 
-JSON has no NaN and no infinity. A number that is not finite is written as null.
+JSON has no NaN and no infinity: a number that is not finite is written as null.
 """
 
+from collections.abc import Iterator
+import contextlib
 import json
 import math
 import os
@@ -30,16 +32,33 @@ def finite(value: Any) -> Any:
   return None if broken else value
 
 
-def write(path: pathlib.Path, text: str) -> None:
-  """Writes a file that is either the old one or all of the new one.
+def write(path: pathlib.Path, value: Any) -> None:
+  """Writes a JSON file for people, with indentation; see `write_text`."""
+  write_text(path, f'{dumps(value, indent=2)}\n')
 
-  Args:
-    path: of the file.
-    text: its content.
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Replaces a file as a whole: a reader finds the old or the new content.
+
+  Raises:
+    OSError: if that fails; the message names the file.
   """
-  partial = path.with_suffix('.partial')
-  partial.write_text(text, encoding='utf-8')
-  os.replace(partial, path)
+  with writing(path):
+    partial = path.with_suffix('.partial')
+    partial.write_text(text, encoding='utf-8')
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+  """Names the file in the error if the block cannot write to it."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(
+      f'{path} could not be written ({error.strerror or error}). Correct that'
+      ' and rerun the same command to resume from the last checkpoint.'
+    ) from error
 
 
 def read(path: pathlib.Path) -> Any:
@@ -61,8 +80,8 @@ def read(path: pathlib.Path) -> Any:
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """The objects of a file with one JSON object per line.
 
-  A last line without its line break was cut off and is left out. A file that
-  does not exist has no lines.
+  A last line without its line break was cut off and is left out. A missing file
+  has no lines.
 
   Raises:
     ValueError: if a line is damaged; the message names the file and the line.
@@ -88,13 +107,7 @@ def _object(path: pathlib.Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def damaged_line(path: pathlib.Path, number: int, what: str) -> ValueError:
-  """The error for a line that is not what it must be.
-
-  Args:
-    path: of the file.
-    number: of the line, from 1.
-    what: what was expected, and what came.
-  """
+  """The error for a line; `what` says what was expected, and what came."""
   return ValueError(
     f'{path} is damaged: line {number} must hold {what}. Delete the line, or'
     ' put back a copy of the file.'

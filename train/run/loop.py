@@ -1,5 +1,7 @@
-"""One run, from configuration to summary."""
+"""One run, from its configuration to its summary."""
 
+from collections.abc import Callable
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -10,194 +12,248 @@ import jax.numpy as jnp
 import optax
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import agreement
 from train.distributed import cluster
 from train.distributed import fingerprint
 from train.distributed import preemption
 from train.distributed import processes
-from train.distributed import watchdog
+from train.distributed.watchdog import Watchdog
+from train.run import build
 from train.run import checkpoint
-from train.run import diagnosis
-from train.run import job as job_lib
+from train.run import diagnostics
 from train.run import json_files
+from train.run import lock
 from train.run import metrics
 from train.run import optimizer
+from train.run import paths
 from train.run import progress
 from train.run import report
-from train.run import workdir as workdir_lib
+from train.run.checkpoint import Snapshot
 
 
-def run(settings: config.Config, workdir: pathlib.Path) -> dict[str, Any]:
-  """Trains, or continues what was begun in `workdir`.
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What the steps of a run use."""
+
+  config: Config
+  job: build.Job
+  checkpoints: checkpoint.Checkpoints
+  journal: metrics.Metrics
+  bar: progress.Bar
+  stop: preemption.Preemption
+  watch: Watchdog
+  after_step: Callable[[Snapshot], None]
+
+  def write(self, step: int, values: dict[str, Any]) -> None:
+    """Writes and shows a line of metrics."""
+    self.journal.write(step, **values)
+    self.bar.show(self.journal.lines[-1])
+
+
+def run(
+  config: Config,
+  workdir: pathlib.Path,
+  *,
+  after_step: Callable[[Snapshot], None] = lambda now: None,
+  build_job: Callable[
+    [Config, jax.sharding.Mesh, tasks.Task], build.Job
+  ] = build.job,
+  make_watchdog: Callable[[int, Callable[[], int]], Watchdog] = Watchdog,
+) -> dict[str, Any]:
+  """Trains from the last checkpoint in `workdir`, or from the beginning.
+
+  Args:
+    config: the configuration.
+    workdir: the folder for everything that the run writes.
+    after_step: called with the state after each step, once everything that
+      is due after that step is written.
+    build_job: compiles the run; another one may change the task before.
+    make_watchdog: from `config.distributed.stall_timeout` and the index of
+      this process to a watchdog.
 
   Returns:
-    What summary.json holds.
+    The content of summary.json.
 
   Raises:
-    ValueError: if the configuration, the data, the devices and what lies in
+    ValueError: if the configuration, the data, the devices and the content of
       `workdir` do not fit together.
     FloatingPointError: if gradients are not finite for many steps in a row.
+    preemption.Preempted: after SIGTERM, once everything is saved.
   """
-  limit = settings.distributed.stall_timeout
-  with watchdog.Watchdog(limit, processes.index) as watch:
-    mesh = cluster.start(settings)
-    with workdir_lib.claimed(workdir):
-      return _claimed_run(settings, workdir, mesh, watch)
-
-
-def _claimed_run(settings, workdir, mesh, watch):
-  """The run, in a folder that no other process uses."""
-  with agreement.together():
-    task = tasks.load(settings)
-  agreement.check(data=task.description, jax=jax.__version__)
-  watch.saw('reading the data')
-  job = job_lib.prepare(settings, mesh, task)
-  agreement.check(parameters=fingerprint.of(job.fresh.params))
-  watch.saw('compiling the step')
-  # Checkpoints are complete before a signal may end the process.
-  with (
-    preemption.Preemption() as stop,
-    checkpoint.Checkpoints(
-      workdir / 'checkpoints',
-      settings,
-      task.description,
-      mesh,
-      cluster.WORKER_AXIS,
-      job.plan.is_linear,
-    ) as checkpoints,
-  ):
-    return _run(settings, workdir, job, checkpoints, stop, watch)
-
-
-def _run(settings, workdir, job, checkpoints, stop, watch):
-  """Everything from the last checkpoint on."""
-  now = checkpoints.latest(job.fresh)
-  agreement.check(resumed={'step': now.step, **now.progress})
-  _write_config(settings, workdir)
-  batches = job.task.train(
-    settings.batch_size, jax.process_index(), jax.process_count()
-  )
-  if now.progress['data']:
-    batches.set_state(now.progress['data'])
-  bar = progress.Bar(settings.steps, now.step, processes.is_main())
-  bar.say(_introduction(settings, job, now))
-  with (
-    bar,
-    metrics.Metrics(
-      workdir, now.step, settings.log.tensorboard, processes.is_main()
-    ) as journal,
-    processes.patience(settings.distributed.heartbeat_timeout),
-  ):
-    now = _loop(
-      settings, job, now, batches, checkpoints, journal, bar, stop, watch
+  with contextlib.ExitStack() as stack:
+    watch = stack.enter_context(
+      make_watchdog(config.distributed.stall_timeout, processes.index)
     )
-  summary = _summary(settings, job, now, journal)
-  if processes.is_main():
-    name = settings.compression.method
-    with workdir_lib.writing(workdir):
-      report.write_summary(workdir, summary)
-      report.draw_curves(workdir / 'loss.png', name, journal.lines)
-    bar.say(report.paragraph(summary, journal.lines, workdir))
-  return summary
+    mesh = cluster.start(config)
+    stack.enter_context(lock.claimed(workdir))
+
+    with agreement.together():
+      task = tasks.load(config)
+    agreement.check(data=task.description, jax=jax.__version__)
+    watch.saw('reading the data')
+
+    job = build_job(config, mesh, task)
+    agreement.check(parameters=fingerprint.of(job.fresh.params))
+    watch.saw('compiling the step')
+
+    # Checkpoints are complete before a signal may end the process.
+    stop = stack.enter_context(preemption.Preemption())
+    checkpoints = stack.enter_context(
+      checkpoint.Checkpoints(
+        workdir / paths.CHECKPOINTS,
+        config,
+        mesh,
+        data=task.description,
+        is_linear=job.plan.is_linear,
+      )
+    )
+    now = checkpoints.latest(job.fresh)
+    agreement.check(
+      resumed={'step': now.step, **dataclasses.asdict(now.progress)}
+    )
+
+    is_main = processes.is_main()
+    if is_main:
+      json_files.write(workdir / paths.CONFIG, dataclasses.asdict(config))
+    bar = progress.Bar(config.steps, now.step, shown=is_main)
+    bar.say(report.introduction(config, job, now))
+    journal = metrics.Metrics(
+      workdir, now.step, writes=is_main, tensorboard=config.log.tensorboard
+    )
+    with bar, journal, processes.patience(config.distributed.heartbeat_timeout):
+      now = _loop(
+        _Run(config, job, checkpoints, journal, bar, stop, watch, after_step),
+        now,
+      )
+
+    summary = report.summary(config, job, now, journal)
+    if is_main:
+      json_files.write(workdir / paths.SUMMARY, summary)
+      with json_files.writing(workdir):
+        report.draw_curves(
+          workdir / paths.LOSS_FIGURE, config.compression.method, journal.lines
+        )
+      bar.say(report.paragraph(summary, journal.lines, workdir))
+    return summary
 
 
-def _loop(settings, job, now, batches, checkpoints, journal, bar, stop, watch):
-  """The remaining steps; returns where they led."""
-  due = lambda every, step: (
-    step == settings.steps or (every and step % every == 0)
+def _loop(run: _Run, now: Snapshot) -> Snapshot:
+  """Takes the remaining steps and returns the state after the last one."""
+  config, job = run.config, run.job
+  batches = job.task.train(
+    config.batch_size, jax.process_index(), jax.process_count()
   )
-  clock = progress.Clock(now.progress['seconds'], now.step)
-  loss, seen = None, diagnosis.Diagnosis(now.progress['diagnostics'])
-  while now.step < settings.steps:
+  if now.progress.data:
+    batches.set_state(now.progress.data)
+  clock = progress.Clock(now.progress.seconds, now.step)
+  seen = diagnostics.Window(now.progress.diagnostics)
+  is_due = lambda every: (
+    now.step == config.steps or (every and now.step % every == 0)
+  )
+  loss = None
+  while now.step < config.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
-    # client stops for ever when virtual devices get too many steps ahead.
+    # client deadlocks when virtual devices get too many steps ahead.
     previous, (now, loss) = loss, _advance(job, now, batches, seen)
     jax.block_until_ready(previous)
-    watch.saw(f'step {now.step}')
-    bar.advance(now.step)
-    if due(settings.log.every, now.step):
-      line = _measure(settings, job, now, float(loss), clock)
-      journal.write(now.step, **line, **seen.line())
-      bar.show(journal.lines[-1])
-      _stop_if_broken(now)
-    if due(settings.evaluation.every, now.step):
+    run.watch.saw(f'step {now.step}')
+    run.bar.advance(now.step)
+
+    if is_due(config.log.every):
+      now = now.progressed(skipped=_skipped(now))
+      line = _measured(run, now, float(loss), clock)
+      run.write(now.step, line | seen.line())
+      _check_gradients(now)
+
+    if is_due(config.evaluation.every):
       with clock.stopped_after(loss):
-        journal.write(now.step, **_evaluate(job, now, watch))
-      bar.show(journal.lines[-1])
-      if now.step == settings.steps:
-        _check_score(journal.last('eval_loss'))
-    asked_to_stop = stop.due(now.step)
-    if asked_to_stop or due(settings.checkpoint.every, now.step):
+        run.write(now.step, _evaluated(run, now))
+      if now.step == config.steps:
+        _check_score(run.journal.last('eval_loss'))
+
+    asked_to_stop = run.stop.due(now.step)
+    if asked_to_stop or is_due(config.checkpoint.every):
       with clock.stopped_after(loss):
-        _stop_if_broken(now)  # A run can resume from every checkpoint.
-        _check_finite(now)
-        now.progress['skipped'] = _skipped(now)
-        now.progress['seconds'] = clock.seconds
-        now.progress['diagnostics'] = seen.state()
-        now.progress['checkpoint_bytes'] += job.traffic.save_bytes
-        now = checkpoints.save(now)
-        watch.saw(f'the checkpoint after step {now.step}')
-    if asked_to_stop and now.step < settings.steps:
+        _check_gradients(now)  # A run can resume from every checkpoint.
+        _check_parameters(now)
+        now = run.checkpoints.save(
+          now.progressed(
+            skipped=_skipped(now),
+            seconds=clock.seconds,
+            diagnostics=seen.state(),
+            checkpoint_bytes=now.progress.checkpoint_bytes
+            + job.traffic.save_bytes,
+          )
+        )
+        run.watch.saw(f'the checkpoint after step {now.step}')
+
+    run.after_step(now)
+    if asked_to_stop and now.step < config.steps:
       raise preemption.Preempted(f'Stopped after step {now.step}, as asked.')
   return now
 
 
-def _advance(job, now, batches, seen):
+def _advance(
+  job: build.Job,
+  now: Snapshot,
+  batches: tasks.Batches,
+  seen: diagnostics.Window,
+) -> tuple[Snapshot, jax.Array]:
   """One optimizer step; the loss stays on the device."""
-  params, opt_state, loss = job.step(
-    now.params, now.opt_state, job.place(next(batches))
-  )
-  # A skipped step does not count for the phases.
-  counted = now.step - now.progress['skipped']
-  if job.diagnosed:
-    loss, diagnostics = loss
-    seen.add(job.plan.phase_at(counted), diagnostics)
+  batch = job.place(next(batches))
+  params, opt_state, loss = job.step(now.params, now.opt_state, batch)
   was = now.progress
-  done = was | {
-    'data': batches.get_state(),
-    'bytes_sent': was['bytes_sent'] + job.traffic.step_bytes(counted),
-    'dense_bytes': was['dense_bytes'] + job.traffic.dense_bytes,
-  }
-  return checkpoint.Snapshot(now.step + 1, params, opt_state, done), loss
+  # A skipped step does not count for the phases.
+  counted = now.step - was.skipped
+  if job.diagnosed:
+    loss, of_step = loss
+    seen.add(job.plan.phase_at(counted), of_step)
+  done = dataclasses.replace(
+    was,
+    data=batches.get_state(),
+    bytes_sent=was.bytes_sent + job.traffic.step_bytes(counted),
+    dense_bytes=was.dense_bytes + job.traffic.dense_bytes,
+  )
+  return Snapshot(now.step + 1, params, opt_state, done), loss
 
 
-def _measure(settings, job, now, loss, clock) -> dict[str, Any]:
+def _measured(
+  run: _Run, now: Snapshot, loss: float, clock: progress.Clock
+) -> dict[str, Any]:
   """A line of metrics for the step that was just taken."""
-  units = settings.batch_size * job.task.units_per_example
+  task, skipped = run.job.task, now.progress.skipped
+  units = run.config.batch_size * task.units_per_example
   rate = clock.lap(now.step)
-  now.progress['skipped'] = skipped = _skipped(now)
   return {
     'loss': loss,
-    'learning_rate': float(job.schedule(now.step - 1 - skipped)),
+    'learning_rate': float(run.job.schedule(now.step - 1 - skipped)),
     'seconds': clock.seconds,
-    f'{job.task.unit}_per_second': rate * units,
-    **_bytes(now),
+    f'{task.unit}_per_second': rate * units,
+    **now.progress.sent(),
     'skipped_steps': skipped,
   }
 
 
-def _evaluate(job, now, watch) -> dict[str, Any]:
+def _evaluated(run: _Run, now: Snapshot) -> dict[str, Any]:
   """A line of metrics with the score on the held-out examples."""
-  each = lambda: watch.saw(f'a batch of the evaluation after step {now.step}')
-  score = job.evaluate(now.params, each)
+  after_batch = lambda: run.watch.saw(
+    f'a batch of the evaluation after step {now.step}'
+  )
+  score = run.job.evaluate(now.params, after_batch)
   return {
     **{f'eval_{name}': value for name, value in score.items()},
-    **_bytes(now),
+    **now.progress.sent(),
   }
 
 
-def _bytes(now) -> dict[str, int]:
-  """What was sent so far, and what dense steps would have sent."""
-  return {key: now.progress[key] for key in ('bytes_sent', 'dense_bytes')}
-
-
-def _skipped(now) -> int:
+def _skipped(now: Snapshot) -> int:
   """Steps so far whose gradients were not finite."""
   return int(optax.tree.get(now.opt_state, 'total_notfinite'))
 
 
-def _stop_if_broken(now) -> None:
+def _check_gradients(now: Snapshot) -> None:
+  """Raises for gradients that were not finite for many steps in a row."""
   row = int(optax.tree.get(now.opt_state, 'notfinite_count'))
   if row >= optimizer.MAX_SKIPPED_IN_A_ROW:
     raise FloatingPointError(
@@ -207,17 +263,17 @@ def _stop_if_broken(now) -> None:
 
 
 @jax.jit
-def _all_finite(tree) -> jax.Array:
+def _all_finite(tree: Any) -> jax.Array:
   finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
   return jnp.all(jnp.stack(finite))
 
 
-def _check_finite(now) -> None:
+def _check_parameters(now: Snapshot) -> None:
   """Raises for parameters that an update of finite gradients has broken."""
   if not _all_finite(now.params):
     raise FloatingPointError(
       f'The parameters after step {now.step} must be finite, got NaN or'
-      ' infinity: lower optimizer.learning_rate, or use other settings of the'
+      ' infinity: lower optimizer.learning_rate, or use other options of the'
       ' optimizer.'
     )
 
@@ -229,51 +285,3 @@ def _check_score(loss: float) -> None:
       f'The held-out loss after the last step must be finite, got {loss}:'
       ' lower optimizer.learning_rate, or look at the data.'
     )
-
-
-def _summary(settings, job, now, journal) -> dict[str, Any]:
-  steps = now.step
-  sent, dense = _bytes(now).values()
-  return {
-    'steps': steps,
-    'final_loss': journal.last('loss'),
-    **{f'final_{x}': journal.last(x) for x in journal.names('eval_')},
-    'compressor': settings.compression.method,
-    'num_workers': job.workers,
-    'bytes_sent': sent,
-    'dense_bytes': dense,
-    'checkpoint_bytes': now.progress['checkpoint_bytes'],
-    'bytes_per_step': sent / steps,
-    'dense_bytes_per_step': dense / steps,
-    'compression': dense / sent if sent else 1.0,
-    'seconds': journal.last('seconds'),
-  }
-
-
-def _introduction(settings, job, now) -> str:
-  """What will be trained, on what, and what each step will send."""
-  lines = [
-    job.task.introduction,
-    f'{sum(x.size for x in jax.tree.leaves(now.params)):,} parameters,'
-    f' {job.workers} workers on {jax.devices()[0].device_kind},'
-    f' {settings.compression.method} before {settings.optimizer.name}',
-    '',
-    str(job.plan),
-    '',
-    job.traffic.describe(),
-  ]
-  compression = settings.compression
-  if unread := compression.unread():
-    values = (f'{key}={getattr(compression, key)!r}' for key in unread)
-    lines.append(f'Not used by {compression.method}: {", ".join(values)}.')
-  if now.step:
-    lines.append(f'Continuing after step {now.step}.')
-  return '\n'.join(lines)
-
-
-def _write_config(settings: config.Config, workdir: pathlib.Path) -> None:
-  if processes.is_main():
-    path = workdir / 'config.json'
-    text = json_files.dumps(dataclasses.asdict(settings), indent=2)
-    with workdir_lib.writing(path):
-      json_files.write(path, f'{text}\n')

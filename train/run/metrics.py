@@ -1,4 +1,4 @@
-"""What a run writes down while it goes on: metrics.jsonl and TensorBoard."""
+"""The log of a run: metrics.jsonl and TensorBoard."""
 
 import contextlib
 import math
@@ -11,51 +11,56 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 
 from train.run import json_files
-from train.run import workdir as workdir_lib
+from train.run import paths
 
 # Every line has these, as numbers.
 _ALWAYS = ('step', 'bytes_sent', 'dense_bytes')
 
 
 class Metrics:
-  """A line of JSON per logged step, also after the run was interrupted."""
+  """A line of JSON per logged step, continued when a run resumes."""
 
   def __init__(
-    self, workdir: pathlib.Path, step: int, tensorboard: bool, writes: bool
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    *,
+    tensorboard: bool = False,
+    writes: bool = True,
   ):
-    """Opens the files for a run that stands after `step` steps.
+    """Opens the files of a run that has taken `step` steps.
 
-    Lines of steps that will be run again are dropped. Only one process
-    `writes`; the others just remember.
+    Lines of later steps are dropped, because these steps will be run again.
+    Only one process `writes`; the others keep their lines in memory.
     """
-    path = workdir / 'metrics.jsonl'
+    path = workdir / paths.METRICS
     self.lines = [x for x in read(path) if x['step'] <= step]
     self._file = self._board = None
     if not writes:
       return
-    with workdir_lib.writing(path):
-      json_files.write(path, ''.join(map(_line, self.lines)))
+    json_files.write_text(path, ''.join(map(_line, self.lines)))
+    with json_files.writing(path):
       self._file = path.open('a', encoding='utf-8')
     if tensorboard:
-      self._board = _Board(workdir / 'tensorboard', step)
+      self._board = _Board(workdir / paths.TENSORBOARD, step)
 
   def write(self, step: int, **values: Any) -> None:
     """Adds a line."""
     self.lines.append({'step': step, **values})
     if self._file:
-      with workdir_lib.writing(pathlib.Path(self._file.name)):
+      with json_files.writing(pathlib.Path(self._file.name)):
         self._file.write(_line(self.lines[-1]))
         self._file.flush()
     if self._board:
       self._board.write(step, values)
 
   def last(self, name: str, default: Any = None) -> Any:
-    """The newest value of that name."""
+    """The most recent value of that name."""
     values = (x[name] for x in reversed(self.lines) if name in x)
     return next(values, default)
 
   def names(self, prefix: str) -> list[str]:
-    """The names of all values so far that begin so, in their order."""
+    """The names with that prefix, in the order in which they first appeared."""
     return list(
       dict.fromkeys(
         name for x in self.lines for name in x if name.startswith(prefix)
@@ -83,7 +88,7 @@ class _Board:
   def __init__(self, folder: pathlib.Path, step: int):
     """Begins a file that replaces all events after `step`."""
     self._folder = folder
-    with workdir_lib.writing(folder):
+    with json_files.writing(folder):
       folder.mkdir(exist_ok=True)
       self._file = event_file_writer.EventsWriter(str(folder / 'events'))
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -92,7 +97,7 @@ class _Board:
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Adds scalars."""
-    with workdir_lib.writing(self._folder):
+    with json_files.writing(self._folder):
       for name, value in values.items():
         self._add(step=step, summary=summary.scalar(name, value))
       self._file.flush()
@@ -127,8 +132,8 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
   ]
 
 
-def beside(values: dict[str, Any]) -> str:
-  """What it says beside the held-out loss: ', 0.912 accuracy'."""
+def format_scores(values: dict[str, Any]) -> str:
+  """The scores other than the loss, as text: ', 0.912 accuracy'."""
   return ''.join(
     f', {value:.3f} {name.split("eval_")[1].replace("_", " ")}'
     for name, value in values.items()

@@ -10,8 +10,10 @@ import optax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config import command_line as command
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Config
+from train.config.schema import Optimizer
+from train.config.section import nearest
 
 # After so many non-finite steps in a row something is broken for good; none of
 # them is ever taken.
@@ -20,161 +22,153 @@ _SKIPPED = 2**31 - 1
 
 
 def build(
-  settings: config.Config, axis_name: str, task: tasks.Task
+  config: Config, axis_name: str, task: tasks.Task
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """The chain and its learning-rate schedule.
+  """Returns the optax chain of a run and its learning-rate schedule.
 
-  Clipping, decay and the optimizer act on the averaged gradient and are skipped
-  together for a step in which any worker's gradient was not finite.
+  Clipping, decay and the optimizer act on the averaged gradient. All of them
+  skip a step in which the gradient of any worker was not finite.
 
   Args:
-    settings: the configuration.
+    config: the configuration.
     axis_name: mesh axis of the workers.
     task: says which parameters are matrices, for the compression.
 
   Raises:
     ValueError: if optax has no such optimizer or it takes no such option.
   """
-  _check_tsr_adam(settings)
-  sent, step = settings.compression, settings.optimizer
+  compression, options = config.compression, config.optimizer
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
-    peak_value=step.learning_rate,
+    peak_value=options.learning_rate,
     warmup_steps=min(
-      round(step.warmup_fraction * settings.steps), settings.steps - 1
+      round(options.warmup_fraction * config.steps), config.steps - 1
     ),
-    decay_steps=settings.steps,
-    end_value=step.final_fraction * step.learning_rate,
+    decay_steps=config.steps,
+    end_value=options.final_fraction * options.learning_rate,
   )
-  if sent.method == 'tsr_adam':
-    return optax.chain(
-      _tsr_adam(settings, schedule, axis_name, task),
-      optax.apply_if_finite(optax.identity(), _SKIPPED),
-    ), schedule
-  clip = optax.clip_by_global_norm(step.clip_norm)
-  behind = optax.chain(
-    clip if step.clip_norm else optax.identity(), _by_name(step, schedule, task)
-  )
-  return optax.chain(
-    gl.compress_gradients(
-      compressors(sent, task), axis_name, seed=sent.seed, **policy(sent, task)
-    ),
-    optax.apply_if_finite(behind, _SKIPPED),
-  ), schedule
-
-
-def _check_tsr_adam(settings: config.Config) -> None:
-  """Raises a ValueError for an optimizer that cannot be TSR-Adam."""
-  sent, step = settings.compression, settings.optimizer
-  if sent.method != 'tsr_adam':
-    return
-  if step.name not in ('adam', 'adamw') or sent.start_step:
-    raise ValueError(
-      'compression.method tsr_adam is an Adam of its own, from the first step'
-      ' on: it takes optimizer.name adamw and compression.start_step 0, got'
-      f' {step.name} and {sent.start_step}.'
+  if compression.method == 'tsr_adam':
+    first, then = _tsr_adam(config, schedule, axis_name, task), optax.identity()
+  else:
+    first = gl.compress_gradients(
+      compressors(compression, task),
+      axis_name,
+      seed=compression.seed,
+      **policy(compression, task),
     )
+    clip = optax.clip_by_global_norm(options.clip_norm)
+    then = optax.chain(
+      clip if options.clip_norm else optax.identity(),
+      _by_name(options, schedule, task),
+    )
+  return optax.chain(first, optax.apply_if_finite(then, _SKIPPED)), schedule
 
 
 def _tsr_adam(
-  settings: config.Config, schedule: Any, axis_name: str, task: tasks.Task
+  config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
-  """The optimizer that sends and steps in one."""
-  sent, step = settings.compression, settings.optimizer
-  options = {
-    name: getattr(step, name)
-    for name in ('b1', 'b2', 'eps', 'weight_decay')
-    if getattr(step, name) is not None
-  }
+  """The optimizer that compresses and steps in one.
+
+  Raises:
+    ValueError: if the configuration asks for another optimizer.
+  """
+  compression, options = config.compression, config.optimizer
+  if options.name not in ('adam', 'adamw') or compression.start_step:
+    raise ValueError(
+      'compression.method tsr_adam is an Adam of its own, from the first step'
+      ' on: it takes optimizer.name adamw and compression.start_step 0, got'
+      f' {options.name} and {compression.start_step}.'
+    )
+  interval = compression.update_interval
   return gl.tsr_adam(
     schedule,
-    sent.rank,
+    compression.rank,
     axis_name,
-    embedding_rank=sent.embedding_rank or sent.rank,
-    update_interval=sent.update_interval,
-    embedding_update_interval=(
-      sent.embedding_update_interval or sent.update_interval
-    ),
+    embedding_rank=compression.embedding_rank or compression.rank,
+    update_interval=interval,
+    embedding_update_interval=compression.embedding_update_interval or interval,
     embeddings=task.embeddings,
-    average=sent.average,
-    rotate_moments=sent.rotate_moments,
-    scale=sent.scale,
-    clip_norm=step.clip_norm or None,
-    weight_dimension_numbers=_matrices(sent, task),
-    min_compression_rate=sent.min_compression_rate,
-    seed=sent.seed,
-    **options,
+    average=compression.average,
+    rotate_moments=compression.rotate_moments,
+    scale=compression.scale,
+    clip_norm=options.clip_norm or None,
+    weight_dimension_numbers=_matrices(compression, task),
+    min_compression_rate=compression.min_compression_rate,
+    seed=compression.seed,
+    **options.given('b1', 'b2', 'eps', 'weight_decay'),
   )
 
 
 def compressors(
-  settings: config.Compression, task: tasks.Task
+  compression: Compression, task: tasks.Task
 ) -> list[tuple[str, Any]]:
   """The method of each parameter, as rules over their paths."""
   of_embeddings = dataclasses.replace(
-    settings,
-    method=settings.embedding_method or settings.method,
-    rank=settings.embedding_rank or settings.rank,
+    compression,
+    method=compression.embedding_method or compression.method,
+    rank=compression.embedding_rank or compression.rank,
     update_interval=(
-      settings.embedding_update_interval or settings.update_interval
+      compression.embedding_update_interval or compression.update_interval
     ),
   )
   return [
     (task.embeddings, compressor(of_embeddings)),
-    ('', compressor(settings)),
+    ('', compressor(compression)),
   ]
 
 
-def compressor(settings: config.Compression) -> gl.Compressor:
+def compressor(compression: Compression) -> gl.Compressor:
   """The method that the configuration names."""
-  rank, interval = settings.rank, settings.update_interval
-  match settings.method:
+  rank, interval = compression.rank, compression.update_interval
+  match compression.method:
     case 'dense':
       return gl.Dense()
     case 'greedylore':
       return gl.GreedyLore(
-        rank, interval, settings.probes or 'independent', settings.basis_size
+        rank,
+        interval,
+        compression.probes or 'independent',
+        compression.basis_size,
       )
     case 'powersgd':
       return gl.PowerSGD(rank)
     case 'range_finder':
-      return gl.RangeFinder(rank, settings.warm)
-    case 'two_sided':
-      return gl.TwoSided(rank, interval, settings.probes)
+      return gl.RangeFinder(rank, compression.warm)
     case 'tsr' | 'tsr_adam':
-      return gl.TSR(rank, interval, average=settings.average)
+      return gl.TSR(rank, interval, average=compression.average)
     case 'fixed_subspace':
       return gl.FixedSubspace(rank, interval)
     case 'random_subspace':
       return gl.RandomSubspace(rank, interval)
     case 'top_k':
-      return gl.TopK(settings.density, settings.indices, settings.probes)
+      return gl.TopK(
+        compression.density, compression.indices, compression.probes
+      )
     case 'random_k':
-      return gl.RandomK(settings.density)
+      return gl.RandomK(compression.density)
     case 'quantize':
-      return gl.Quantize(settings.bits)
+      return gl.Quantize(compression.bits)
     case 'sign':
       return gl.Sign()
 
 
-def policy(settings: config.Compression, task: tasks.Task) -> dict[str, Any]:
+def policy(compression: Compression, task: tasks.Task) -> dict[str, Any]:
   """The arguments that `gl.compress_gradients` and `gl.plan` share."""
   return {
-    'start_step': settings.start_step,
+    'start_step': compression.start_step,
     'error_feedback': (
-      settings.method != 'tsr_adam' and settings.error_feedback
+      compression.method != 'tsr_adam' and compression.error_feedback
     ),
-    'min_compression_rate': settings.min_compression_rate,
-    'weight_dimension_numbers': _matrices(settings, task),
-    'error_dtype': settings.error_dtype,
-    'factor_dtype': settings.factor_dtype,
-    'stagger': settings.stagger,
-    'share_decompositions': settings.share_decompositions,
+    'min_compression_rate': compression.min_compression_rate,
+    'weight_dimension_numbers': _matrices(compression, task),
+    'error_dtype': compression.error_dtype,
+    'factor_dtype': compression.factor_dtype,
+    'stagger': compression.stagger,
   }
 
 
 def plan(
-  settings: config.Compression,
+  compression: Compression,
   task: tasks.Task,
   params: Any,
   num_workers: int,
@@ -183,59 +177,57 @@ def plan(
   """What the chain of `build` will send.
 
   Args:
-    settings: of the compression.
+    compression: how gradients are averaged.
     task: as for `build`.
     params: or their shapes.
-    num_workers: how many average.
-    devices_per_worker: over which parameters may lie spread.
+    num_workers: number of workers.
+    devices_per_worker: over which parameters may be sharded.
 
   Raises:
-    ValueError: if the compression cannot be so.
+    ValueError: if the options of the compression contradict each other.
   """
   return gl.plan(
-    compressors(settings, task),
+    compressors(compression, task),
     params,
     num_workers=num_workers,
     devices_per_worker=devices_per_worker,
-    **policy(settings, task),
+    **policy(compression, task),
   )
 
 
 def _matrices(
-  settings: config.Compression, task: tasks.Task
+  compression: Compression, task: tasks.Task
 ) -> Callable[[Any], Any]:
   """From parameters to dimension numbers."""
-  return lambda params: task.matrices(params, settings.embeddings)
+  return lambda params: task.matrices(params, compression.embeddings)
 
 
 def _by_name(
-  settings: config.Optimizer, schedule: optax.Schedule, task: tasks.Task
+  options: Optimizer, schedule: optax.Schedule, task: tasks.Task
 ) -> optax.GradientTransformation:
   """`optax.NAME(schedule, ...)` with the options that were set."""
-  factory: Any = getattr(optax, settings.name, None)
+  factory: Any = getattr(optax, options.name, None)
   takes = inspect.signature(factory).parameters if callable(factory) else {}
   if 'learning_rate' not in takes:
     raise ValueError(
-      f'optimizer.name must be an optimizer of optax, got {settings.name!r}'
-      f'{_nearest_optimizer(settings.name)}.'
+      f'optimizer.name must be an optimizer of optax, got {options.name!r}'
+      f'{_nearest_optimizer(options.name)}.'
     )
-  options = {
-    name: getattr(settings, name)
-    for name in ('weight_decay', 'momentum', 'nesterov', 'b1', 'b2', 'eps')
-    if getattr(settings, name) is not None
-  }
+  given = options.given(
+    'weight_decay', 'momentum', 'nesterov', 'b1', 'b2', 'eps'
+  )
   decay = None
   if 'weight_decay' not in takes:
-    decay = options.pop('weight_decay', None)
-  for name in options.keys() - takes.keys():
+    decay = given.pop('weight_decay', None)
+  for name in given.keys() - takes.keys():
     raise ValueError(
-      f'optimizer.{name} does not apply to optax.{settings.name}, which takes'
+      f'optimizer.{name} does not apply to optax.{options.name}, which takes'
       f' {", ".join(takes)}.'
     )
-  _check_steps(settings.name, lambda: factory(schedule, **options))
+  _check_steps(options.name, lambda: factory(schedule, **given))
   if 'mask' in takes:
-    options['mask'] = _is_matrix(task)
-  optimizer = factory(schedule, **options)
+    given['mask'] = _is_matrix(task)
+  optimizer = factory(schedule, **given)
   if decay is None:
     return optimizer
   decays = optax.add_decayed_weights(decay, _is_matrix(task))
@@ -265,7 +257,7 @@ def _is_matrix(task: tasks.Task) -> Callable[[Any], Any]:
   """What decays: everything but gains and biases."""
 
   def mask(params: Any) -> Any:
-    numbers = task.matrices(params, embeddings=True)
+    numbers = task.matrices(params, True)
     is_none = lambda x: x is None
     return jax.tree.map(
       lambda _, x: x is not None, params, numbers, is_leaf=is_none
@@ -281,4 +273,4 @@ def _nearest_optimizer(name: str) -> str:
     if inspect.isfunction(getattr(optax, x))
     and 'learning_rate' in inspect.signature(getattr(optax, x)).parameters
   ]
-  return command.nearest(name, known)
+  return nearest(name, known)

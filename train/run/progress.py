@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""What a person sees during a run."""
 
 from collections.abc import Iterator
 import contextlib
@@ -93,7 +93,7 @@ class Clock:
 def describe(line: dict[str, Any]) -> str:
   """A line of metrics.jsonl in a few words."""
   if 'eval_loss' in line:
-    return f'held-out loss {line["eval_loss"]:.4f}{metrics.beside(line)}'
+    return f'held-out loss {line["eval_loss"]:.4f}{metrics.format_scores(line)}'
   sent, dense = line['bytes_sent'] / 1e6, line['dense_bytes'] / 1e6
   digits = 0 if dense >= 100 else 2
   unit = next(x for x in line if x.endswith('_per_second'))

@@ -1,12 +1,13 @@
 """How many bytes a run sends: one account for runs, budgets and summaries.
 
-Counted are the payloads that a worker puts into the all-reduces of training
-steps: messages, the mean of the loss and, where they are on, the diagnostics.
-For a checkpoint the errors of a linear method are averaged. Those bytes depend
-on how often a run is saved and not on its method, so they are counted apart.
+These are the payloads of the all-reduces in training steps: compressed and
+dense messages, the mean of the loss and, if enabled, the diagnostics. A
+checkpoint averages the errors of a linear method. Its bytes depend on how often
+a run is saved, not on its method, so they are counted separately.
 """
 
 import collections
+import functools
 
 import jax
 
@@ -14,6 +15,12 @@ import greedylore_jax as gl
 
 # Numbers whose mean over the workers is taken at every step, in one message.
 _LOSS, _DIAGNOSTICS = 1, 3
+
+
+@functools.cache
+def ring_factor(num_workers: int) -> float:
+  """Bytes on the link of a worker per byte of payload, in a ring all-reduce."""
+  return gl.plan(gl.Dense(), {}, num_workers=num_workers).ring_factor
 
 
 def is_diagnosed(plan: gl.Plan, wanted: bool) -> bool:
@@ -35,14 +42,11 @@ def dense_bytes(plan: gl.Plan) -> int:
 
 
 class Traffic:
-  """The bytes of a run, as in its compiled program.
-
-  A single worker sends nothing, whatever the plan says of its messages.
+  """The bytes of a run, as in its compiled program; 0 for a single worker.
 
   Attributes:
-    dense_bytes: of a step without compression.
-    save_bytes: of a checkpoint, for which the errors of linear methods are
-      averaged.
+    dense_bytes: bytes of a step without compression.
+    save_bytes: bytes of a checkpoint, which averages errors of linear methods.
   """
 
   def __init__(
@@ -52,14 +56,7 @@ class Traffic:
     diagnosed: bool,
     axis_name: str,
   ):
-    """Reads the compiled step of a run.
-
-    Args:
-      plan: what it should send.
-      compiled: the step.
-      diagnosed: whether diagnostics are sent, too.
-      axis_name: mesh axis of the workers.
-    """
+    """Reads the collectives of a run's compiled step."""
     devices = plan.devices_per_worker
     self._plan = plan
     self._extra = extra_bytes(plan, diagnosed)
@@ -84,11 +81,11 @@ class Traffic:
       return 'A single worker: nothing is sent.'
     if read == planned:
       return (
-        'Read from the compiled step: its all-reduces send exactly this, and'
-        f' {self._extra} bytes for the loss and what is observed.'
+        'The all-reduces of the compiled step send exactly this, and'
+        f' {self._extra} bytes for the loss and the diagnostics.'
       )
     return (
-      f'Read from the compiled step: its all-reduces send {read:,} bytes over'
-      f' the kinds of step together, planned were {planned:,}. (XLA widens'
-      ' 16-bit all-reduces to 32 bits on CPU.) Counted is what is read.'
+      f'The all-reduces of the compiled step send {read:,} bytes over all'
+      f' phases together, where {planned:,} were planned. (XLA widens 16-bit'
+      ' all-reduces to 32 bits on CPU.) The run counts the former.'
     )

@@ -1,9 +1,9 @@
-"""The setting with which a method sends so many times fewer bytes than dense.
+"""The rank or density with which a method meets a byte budget.
 
-The bytes are those that a run reports (see `train.traffic`), predicted by
-`gl.plan` from the shapes of the parameters: dense steps at the start,
-refreshes, losses and diagnostics count. Where XLA widens messages (16-bit ones
-on a CPU) a run sends more than predicted, and reports it.
+`gl.plan` predicts the bytes that a run reports (see `train.run.traffic`) from
+the shapes of the parameters, including dense steps, refreshes, losses and
+diagnostics. Where XLA widens messages (16-bit ones on a CPU), a run sends more
+and reports it.
 """
 
 import bisect
@@ -16,7 +16,8 @@ import jax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Compression
+from train.config.schema import Config
 from train.run import optimizer
 from train.run import traffic
 
@@ -28,7 +29,7 @@ _KNOBS = {
   'top_k': 'density',
   'random_k': 'density',
 }
-# Three digits are as close as anybody wants to read.
+# Of three digits.
 _DENSITIES = [
   float(f'{m}e{e}') for e in range(-8, -2) for m in range(100, 1000)
 ]
@@ -39,52 +40,46 @@ def knob(method: str) -> str | None:
   return _KNOBS.get(method, 'rank')
 
 
-def plan(settings: config.Config, task: tasks.Task) -> gl.Plan:
-  """What a run will send.
-
-  Raises:
-    ValueError: if the compression cannot be as it is configured.
-  """
+def plan(config: Config, task: tasks.Task) -> gl.Plan:
+  """What a run will send; a ValueError if the compression is not possible."""
   # No seed changes what is sent.
-  compression = dataclasses.replace(settings.compression, seed=0)
-  mesh = settings.mesh
+  compression = dataclasses.replace(config.compression, seed=0)
+  mesh = config.mesh
   return _plan(compression, task, mesh.replica, mesh.fsdp * mesh.tensor)
 
 
 @functools.cache
 def _plan(
-  compression: config.Compression, task: tasks.Task, workers: int, devices: int
+  compression: Compression, task: tasks.Task, workers: int, devices: int
 ) -> gl.Plan:
   return optimizer.plan(compression, task, _shapes(task), workers, devices)
 
 
-def times_fewer(settings: config.Config, task: tasks.Task) -> float:
+def times_fewer(config: Config, task: tasks.Task) -> float:
   """Bytes of dense steps over the bytes of the run, as its summary has them."""
-  planned, steps = plan(settings, task), settings.steps
-  diagnosed = traffic.is_diagnosed(planned, settings.log.diagnostics)
+  planned, steps = plan(config, task), config.steps
+  diagnosed = traffic.is_diagnosed(planned, config.log.diagnostics)
   extra = steps * traffic.extra_bytes(planned, diagnosed)
   sent = planned.bytes_after(steps) + extra
   return steps * traffic.dense_bytes(planned) / sent
 
 
-def largest(settings: config.Config, task: tasks.Task, budget: float) -> float:
+def largest(config: Config, task: tasks.Task, budget: float) -> float:
   """The largest rank or density that stays within the budget.
 
-  Args:
-    settings: a configuration of a method with a knob.
-    task: of that configuration.
-    budget: times fewer bytes than dense, over the whole run.
+  The budget is how many times fewer bytes than dense a whole run may send.
 
   Raises:
-    LookupError: if even the smallest sends more; its message says how much.
+    LookupError: if even the smallest value sends more; the message says how
+      much.
   """
-  method = settings.compression.method
+  method = config.compression.method
   name = str(knob(method))
   values = _values(name, _shapes(task))
 
   def reached(value):
     try:
-      return times_fewer(_with(settings, name, value), task)
+      return times_fewer(_with(config, name, value), task)
     except ValueError:  # More than another setting allows.
       return 0.0
 
@@ -109,10 +104,10 @@ def _values(name: str, shapes: Any) -> Sequence[float]:
   return range(1, max(a for a, *b in sides if b) + 1)
 
 
-def _with(settings: config.Config, name: str, value: float) -> config.Config:
+def _with(config: Config, name: str, value: float) -> Config:
   changes: dict[str, Any] = {name: value}
-  changed = dataclasses.replace(settings.compression, **changes)
-  return dataclasses.replace(settings, compression=changed)
+  changed = dataclasses.replace(config.compression, **changes)
+  return dataclasses.replace(config, compression=changed)
 
 
 def _shapes(task: tasks.Task) -> Any:

@@ -1,20 +1,24 @@
-"""A study in numbers: what each method reached at which cost."""
+"""A study as a table: what each method reached, and at which cost."""
 
+from collections.abc import Callable
 import dataclasses
+import functools
 import math
 import statistics
 from typing import Any
 
+from train.run import traffic
 from train.study import grid
+from train.study import tables
 from train.study.results import Line
 
-# How a summary names what a run scored in the end, the loss among others.
+# What the final scores of a summary begin with, that of the loss included.
 _SCORE = 'final_eval_'
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A method within a budget: its finished runs, by learning rate."""
+  """The finished runs of a method within a budget."""
 
   method: str
   """Its entry: 'greedylore:probes=0'."""
@@ -53,11 +57,9 @@ class Row:
     return statistics.median(x['seconds_per_step'] for x in self.lines)
 
   def curve(self, bandwidth: float) -> list[dict[str, float]]:
-    """The mean over the seeds at every evaluation, at the best rate.
+    """The means over the seeds at every evaluation, at the best rate.
 
-    Returns:
-      'step', 'eval_loss', 'bytes_sent' and, predicted for links of so many
-      Mbit/s, 'seconds'; see `wire_seconds`.
+    The seconds are predicted for links of that many Mbit/s; see `wire_seconds`.
     """
     runs = [
       {x['step']: x for x in line['curve']['evaluations']}
@@ -93,100 +95,93 @@ def rows(finished: list[tuple[grid.Run, Line]]) -> list[Row]:
 
 
 def wire_seconds(line: Line, num_bytes: float, bandwidth: float) -> float:
-  """What bytes take on the link of a worker, in a ring all-reduce.
+  """The seconds that bytes take on the link of a worker, in a ring all-reduce.
 
-  That is 2 (N - 1) / N * bytes / bandwidth for N workers, nothing hidden behind
-  the computation and no latency. A predicted time is this in addition to the
-  seconds of computing as they were measured on the machine that ran the study,
-  where N virtual workers share the processors: it compares methods, and is no
-  promise for another machine.
-
-  Args:
-    line: of the run.
-    num_bytes: that a worker puts into all-reduces.
-    bandwidth: of its link, in Mbit/s.
+  That is 2 (N - 1) / N * bytes / bandwidth for N workers, without latency and
+  without overlap with the computation. A predicted time adds this to the
+  measured seconds of computing on the machine that ran the study, where N
+  virtual workers share the processors. It compares methods; it does not predict
+  the time on another machine. `bandwidth` is in Mbit/s.
   """
-  workers = line['summary']['num_workers']
-  return 2 * (workers - 1) / workers * num_bytes * 8e-6 / bandwidth
+  ring = traffic.ring_factor(line['summary']['num_workers'])
+  return ring * num_bytes * 8e-6 / bandwidth
 
 
 def table(rows: list[Row], bandwidth: float) -> str:
   """The rows in Markdown, and the learning rates if there were several."""
-  dense = min(
-    (row.loss for row in rows if row.method.split(':')[0] == 'dense'),
-    default=None,
+  columns = _columns(rows, bandwidth)
+  text = tables.table(
+    [*columns], [[cell(row) for cell in columns.values()] for row in rows]
   )
-  summaries = [x['summary'] for row in rows for x in row.lines]
-  peak = all('peak_bytes' in summary for summary in summaries)
-  scores = dict.fromkeys(
-    key
-    for summary in summaries
-    for key in summary
-    if key.startswith(_SCORE) and key != f'{_SCORE}loss'
-  )
-  columns = [
-    'method',
-    'budget',
-    'setting',
-    'learning rate',
-    'held-out loss (seeds)',
-    'over dense',
-    *(_title(score) for score in scores),
-    'kB per step',
-    *(['kB at peak'] if peak else []),
-    'times fewer',
-    'ms per step',
-    f'ms at {bandwidth:g} Mbit/s',
-  ]
-  cells = [_cells(row, dense, [*scores], peak, bandwidth) for row in rows]
-  text = _markdown(columns, cells)
   text += (
-    '\nHeld-out loss: nats, of scores the squared error; mean and half the'
-    ' range over the seeds, at the best learning rate of the method; times'
-    ' fewer: bytes of dense averaging over bytes sent, over the whole run; ms'
-    ' at a bandwidth: computing as measured, and after it 2 (N - 1) / N times'
-    ' the bytes on the link of each of N workers.\n'
+    '\nHeld-out loss: nats, or for scores the squared error; mean and half the'
+    ' range over the seeds, at the best learning rate of the method. Times'
+    ' fewer: bytes of dense averaging over bytes sent, over the whole run. ms'
+    ' at a bandwidth: measured computing, then 2 (N - 1) / N times the bytes on'
+    ' the link of each of N workers.\n'
   )
   rates = sorted({rate for row in rows for rate in row.by_rate})
   if len(rates) > 1:
-    text += '\nHeld-out loss by learning rate:\n\n' + _markdown(
+    text += '\nHeld-out loss by learning rate:\n\n' + tables.table(
       ['method', 'budget', *(f'{rate:g}' for rate in rates)],
       [[row.method, _times(row), *_grid_cells(row, rates)] for row in rows],
     )
   ends = [row for row in rows if row.rate in (rates[0], rates[-1])]
   if len(rates) > 2 and ends:
     names = ', '.join(f'{row.method} {_times(row)}'.rstrip() for row in ends)
-    text += f'\nBest at an end of the grid, so maybe beyond it: {names}.\n'
+    text += f'\nBest at an end of the grid, so possibly beyond it: {names}.\n'
   return text
 
 
-def _title(score: str) -> str:
-  return score.removeprefix(_SCORE).replace('_', ' ')
+def _columns(
+  rows: list[Row], bandwidth: float
+) -> dict[str, Callable[[Row], str]]:
+  """The titles of the columns, and how to make a cell of a row."""
+  is_dense = lambda row: row.method.split(':')[0] == 'dense'
+  dense = min((x.loss for x in rows if is_dense(x)), default=math.nan)
+  summaries = [x['summary'] for row in rows for x in row.lines]
+  keys = dict.fromkeys(key for summary in summaries for key in summary)
+  scores = [x for x in keys if x.startswith(_SCORE) and x != f'{_SCORE}loss']
+
+  def over_dense(row: Row) -> str:
+    over = row.loss / dense if dense else math.nan
+    return f'{over - 1:+.1%}' if math.isfinite(over) else ''
+
+  def seconds(row: Row) -> float:
+    sent = row.mean('bytes_per_step')
+    return row.compute_seconds + wire_seconds(row.lines[0], sent, bandwidth)
+
+  knob = lambda x: f'{x.name} {x.value:g}' if x else ''
+  columns: dict[str, Callable[[Row], str]] = {
+    'method': lambda row: row.method,
+    'budget': _times,
+    'setting': lambda row: knob(row.knob),
+    'learning rate': lambda row: f'{row.rate:g}',
+    'held-out loss (seeds)': lambda row: _spread(row.lines),
+    'over dense': over_dense,
+  }
+  for score in scores:
+    title = score.removeprefix(_SCORE).replace('_', ' ')
+    columns[title] = functools.partial(_mean, key=score)
+  columns['kB per step'] = lambda row: _kilobytes(row, 'bytes_per_step')
+  if all('peak_bytes' in summary for summary in summaries):
+    columns['kB at peak'] = lambda row: _kilobytes(row, 'peak_bytes')
+  return columns | {
+    'times fewer': lambda row: f'{row.mean("compression"):.2f}',
+    'ms per step': lambda row: f'{1e3 * row.compute_seconds:.1f}',
+    f'ms at {bandwidth:g} Mbit/s': lambda row: f'{1e3 * seconds(row):.1f}',
+  }
 
 
-def _cells(row, dense, scores, peak, bandwidth) -> list[str]:
-  """What the table says of a row."""
-  over = row.loss / dense if dense else math.nan
-  sent = row.mean('bytes_per_step')
-  seconds = row.compute_seconds
-  wire = wire_seconds(row.lines[0], sent, bandwidth)
-  return [
-    row.method,
-    _times(row),
-    f'{row.knob.name} {row.knob.value:g}' if row.knob else '',
-    f'{row.rate:g}',
-    _spread(row.lines),
-    f'{over - 1:+.1%}' if math.isfinite(over) else '',
-    *(f'{row.mean(score):.3f}' for score in scores),
-    f'{sent / 1e3:,.0f}',
-    *([f'{row.mean("peak_bytes") / 1e3:,.0f}'] if peak else []),
-    f'{row.mean("compression"):.2f}',
-    f'{1e3 * seconds:.1f}',
-    f'{1e3 * (seconds + wire):.1f}',
-  ]
+def _mean(row: Row, key: str) -> str:
+  return f'{row.mean(key):.3f}'
 
 
-def _grid_cells(row, rates) -> list[str]:
+def _kilobytes(row: Row, key: str) -> str:
+  return f'{row.mean(key) / 1e3:,.0f}'
+
+
+def _grid_cells(row: Row, rates: list[float]) -> list[str]:
   """The losses of a row at every rate, its best one in bold."""
   cells = []
   for rate in rates:
@@ -195,7 +190,7 @@ def _grid_cells(row, rates) -> list[str]:
   return cells
 
 
-def _times(row) -> str:
+def _times(row: Row) -> str:
   return '' if row.budget is None else f'{row.budget:g}x'
 
 
@@ -214,8 +209,3 @@ def _losses(lines: list[Line]) -> list[float]:
 def _number(value: float | None) -> float:
   """NaN for null, which stands for a number that is not finite."""
   return math.nan if value is None else value
-
-
-def _markdown(columns: list[str], cells: list[list[str]]) -> str:
-  lines = [columns, ['---'] * len(columns), *cells]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import statistics
+from typing import Any
 
 import matplotlib
 
@@ -13,27 +14,9 @@ from matplotlib import lines
 from matplotlib import ticker
 import matplotlib.pyplot as plt
 
-# That differ also side by side; dense is black.
-_COLORS = (
-  '#1f77b4',
-  '#ff7f0e',
-  '#2ca02c',
-  '#d62728',
-  '#9467bd',
-  '#8c564b',
-  '#e377c2',
-  '#17becf',
-  '#bcbd22',
-  '#1b3a6b',
-  '#f7b6d2',
-  '#98df8a',
-  '#7f7f7f',
-  '#c49c00',
-  '#aec7e8',
-  '#5a0f5e',
-  '#9edae5',
-  '#ff9896',
-)
+# Colours that differ side by side; dense is black.
+_TAB20 = matplotlib.color_sequences['tab20']
+_COLORS = [*_TAB20[::2], *_TAB20[1::2]]
 _STYLES = ('-', '--', ':', '-.')
 
 
@@ -42,13 +25,11 @@ def draw(
 ) -> None:
   """Draws held-out losses: means over the seeds at each best learning rate.
 
-  Args:
-    path: of the PNG.
-    rows: methods have colours, budgets the style of the line.
-    bandwidth: of the predicted time, in Mbit/s; see `comparison.wire_seconds`.
+  Colours show methods, and line styles budgets. `bandwidth` is for predicted
+  times, in Mbit/s; see `comparison.wire_seconds`.
   """
-  colors = _colors(rows)
-  styles = _styles(rows)
+  colors = colors_of(rows)
+  styles = styles_of(rows)
   figure, axes = plt.subplots(
     1, 3, figsize=(15, 7), sharey=True, layout='constrained'
   )
@@ -104,15 +85,17 @@ def _limits(curves) -> tuple[float, float] | None:
   return (min(every) - margin, top) if margin and top < max(every) else None
 
 
-def _colors(rows) -> dict[str, str]:
+def colors_of(rows) -> dict[str, Any]:
   """A colour for each method."""
   methods = dict.fromkeys(row.method for row in rows)
   colored = [method for method in methods if method != 'dense']
-  found = {m: _COLORS[i % len(_COLORS)] for i, m in enumerate(colored)}
+  found: dict[str, Any] = {
+    m: _COLORS[i % len(_COLORS)] for i, m in enumerate(colored)
+  }
   return {m: found.get(m, 'black') for m in methods}
 
 
-def _styles(rows) -> dict[float | None, str]:
+def styles_of(rows) -> dict[float | None, str]:
   """A style of line for each budget; without one it is solid."""
   budgets = sorted({row.budget for row in rows if row.budget is not None})
   found = {b: _STYLES[i % len(_STYLES)] for i, b in enumerate(budgets)}

@@ -6,19 +6,22 @@ import dataclasses
 import itertools
 import re
 
-from train.config import command_line as command
-from train.config import schema as config
+from train.config import command_line
+from train.config import exit_codes
+from train.config import section
+from train.config.schema import Compression
+from train.config.schema import Config
 
 PROG = 'python -m train.compare'
 # The keys that --learning_rates and --seeds set.
 RATE_KEYS = ('optimizer.learning_rate',)
 SEED_KEYS = ('seed', 'data.seed', 'compression.seed')
-_KEYS = [x.name for x in dataclasses.fields(config.Compression)]
+_KEYS = [x.name for x in dataclasses.fields(Compression)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A method with settings of its own, as in --compressors."""
+  """A method with its own options, as in --compressors."""
 
   text: str
   """As it was written: 'greedylore:probes=0'."""
@@ -37,9 +40,10 @@ class Entry:
 def entry(text: str) -> Entry:
   """Reads METHOD[:key=value ...].
 
+  Method and values are left for the configuration to check.
+
   Raises:
-    UsageError: if a setting is none, or its key no key of the compression
-      section. Method and values are left for the configuration to check.
+    UsageError: if a key is not one of the compression section.
 
   Example:
     >>> entry('greedylore:probes=0').settings
@@ -50,13 +54,13 @@ def entry(text: str) -> Entry:
   for word in words:
     key, equals, value = word.partition('=')
     if not equals:
-      raise command.UsageError(
+      raise exit_codes.UsageError(
         f'--compressors takes METHOD:key=value, got {word!r} in {text!r}'
       )
     if key not in _KEYS[1:]:
-      raise command.UsageError(
+      raise exit_codes.UsageError(
         f'--compressors {text}: there is no compression.{key} to set'
-        f'{command.nearest(key, _KEYS[1:])}'
+        f'{section.nearest(key, _KEYS[1:])}'
       )
     settings.append((key, value))
   return Entry(text, method, tuple(settings))
@@ -82,18 +86,18 @@ class Choices:
   learning_rates: tuple[float, ...] = ()
   seeds: tuple[int, ...] = ()
 
-  def config(self, *options: str) -> config.Config:
+  def config(self, *options: str) -> Config:
     """The configuration with options in place of the overrides of their keys.
 
     Raises:
       UsageError: if an option is wrong.
     """
-    return command.parse([self.path, *self.options(*options)], PROG)[0]
+    return command_line.parse([self.path, *self.options(*options)], PROG)[0]
 
   def options(self, *options: str) -> tuple[str, ...]:
     """The overrides with options in place of those of the same key."""
     keys = {x.removeprefix('--') for x in options if x.startswith('--')}
-    return (*command.without([*self.overrides], keys), *options)
+    return (*command_line.without([*self.overrides], keys), *options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +109,12 @@ class Run:
   """Times fewer bytes than dense; None where nothing was chosen for one."""
   knob: Knob | None
   name: str
-  """What the name of its folder begins with."""
+  """The beginning of the name of its folder."""
   title: str
   """For people: 'powersgd rank 22, lr 0.002, seed 1'."""
   options: tuple[str, ...]
-  """What it is called with, but for its folder."""
-  config: config.Config
+  """Its command line, without its folder."""
+  config: Config
 
 
 # An entry, a budget and what was chosen for it.
@@ -120,13 +124,10 @@ Variant = tuple[Entry, float | None, Knob | None]
 def variants(
   choices: Choices, choose: Callable[[Entry, float], Knob | None]
 ) -> Iterator[Variant]:
-  """The methods of a study, each with what it takes to stay in each budget.
+  """The methods of a study, each with the setting that meets each budget.
 
-  Args:
-    choices: what is asked for.
-    choose: from an entry and a budget to the setting; None if there is nothing
-      to choose, and the method runs once whatever the budgets are. It raises
-      LookupError to leave the method out.
+  `choose` returns that setting. It returns None if the method has none, which
+  then runs once for all budgets, and raises LookupError to leave it out.
   """
   for method in choices.entries:
     for budget in choices.budgets or (None,):
@@ -144,7 +145,7 @@ def runs(choices: Choices, of: list[Variant]) -> list[Run]:
   """Every variant with every learning rate and seed, in this order.
 
   Raises:
-    UsageError: if one of them is no valid configuration.
+    UsageError: if one of them is not a valid configuration.
   """
   rates, seeds = choices.learning_rates or (None,), choices.seeds or (None,)
   return [
@@ -153,30 +154,29 @@ def runs(choices: Choices, of: list[Variant]) -> list[Run]:
   ]
 
 
-def _run(choices, variant, rate, seed) -> Run:
+def _run(
+  choices: Choices, variant: Variant, rate: float | None, seed: int | None
+) -> Run:
   method, budget, knob = variant
-  options = [*method.options]
+  changes = dict[str, str]()
   name, title = method.text, [method.text]
   if knob:
-    options += [f'--compression.{knob.name}', f'{knob.value:g}']
+    changes[f'compression.{knob.name}'] = f'{knob.value:g}'
     name += f'-{knob.name}{knob.value:g}'
     title[0] += f' {knob.name} {knob.value:g}'
-  if rate is not None:
-    for key in RATE_KEYS:
-      options += [f'--{key}', f'{rate}']
-    name += f'-lr{rate}'
-    title.append(f'lr {rate}')
-  if seed is not None:
-    for key in SEED_KEYS:
-      options += [f'--{key}', f'{seed}']
-    name += f'-seed{seed}'
-    title.append(f'seed {seed}')
+  for word, value, keys in (('lr', rate, RATE_KEYS), ('seed', seed, SEED_KEYS)):
+    if value is not None:
+      changes |= dict.fromkeys(keys, f'{value}')
+      name += f'-{word}{value}'
+      title.append(f'{word} {value}')
+  pairs = ((f'--{key}', value) for key, value in changes.items())
+  options = (*method.options, *itertools.chain.from_iterable(pairs))
   return Run(
-    method.text,
-    budget,
-    knob,
-    re.sub(r'[^\w.=+-]', '-', name),
-    ', '.join(title),
-    (choices.path, *choices.options(*options)),
-    choices.config(*options),
+    entry=method.text,
+    budget=budget,
+    knob=knob,
+    name=re.sub(r'[^\w.=+-]', '-', name),
+    title=', '.join(title),
+    options=(choices.path, *choices.options(*options)),
+    config=choices.config(*options),
   )

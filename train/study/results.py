@@ -1,7 +1,7 @@
-"""What is known of the runs of a study: results.jsonl, a line per finished run.
+"""The results of a study: results.jsonl, a line per finished run.
 
-A line holds all that tables and figures need, so it survives the folder of its
-run, can be committed, and lets a study go on elsewhere.
+A line holds everything that tables and figures need. So it outlives the folder
+of its run, it can be committed, and a study can continue elsewhere.
 """
 
 import datetime
@@ -12,26 +12,27 @@ import os
 import pathlib
 import shutil
 import statistics
-import subprocess
 from typing import Any
 
 import numpy as np
 
 from train import tasks
-from train.config import schema as config
+from train.config.schema import Config
 from train.distributed import cluster
 from train.run import checkpoint
 from train.run import json_files
 from train.run import metrics
 from train.run import optimizer
+from train.run import paths
 from train.study import budget
+from train.study import commit
 from train.study import grid
 
 Line = dict[str, Any]
 # Points of the training loss that a line keeps.
 _POINTS = 50
 # Only for going on with a run, or as large as everything else together.
-_HEAVY = ('checkpoints', 'tensorboard')
+HEAVY = (paths.CHECKPOINTS, paths.TENSORBOARD)
 
 
 def check(runs: list[grid.Run], task: tasks.Task) -> None:
@@ -42,19 +43,12 @@ def check(runs: list[grid.Run], task: tasks.Task) -> None:
 
 
 def identity(run: grid.Run, description: dict[str, Any]) -> str:
-  """A hash of all that the numbers of a run depend on.
+  """A hash of everything that determines the numbers of a run.
 
-  That is what a checkpoint calls its identity, and what a run may go on with
-  changed, but not without another result: its workers and held-out sequences.
-  Settings at their default are left out, so that a line keeps its hash when the
-  configuration gets a new key.
-
-  Args:
-    run: the run.
-    description: of the data, as `train.tasks.Task` has it.
-
-  Returns:
-    sha256 of sorted JSON, in hexadecimal.
+  That is the identity in its checkpoints and what may change when a run is
+  resumed, but changes its result: workers and held-out sequences. Keys at their
+  default are left out, so a line keeps its hash when the configuration gets a
+  new key. `description` is that of the task.
   """
   whole = {
     'config': _changed(checkpoint.identity(run.config)),
@@ -67,13 +61,13 @@ def identity(run: grid.Run, description: dict[str, Any]) -> str:
 
 
 def _changed(settings: dict[str, Any]) -> dict[str, Any]:
-  """Those that are not what they are in a new `Config`."""
-  usual = json.dumps(checkpoint.identity(config.Config()))
+  """Those that differ from a new `Config`."""
+  usual = json.dumps(checkpoint.identity(Config()))
   return _difference(json.loads(json.dumps(settings)), json.loads(usual))
 
 
 def _difference(tree: Any, usual: Any) -> Any:
-  """What of nested dicts differs from others with the same keys."""
+  """The entries of nested dicts that differ from others with equal keys."""
   pairs = {k: (v, usual[k]) for k, v in tree.items() if v != usual[k]}
   return {
     k: _difference(*both) if isinstance(both[0], dict) else both[0]
@@ -142,23 +136,16 @@ def describe(
   run: grid.Run,
   identity: str,
   folder: pathlib.Path,
+  *,
   wall_seconds: float,
   diverged: bool = False,
 ) -> Line:
-  """The line of a finished run.
-
-  Args:
-    run: the run.
-    identity: its hash.
-    folder: in which it wrote.
-    wall_seconds: that its process took.
-    diverged: whether it ended because of that; then it has no summary.
-  """
-  lines = metrics.read(folder / 'metrics.jsonl')
+  """The line of a run that finished in `folder`, or that diverged there."""
+  lines = metrics.read(folder / paths.METRICS)
   if diverged:
     summary = _summary_of_diverged(run, lines)
   else:
-    summary = json_files.read(folder / 'summary.json')
+    summary = json_files.read(folder / paths.SUMMARY)
   return {
     'name': run.name,
     'entry': run.entry,
@@ -170,15 +157,15 @@ def describe(
     'summary': summary,
     'curve': thin(lines),
     'seconds_per_step': steady_seconds(lines),
-    # A run that went on from a checkpoint took longer than its last process.
+    # A run that was resumed took longer than its last process.
     'wall_seconds': max(wall_seconds, summary['seconds']),
-    'commit': _commit(),
+    'commit': commit.current(),
     'date': datetime.date.today().isoformat(),
   }
 
 
 def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
-  """What there is to say of a run that stopped: its losses are None."""
+  """The summary of a run that diverged: its losses are None."""
   last = lines[-1]
   return {
     'diverged_at': last['step'],
@@ -194,9 +181,7 @@ def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
 def thin(lines: list[Line]) -> dict[str, list[Line]]:
   """All evaluations, and some of the training losses, of a metrics.jsonl.
 
-  Returns:
-    'evaluations' with step, eval_loss, bytes_sent and seconds, 'training' with
-    loss in the place of eval_loss. The seconds are those of training alone.
+  Each point has a step, a loss, bytes_sent and the seconds of training alone.
   """
   logged = [x for x in lines if 'loss' in x]
   steps = [0, *(x['step'] for x in logged)]
@@ -208,7 +193,7 @@ def thin(lines: list[Line]) -> dict[str, list[Line]]:
     'bytes_sent': x['bytes_sent'],
     'seconds': at(x),
   }
-  # From the last one backwards, so that the end is always among them.
+  # From the last line backwards, so that the end is always included.
   every = -(-len(logged) // _POINTS) or 1
   return {
     'evaluations': [point(x, 'eval_loss') for x in lines if 'eval_loss' in x],
@@ -227,21 +212,5 @@ def steady_seconds(lines: list[Line]) -> float:
 
 def lighten(folder: pathlib.Path) -> None:
   """Deletes what only an unfinished run needs."""
-  for name in _HEAVY:
+  for name in HEAVY:
     shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _commit() -> str | None:
-  """The commit of this code, '-dirty' with changes in it; None without git."""
-  git = ('git', '-C', str(pathlib.Path(__file__).parent.parent))
-  call = lambda *words: subprocess.run(
-    [*git, *words], capture_output=True, text=True, check=False, timeout=60
-  )
-  try:
-    described = call('describe', '--always', '--tags')
-    changed = call('diff', '--quiet', 'HEAD', '--', '*.py').returncode
-  except (OSError, subprocess.TimeoutExpired):
-    return None
-  if described.returncode:
-    return None
-  return described.stdout.strip() + ('-dirty' if changed else '')

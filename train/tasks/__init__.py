@@ -1,13 +1,15 @@
-"""What there is to learn: `load(settings)` is all that the trainer needs."""
+"""What there is to learn: `load(config)` is all that the trainer needs."""
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import text
+from train.tasks.base import Batches
 from train.tasks.base import Task
 from train.tasks.images import ImageClassification
 from train.tasks.language import LanguageModeling
 from train.tasks.sentences import SentenceClassification
 
 __all__ = [
+  'Batches',
   'ImageClassification',
   'LanguageModeling',
   'SentenceClassification',
@@ -16,15 +18,15 @@ __all__ = [
 ]
 
 
-def load(settings: config.Config) -> Task:
+def load(config: Config) -> Task:
   """The task of a configuration: its model says which, its data on what.
 
   Raises:
     ValueError: the data are not there, are damaged or do not fit the model.
     ImportError: the library that reads them is not installed.
   """
-  if settings.model.name == 'llama':
-    return LanguageModeling(settings, text.load(settings.data))
-  if settings.model.name == 'bert':
-    return SentenceClassification(settings)
-  return ImageClassification(settings)
+  if config.model.name == 'llama':
+    return LanguageModeling(config, text.load(config.data))
+  if config.model.name == 'bert':
+    return SentenceClassification(config)
+  return ImageClassification(config)

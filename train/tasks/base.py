@@ -1,5 +1,7 @@
-"""What the trainer asks of a task: data, a model, a loss and a score."""
+"""What the trainer needs of a task: data, a model, a loss and a score."""
 
+import abc
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
@@ -13,75 +15,62 @@ Batch = Any
 
 
 class Batches(Protocol):
-  """Endless batches that can go on where they were."""
+  """Endless batches that can resume from a state."""
+
+  def __iter__(self) -> Iterator[Batch]:
+    """Itself."""
 
   def __next__(self) -> Batch:
-    """The next one."""
+    """The next batch."""
 
   def get_state(self) -> dict[str, Any]:
-    """Where it is, fit for JSON."""
+    """The position, in types that JSON can store."""
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on from there."""
+    """Continues from that position."""
 
 
-class Task(Protocol):
+class Task(abc.ABC):
   """A data set, a model and what counts.
 
-  All functions of parameters are pure and can be traced.
+  All functions of parameters are pure and can be traced. The defaults are those
+  of a small model that needs its parameters only.
   """
 
   description: dict[str, Any]
-  """What the data are, fit for JSON. Results compare only between runs where
-  all of it is equal."""
+  """Identifies the data, in types that JSON can store. Results compare only
+  between runs where all of it is equal."""
   introduction: str
-  """The same for people, in one line; a line for each remark follows."""
-  unit: str
+  """The same for people: one line, and one more for each remark."""
+  unit: str = 'examples'
   """What speed is counted in: 'tokens' or 'examples'."""
-  units_per_example: int
-  """How many of these an example has."""
+  units_per_example: int = 1
   embeddings: str
   """A pattern of the paths of parameters that `compression.embeddings` is
   about: token embedding and head, stem and classifier."""
+  init: Callable[[int], Params]
+  """From a seed to initial parameters; equal seeds give equal ones."""
+  matrices: Callable[[Params, bool], Any]
+  """From parameters, and whether `embeddings` count, to dimension numbers; see
+  `gl.compress_gradients`."""
+  loss: Callable[[Params, Batch], jax.Array]
+  """The mean training loss of a batch: nats, or for scores the squared
+  error."""
+  train: Callable[[int, int, int], Batches]
+  """From the batch size over all processes, the index of this process and
+  their number to the training batches of this process."""
+  held_out: Callable[[int], Batch]
+  """So many held-out examples, always the same ones; 0 takes all."""
 
-  def __hash__(self) -> int:
-    """Of its identity."""
-
-  def init(self, seed: int) -> Params:
-    """Initial parameters; equal seeds give equal ones."""
-
-  def start(self, params: Params) -> Params:
-    """What training starts from, given initial parameters on their devices."""
-
-  def matrices(self, params: Params, embeddings: bool) -> Any:
-    """Dimension numbers of `params`, see `gl.compress_gradients`."""
-
-  def partition_specs(self, params: Params) -> Any:
-    """How parameters lie spread over the devices of a worker."""
-
-  def loss(self, params: Params, batch: Batch) -> jax.Array:
-    """The mean training loss of a batch: nats, of scores the squared error."""
-
+  @abc.abstractmethod
   def example(self) -> Batch:
     """Shape and type of one example of a batch, `jax.ShapeDtypeStruct`s."""
 
-  def train(
-    self, batch_size: int, process_index: int, process_count: int
-  ) -> Batches:
-    """Training batches of this process."""
-
-  def held_out(self, count: int) -> Batch:
-    """So many held-out examples, always the same; 0 is all."""
-
-  def calibration(self, batch_size: int) -> Iterator[Batch]:
-    """Training batches, always the same, to take `statistics` from."""
-
-  def statistics(self, params: Params, batch: Batch) -> Any:
-    """What `outputs` needs beside the parameters; its mean is used."""
-
+  @abc.abstractmethod
   def outputs(self, params: Params, statistics: Any, batch: Batch) -> jax.Array:
     """What `score` needs to know of each example, [rows, ...]."""
 
+  @abc.abstractmethod
   def score(self, outputs: np.ndarray, held_out: Batch) -> dict[str, float]:
     """From the outputs for all held-out examples to 'loss' and other metrics.
 
@@ -89,3 +78,21 @@ class Task(Protocol):
       outputs: [examples, ...].
       held_out: the examples.
     """
+
+  def start(self, params: Params) -> Params:
+    """What training starts from, given initial parameters on their devices."""
+    return params
+
+  def partition_specs(self, params: Params) -> Any:
+    """How parameters are sharded over the devices of a worker."""
+    return jax.tree.map(lambda _: jax.sharding.PartitionSpec(), params)
+
+  def calibration(self, batch_size: int) -> Iterator[Batch]:
+    """Training batches, always the same ones, to compute `statistics` from."""
+    del batch_size
+    return iter(())
+
+  def statistics(self, params: Params, batch: Batch) -> Any:
+    """What `outputs` needs in addition to the parameters; its mean is used."""
+    del params, batch
+    return ()

@@ -9,33 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import images
 from train.models import resnet
+from train.tasks.base import Task
 
 # Training batches whose statistics stand for those of all of them.
 _CALIBRATION_BATCHES = 16
 
 
-class ImageClassification:
+class ImageClassification(Task):
   """A ResNet on labelled images, scored by cross-entropy and accuracy."""
 
-  unit = 'examples'
-  units_per_example = 1
   embeddings = resnet.ENDS
 
-  def __init__(self, settings: config.Config):
+  def __init__(self, config: Config):
     """Opens the images of a configuration."""
-    self._images = images.load(settings.data)
+    self._images = images.load(config.data)
     self.description = of = self._images.description
     size = ' x '.join(map(str, self._images.shape))
     self.introduction = (
-      f'{of["corpus"]}: {of["train_images"]:,} images of {size} to learn'
-      f' from, {of["held_out_images"]:,} held out, {of["classes"]} classes'
+      f'{of["corpus"]}: {of["train_images"]:,} training images of {size},'
+      f' {of["held_out_images"]:,} held-out, {of["classes"]} classes'
       f' (sha256 {of["sha256"]})'
     )
     network = resnet.Network(
-      settings.model, self._images.shape[2], self._images.classes
+      config.model, self._images.shape[2], self._images.classes
     )
     self._network = network
     self.init = network.init
@@ -49,14 +48,6 @@ class ImageClassification:
       'image': jax.ShapeDtypeStruct(self._images.shape, np.uint8),
       'label': jax.ShapeDtypeStruct((), np.int32),
     }
-
-  def start(self, params: Any) -> Any:
-    """The initial parameters as they are."""
-    return params
-
-  def partition_specs(self, params: Any) -> Any:
-    """Whole on every device: a ResNet is small."""
-    return jax.tree.map(lambda _: jax.sharding.PartitionSpec(), params)
 
   def loss(self, params: Any, batch: Any) -> jax.Array:
     """Mean cross-entropy, with the batch norms' statistics of this batch."""

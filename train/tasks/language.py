@@ -1,6 +1,5 @@
 """The next token of a text."""
 
-from collections.abc import Iterator
 import functools
 import math
 from typing import Any
@@ -10,60 +9,50 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import text as text_lib
 from train.models import llama
 from train.models import llama_rules
+from train.tasks.base import Task
 
 
-class LanguageModeling:
+class LanguageModeling(Task):
   """A LLaMA on windows of text, scored in nats per token and bits per byte."""
 
   unit = 'tokens'
   embeddings = llama_rules.EMBEDDINGS
 
-  def __init__(self, settings: config.Config, text: text_lib.TextData):
+  def __init__(self, config: Config, text: text_lib.TextData):
     self._text = text
     self.description = of = text.description
     learnt = next(x for x in ('train_tokens', 'train_documents') if x in of)
-    held_out = [f'{of["held_out_tokens"]:,} tokens held out']
+    held_out = [f'{of["held_out_tokens"]:,} held-out tokens']
     held_out += [f'{x.tokens:,} of {x.name}' for x in text.held_out[1:]]
-    self.introduction = (
-      f'{of["corpus"]}: {of[learnt]:,} {learnt.removeprefix("train_")} to'
-      f' learn from, {", ".join(held_out)} (sha256 {of["sha256"]})'
+    summary = (
+      f'{of["corpus"]}: {of[learnt]:,} training {learnt.removeprefix("train_")}'
+      f', {", ".join(held_out)} (sha256 {of["sha256"]})'
     )
-    self.introduction = '\n'.join((self.introduction, *text.remarks))
-    self.units_per_example = settings.data.sequence_length
-    self.init = functools.partial(llama.init, settings.model, text.vocab_size)
+    self.introduction = '\n'.join((summary, *text.remarks))
+    self.units_per_example = config.data.sequence_length
+    self.init = functools.partial(llama.init, config.model, text.vocab_size)
     self.matrices = llama_rules.matrix_dimension_numbers
-    self.partition_specs = llama_rules.partition_specs
     self.train = text.train
-    self.loss = llama.make_loss(settings.model, text.vocab_size)
-    self._apply = llama.make_apply(settings.model, text.vocab_size)
+    self.loss = llama.make_loss(config.model, text.vocab_size)
+    self._apply = llama.make_apply(config.model, text.vocab_size)
 
   def example(self) -> jax.ShapeDtypeStruct:
     """A window of tokens, int32 [sequence_length + 1]."""
     return jax.ShapeDtypeStruct((self.units_per_example + 1,), np.int32)
 
-  def start(self, params: Any) -> Any:
-    """The initial parameters as they are."""
-    return params
+  def partition_specs(self, params: Any) -> Any:
+    """Matrices over the axes fsdp and tensor."""
+    return llama_rules.partition_specs(params)
 
   def held_out(self, count: int) -> dict[str, np.ndarray]:
     """So many windows of each held-out text, and which one they are of."""
     windows = [x.take(count) for x in self._text.held_out]
     part = np.repeat(np.arange(len(windows)), [*map(len, windows)])
     return {'windows': np.concatenate(windows), 'part': part.astype(np.int32)}
-
-  def calibration(self, batch_size: int) -> Iterator[Any]:
-    """None: the parameters are all there is."""
-    del batch_size
-    return iter(())
-
-  def statistics(self, params: Any, batch: jax.Array) -> tuple[()]:
-    """None."""
-    del params, batch
-    return ()
 
   def outputs(self, params: Any, statistics: Any, batch: Any) -> jax.Array:
     """The mean loss of each window, [rows, time + 1] -> [rows]."""

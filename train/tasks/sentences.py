@@ -1,6 +1,5 @@
 """The class of a sentence or a pair of them, or a score: GLUE and its like."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train.config import schema as config
+from train.config.schema import Config
 from train.data import sentences
 from train.models import bert
 from train.models import pretrained
+from train.tasks.base import Task
 
 # What GLUE reports; of all others the accuracy, of scores both correlations.
 _REPORTED = {
@@ -21,31 +21,29 @@ _REPORTED = {
 }
 
 
-class SentenceClassification:
+class SentenceClassification(Task):
   """A BERT or RoBERTa on labelled sentences, with the metrics of GLUE."""
 
-  unit = 'examples'
-  units_per_example = 1
   embeddings = bert.ENDS
 
-  def __init__(self, settings: config.Config):
+  def __init__(self, config: Config):
     """Reads the sentences, and what is pre-trained, of a configuration."""
-    self._data = sentences.load(settings.data)
+    self._data = sentences.load(config.data)
     self._pretrained = None
-    if settings.model.pretrained:
+    if config.model.pretrained:
       self._pretrained = pretrained.Pretrained(
-        settings.model.pretrained, settings.model.dtype
+        config.model.pretrained, config.model.dtype
       )
-    network = bert.Network(self._sizes(settings), max(self._data.classes, 1))
-    self._network, self._dropout = network, settings.model.dropout
+    network = bert.Network(self._sizes(config), max(self._data.classes, 1))
+    self._network, self._dropout = network, config.model.dropout
     if self._pretrained:
       self._pretrained.check(jax.eval_shape(lambda: network.init(0)))
     name = self._pretrained.name if self._pretrained else 'none'
     self.description = of = self._data.description | {'pretrained': name}
     goal = f'{of["classes"]} classes' if of['classes'] else 'a score'
     self.introduction = (
-      f'{of["corpus"]}: {of["train_examples"]:,} examples to learn from,'
-      f' {of["held_out_examples"]:,} held out, {goal} (sha256'
+      f'{of["corpus"]}: {of["train_examples"]:,} training examples,'
+      f' {of["held_out_examples"]:,} held-out, {goal} (sha256'
       f' {of["sha256"]}); pre-trained: {name}'
     )
     self.init = network.init
@@ -53,14 +51,14 @@ class SentenceClassification:
     self.train = self._data.train
     self.held_out = self._data.evaluation
 
-  def _sizes(self, settings: config.Config) -> bert.Sizes:
+  def _sizes(self, config: Config) -> bert.Sizes:
     """Of what is pre-trained, or as configured.
 
     Raises:
       ValueError: the data do not fit what is pre-trained.
     """
-    data, model = self._data, settings.model
-    length = settings.data.sequence_length
+    data, model = self._data, config.model
+    length = config.data.sequence_length
     if self._pretrained is None:
       return bert.Sizes(
         data.vocab_size,
@@ -100,10 +98,6 @@ class SentenceClassification:
     """With what is pre-trained in its place."""
     return self._pretrained.into(params) if self._pretrained else params
 
-  def partition_specs(self, params: Any) -> Any:
-    """Whole on every device."""
-    return jax.tree.map(lambda _: jax.sharding.PartitionSpec(), params)
-
   def loss(self, params: Any, batch: Any) -> jax.Array:
     """Mean cross-entropy, or mean squared error of a score."""
     outputs = self._network.outputs(params, batch, self._dropout)
@@ -113,16 +107,6 @@ class SentenceClassification:
     return jnp.mean(
       optax.softmax_cross_entropy_with_integer_labels(outputs, label)
     )
-
-  def calibration(self, batch_size: int) -> Iterator[Any]:
-    """None: the parameters are all there is."""
-    del batch_size
-    return iter(())
-
-  def statistics(self, params: Any, batch: Any) -> tuple[()]:
-    """None."""
-    del params, batch
-    return ()
 
   def outputs(self, params: Any, statistics: Any, batch: Any) -> jax.Array:
     """Logits, [rows, classes], or scores, [rows, 1]."""
@@ -134,8 +118,7 @@ class SentenceClassification:
     outputs, label = outputs.astype(np.float64), held_out['label']
     if not self._data.classes:
       return _of_scores(outputs[:, 0], label)
-    corpus = self._data.description['corpus']
-    name = '/'.join(str(corpus).split('/')[:2])
+    name = '/'.join(self.description['corpus'].split('/')[:2])
     return _of_classes(outputs, label, _REPORTED.get(name, ('accuracy',)))
 
 

@@ -64,7 +64,7 @@ class Collective:
       does not say on which mesh it runs.
     dtype: of its result, as a NumPy name.
     shape: of its result.
-    phase: 'warm_up', 'refresh' or 'compress' (or another of `Plan.rounds`) if
+    phase: 'warmup', 'refresh' or 'compress' (or another of `Plan.rounds`) if
       it runs only in such steps of `compress_gradients`; None if it stands
       outside of them.
   """

@@ -1,0 +1,1 @@
+"""What compression costs a worker: time, memory and compilation."""

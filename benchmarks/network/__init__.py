@@ -1,0 +1,1 @@
+"""Training on simulated hosts whose links have a chosen rate."""

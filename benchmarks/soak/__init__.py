@@ -1,0 +1,1 @@
+"""Runs of very many steps, and runs that are killed very often."""

@@ -1,0 +1,19 @@
+"""Tables in Markdown, a row at a time or all at once."""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+
+
+def row(*cells: object) -> str:
+  """'| a | b |'."""
+  return f'| {" | ".join(map(str, cells))} |'
+
+
+def head(*columns: str) -> str:
+  """The names of the columns and the line below them."""
+  return f'{row(*columns)}\n{row(*["---"] * len(columns))}'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+  """A whole table; every line ends with a line break."""
+  return '\n'.join([head(*columns), *(row(*cells) for cells in rows), ''])
