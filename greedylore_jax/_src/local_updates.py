@@ -62,7 +62,9 @@ def local_updates(
   that. Error feedback of the compressor in `outer` works on D_i as it does on
   gradients.
 
-  A worker skips a local step whose update is not finite.
+  A worker skips a local step whose update is not finite, and sends nothing of a
+  round whose D_i is not. If the outcome of a round is not finite, all workers
+  skip it.
 
   Args:
     inner: any optax transformation, such as `optax.adamw(1e-3)`; each worker
@@ -144,11 +146,17 @@ def local_updates(
 
     def end_round(delta: PyTree, outer_state: OptState) -> Any:
       observed = {} if observe is None else {'observe': observe}
-      gradient = jax.tree.map(lambda d, x: (-d).astype(x.dtype), delta, params)
-      moved, outer_state = outer.update(
-        gradient, outer_state, params, **observed
+      finite = all_finite(jax.tree.leaves(delta))
+      gradient = jax.tree.map(
+        lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), delta, params
       )
+      moved, new_state = outer.update(gradient, outer_state, params, **observed)
       _check_averaged(moved, count)
+      # Received by all, so all agree on whether the round counts.
+      finite = all_finite(jax.tree.leaves(moved))
+      moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
+      keep = lambda new, old: jnp.where(finite, new, old)
+      outer_state = jax.tree.map(keep, new_state, outer_state)
       return moved, jax.tree.map(_zeros_like, delta), outer_state
 
     def stay(delta: PyTree, outer_state: OptState) -> Any:

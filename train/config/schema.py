@@ -144,6 +144,9 @@ class Compression(Section):
   (slower, not better)."""
   error_feedback: bool = True
   """Add whatever was not sent to later steps; off only for ablations."""
+  error_decay: float = 1.0
+  """Factor on the error before it is added to the next step. Lower forgets
+  sooner; with local.every, 0.9 to 0.99 is usual."""
   min_compression_rate: float = 1.0
   """A matrix is sent dense unless compression shrinks it by more than this
   factor."""
@@ -171,7 +174,7 @@ class Compression(Section):
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
     self._at_least(0, 'seed')
-    self._fraction('density', 'warm')
+    self._fraction('density', 'warm', 'error_decay')
 
   def unread(self) -> list[str]:
     """Keys that were changed from their default and that no method here reads.
@@ -186,6 +189,46 @@ class Compression(Section):
       if not methods & {*readers}
       and getattr(self, key) != defaults[key].default
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Local(Section):
+  """Rounds of local steps: when something is sent."""
+
+  every: int = 1
+  """Steps of its own that each worker takes in a round; 1 sends in every step.
+  A higher number sends less and lets the workers move further apart."""
+  qsr_alpha: float | None = None
+  """Longer rounds at lower learning rates: at least local.every steps, and
+  (qsr_alpha / learning rate)^2. None keeps local.every."""
+  start_step: int = 0
+  """Number of first steps in which every step is a round."""
+  outer_learning_rate: float = 0.7
+  """Factor on the averaged movement of the workers; 1 with outer_momentum 0 is
+  plain averaging."""
+  outer_momentum: float = 0.9
+  """Momentum over rounds."""
+  outer_nesterov: bool = True
+  """Nesterov momentum over rounds."""
+
+  @property
+  def is_on(self) -> bool:
+    """Whether there are rounds of several steps."""
+    return self.every > 1 or self.qsr_alpha is not None
+
+  def _check(self) -> None:
+    self._at_least(1, 'every')
+    self._at_least(0, 'start_step', 'outer_learning_rate', 'qsr_alpha')
+    self._fraction('outer_momentum')
+    self._below(1, 'outer_momentum')
+    if not self.is_on:
+      self.only_for(
+        'local.every above 1 or local.qsr_alpha',
+        'start_step',
+        'outer_learning_rate',
+        'outer_momentum',
+        'outer_nesterov',
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +296,7 @@ class Config(Section):
   model: Model = Model()
   optimizer: Optimizer = Optimizer()
   compression: Compression = Compression()
+  local: Local = Local()
   mesh: Mesh = Mesh()
   distributed: Distributed = Distributed()
   evaluation: Evaluation = Evaluation()

@@ -49,9 +49,7 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   shardings = cluster.shardings(shapes, task.partition_specs(shapes), mesh)
   params = task.start(jax.jit(init, out_shardings=shardings)())
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
-  plan = optimizer.plan(
-    config.compression, task, params, workers, mesh.size // workers
-  )
+  plan = optimizer.plan(config, task, params, workers, mesh.size // workers)
   diagnosed = traffic.is_diagnosed(plan, config.log.diagnostics)
   step = gl.make_train_step(
     task.loss,

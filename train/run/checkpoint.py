@@ -96,12 +96,9 @@ class Checkpoints:
     # Orbax logs the errors of its threads, with tracebacks, and raises them.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._mesh = mesh
-    self._saved_axis = None if is_linear else cluster.WORKER_AXIS
     workers = mesh.shape[cluster.WORKER_AXIS]
-    self._collapse = _OnMesh(gl.collapse, mesh, self._saved_axis)
-    self._expand = _OnMesh(
-      lambda state: gl.expand(state, workers), mesh, cluster.WORKER_AXIS
-    )
+    self._collapse = _OnMesh(gl.collapse, mesh)
+    self._expand = _OnMesh(lambda state: gl.expand(state, workers), mesh)
     self._identity = {
       'config': identity(config),
       # Further held-out texts may change.
@@ -166,9 +163,7 @@ class Checkpoints:
         ' name back, or delete it to resume from the checkpoint before it.'
       )
     collapsed = jax.eval_shape(gl.collapse, fresh.opt_state)
-    shardings = _shardings(
-      collapsed, self._saved_axis, fresh.params, self._mesh
-    )
+    shardings = _shardings(collapsed, fresh.params, self._mesh)
     placed = lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding
     )
@@ -240,34 +235,36 @@ class Checkpoints:
 class _OnMesh:
   """A function of the state whose result is sharded as the parameters are.
 
-  The errors of the result are sharded over an axis. The function is compiled at
-  the first call, for all that follow.
+  The function is compiled at the first call, for all that follow.
   """
 
-  def __init__(
-    self,
-    function: Callable[[Any], Any],
-    mesh: jax.sharding.Mesh,
-    axis_name: str | None,
-  ):
-    self._function, self._mesh, self._axis = function, mesh, axis_name
+  def __init__(self, function: Callable[[Any], Any], mesh: jax.sharding.Mesh):
+    self._function, self._mesh = function, mesh
     self._compiled: Callable[[Any], Any] | None = None
 
   def __call__(self, state: Any, params: Any) -> Any:
     if self._compiled is None:
       shapes = jax.eval_shape(self._function, state)
-      shardings = _shardings(shapes, self._axis, params, self._mesh)
+      shardings = _shardings(shapes, params, self._mesh)
       self._compiled = jax.jit(self._function, out_shardings=shardings)
     return self._compiled(state)
 
 
-def _shardings(
-  state: Any, axis_name: str | None, params: Any, mesh: jax.sharding.Mesh
-) -> Any:
-  """How a state is sharded, given its parameters."""
-  specs = gl.state_partition_specs(state, axis_name, params)
-  place = lambda spec: jax.sharding.NamedSharding(mesh, spec)
-  return jax.tree.map(place, specs)
+def _shardings(state: Any, params: Any, mesh: jax.sharding.Mesh) -> Any:
+  """How a state is sharded, given its parameters.
+
+  What every worker has for itself is sharded over the workers, and one mean for
+  all of them is replicated.
+  """
+  axis = cluster.WORKER_AXIS
+  specs = gl.state_partition_specs(state, axis, params)
+
+  def place(x: Any, spec: Any) -> jax.sharding.NamedSharding:
+    if spec and spec[0] == axis and x.shape[0] % mesh.shape[axis]:
+      spec = jax.sharding.PartitionSpec(None, *spec[1:])
+    return jax.sharding.NamedSharding(mesh, spec)
+
+  return jax.tree.map(place, state, specs)
 
 
 def _of_notes(notes: dict[str, Any]) -> dict[str, int]:

@@ -18,6 +18,7 @@ import greedylore_jax as gl
 from train import tasks
 from train.config import machines
 from train.config.schema import Config
+from train.config.schema import Local
 from train.distributed import cluster
 from train.run import build
 from train.run import optimizer
@@ -46,9 +47,11 @@ def describe(config: Config) -> str:
   alone = dataclasses.replace(alone, batch_size=config.batch_size // workers)
   task = tasks.load(alone)
   dense, compressed = measure([with_dense(alone), alone], mesh, task)
-  plan = optimizer.plan(
-    config.compression, task, compressed.params, workers, mesh.size
-  )
+  if config.local.is_on:  # A local step computes what a dense one does.
+    (seconds,) = dense.seconds.values()
+    of_phases = compressed.seconds | {'local': seconds}
+    compressed = dataclasses.replace(compressed, seconds=of_phases)
+  plan = optimizer.plan(config, task, compressed.params, workers, mesh.size)
   return '\n'.join(
     [
       task.introduction,
@@ -63,9 +66,10 @@ def describe(config: Config) -> str:
 
 
 def of_one_worker(config: Config) -> Config:
-  """The run of a single worker, without communication."""
+  """The run of a single worker, without communication or rounds."""
   return dataclasses.replace(
     config,
+    local=Local(),
     mesh=dataclasses.replace(config.mesh, replica=1),
     distributed=machines.Distributed(),
     batch_size=config.mesh.fsdp * config.accumulate_steps,

@@ -151,7 +151,7 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
   is_due = lambda every: (
     now.step == config.steps or (every and now.step % every == 0)
   )
-  loss = None
+  loss, asked_to_stop, is_save_due = None, False, False
   while now.step < config.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
     # client deadlocks when virtual devices get too many steps ahead.
@@ -162,9 +162,9 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
 
     if is_due(config.log.every):
       now = now.progressed(skipped=_skipped(now))
-      line = _measured(run, now, float(loss), clock)
+      line = _measured(run, now, float(_mean(loss)), clock)
       run.write(now.step, line | seen.line())
-      _check_gradients(now)
+      _check_gradients(now, loss)
 
     if is_due(config.evaluation.every):
       with clock.stopped_after(loss):
@@ -172,10 +172,13 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
       if now.step == config.steps:
         _check_score(run.journal.last('eval_loss'))
 
-    asked_to_stop = run.stop.due(now.step)
-    if asked_to_stop or is_due(config.checkpoint.every):
+    asked_to_stop |= run.stop.due(now.step)
+    is_save_due |= asked_to_stop or is_due(config.checkpoint.every)
+    # At the end of a round all workers are at the same parameters.
+    ends_round = job.plan.phase_at(now.step - 1) != 'local'
+    if is_save_due and (ends_round or now.step == config.steps):
       with clock.stopped_after(loss):
-        _check_gradients(now)  # A run can resume from every checkpoint.
+        _check_gradients(now, loss)  # A run can resume from every checkpoint.
         _check_parameters(now)
         now = run.checkpoints.save(
           now.progressed(
@@ -187,9 +190,10 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
           )
         )
         run.watch.saw(f'the checkpoint after step {now.step}')
+      is_save_due = False
 
     run.after_step(now)
-    if asked_to_stop and now.step < config.steps:
+    if asked_to_stop and not is_save_due and now.step < config.steps:
       raise preemption.Preempted(f'Stopped after step {now.step}, as asked.')
   return now
 
@@ -248,18 +252,38 @@ def _evaluated(run: _Run, now: Snapshot) -> dict[str, Any]:
 
 
 def _skipped(now: Snapshot) -> int:
-  """Steps so far whose gradients were not finite."""
-  return int(optax.tree.get(now.opt_state, 'total_notfinite'))
+  """Steps so far that all workers skipped: gradients were not finite."""
+  return int(optax.tree.get(now.opt_state, 'total_notfinite', 0))
 
 
-def _check_gradients(now: Snapshot) -> None:
-  """Raises for gradients that were not finite for many steps in a row."""
-  row = int(optax.tree.get(now.opt_state, 'notfinite_count'))
+@jax.jit
+def _mean(loss: jax.Array) -> jax.Array:
+  """The mean over the workers, if each has its own."""
+  return jnp.mean(loss)
+
+
+def _check_gradients(now: Snapshot, loss: jax.Array) -> None:
+  """Raises for gradients that are not finite any more.
+
+  These are many skipped steps in a row, or with local updates, where workers
+  skip steps on their own, losses that are not finite on any of them.
+  """
+  if loss.ndim and not _any_finite(loss):
+    raise FloatingPointError(
+      f'The loss of no worker is finite after step {now.step}: lower'
+      ' optimizer.learning_rate, or look at the data.'
+    )
+  row = int(optax.tree.get(now.opt_state, 'notfinite_count', 0))
   if row >= optimizer.MAX_SKIPPED_IN_A_ROW:
     raise FloatingPointError(
       f'The gradients of the last {row} steps before step {now.step} were not'
       ' finite: lower optimizer.learning_rate, or look at the data.'
     )
+
+
+@jax.jit
+def _any_finite(x: jax.Array) -> jax.Array:
+  return jnp.any(jnp.isfinite(x))
 
 
 @jax.jit

@@ -38,15 +38,9 @@ def build(
     ValueError: if optax has no such optimizer or it takes no such option.
   """
   compression, options = config.compression, config.optimizer
-  schedule = optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=options.learning_rate,
-    warmup_steps=min(
-      round(options.warmup_fraction * config.steps), config.steps - 1
-    ),
-    decay_steps=config.steps,
-    end_value=options.final_fraction * options.learning_rate,
-  )
+  schedule = learning_rates(config)
+  if config.local.is_on:
+    return _local(config, schedule, axis_name, task), schedule
   if compression.method == 'tsr_adam':
     first, then = _tsr_adam(config, schedule, axis_name, task), optax.identity()
   else:
@@ -56,12 +50,75 @@ def build(
       seed=compression.seed,
       **policy(compression, task),
     )
-    clip = optax.clip_by_global_norm(options.clip_norm)
-    then = optax.chain(
-      clip if options.clip_norm else optax.identity(),
-      _by_name(options, schedule, task),
-    )
+    then = _clipped(options, schedule, task)
   return optax.chain(first, optax.apply_if_finite(then, _SKIPPED)), schedule
+
+
+def learning_rates(config: Config) -> optax.Schedule:
+  """A linear warm-up, then a cosine."""
+  options = config.optimizer
+  return optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=options.learning_rate,
+    warmup_steps=min(
+      round(options.warmup_fraction * config.steps), config.steps - 1
+    ),
+    decay_steps=config.steps,
+    end_value=options.final_fraction * options.learning_rate,
+  )
+
+
+def _clipped(
+  options: Optimizer, schedule: optax.Schedule, task: tasks.Task
+) -> optax.GradientTransformation:
+  """Clipping, then the optimizer that the configuration names."""
+  clip = optax.clip_by_global_norm(options.clip_norm)
+  return optax.chain(
+    clip if options.clip_norm else optax.identity(),
+    _by_name(options, schedule, task),
+  )
+
+
+def _local(
+  config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
+) -> optax.GradientTransformation:
+  """Rounds of local steps of the optimizer, whose outcome is compressed.
+
+  Raises:
+    ValueError: for tsr_adam, which sends in every step.
+  """
+  compression, local = config.compression, config.local
+  if compression.method == 'tsr_adam':
+    raise ValueError(
+      'local.every needs a method that only compresses, got compression.method'
+      ' tsr_adam, which is an optimizer: use tsr.'
+    )
+  return gl.local_updates(
+    _clipped(config.optimizer, schedule, task),
+    outer=optax.chain(
+      gl.compress_gradients(
+        compressors(compression, task),
+        axis_name,
+        seed=compression.seed,
+        **policy(compression, task),
+      ),
+      optax.sgd(
+        local.outer_learning_rate,
+        momentum=local.outer_momentum or None,
+        nesterov=local.outer_nesterov and bool(local.outer_momentum),
+      ),
+    ),
+    every=round_length(config),
+    start_step=local.start_step,
+  )
+
+
+def round_length(config: Config) -> int | gl.QSR:
+  """The number of local steps in a round, or its rule."""
+  local = config.local
+  if local.qsr_alpha is None:
+    return local.every
+  return gl.QSR(learning_rates(config), local.qsr_alpha, local.every)
 
 
 def _tsr_adam(
@@ -161,6 +218,7 @@ def policy(compression: Compression, task: tasks.Task) -> dict[str, Any]:
     ),
     'min_compression_rate': compression.min_compression_rate,
     'weight_dimension_numbers': _matrices(compression, task),
+    'error_decay': compression.error_decay,
     'error_dtype': compression.error_dtype,
     'factor_dtype': compression.factor_dtype,
     'stagger': compression.stagger,
@@ -168,7 +226,7 @@ def policy(compression: Compression, task: tasks.Task) -> dict[str, Any]:
 
 
 def plan(
-  compression: Compression,
+  config: Config,
   task: tasks.Task,
   params: Any,
   num_workers: int,
@@ -177,7 +235,7 @@ def plan(
   """What the chain of `build` will send.
 
   Args:
-    compression: how gradients are averaged.
+    config: the configuration.
     task: as for `build`.
     params: or their shapes.
     num_workers: number of workers.
@@ -187,11 +245,13 @@ def plan(
     ValueError: if the options of the compression contradict each other.
   """
   return gl.plan(
-    compressors(compression, task),
+    compressors(config.compression, task),
     params,
     num_workers=num_workers,
     devices_per_worker=devices_per_worker,
-    **policy(compression, task),
+    every=round_length(config),
+    local_start_step=config.local.start_step,
+    **policy(config.compression, task),
   )
 
 

@@ -16,7 +16,6 @@ import jax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config.schema import Compression
 from train.config.schema import Config
 from train.run import optimizer
 from train.run import traffic
@@ -44,15 +43,17 @@ def plan(config: Config, task: tasks.Task) -> gl.Plan:
   """What a run will send; a ValueError if the compression is not possible."""
   # No seed changes what is sent.
   compression = dataclasses.replace(config.compression, seed=0)
-  mesh = config.mesh
-  return _plan(compression, task, mesh.replica, mesh.fsdp * mesh.tensor)
+  return _plan(
+    dataclasses.replace(config, compression=compression, seed=0), task
+  )
 
 
 @functools.cache
-def _plan(
-  compression: Compression, task: tasks.Task, workers: int, devices: int
-) -> gl.Plan:
-  return optimizer.plan(compression, task, _shapes(task), workers, devices)
+def _plan(config: Config, task: tasks.Task) -> gl.Plan:
+  mesh = config.mesh
+  return optimizer.plan(
+    config, task, _shapes(task), mesh.replica, mesh.fsdp * mesh.tensor
+  )
 
 
 def times_fewer(config: Config, task: tasks.Task) -> float:

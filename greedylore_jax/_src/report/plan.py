@@ -77,7 +77,7 @@ class Plan:
     devices_per_worker: each of which sends an equal part of every message.
     schedule: which phase comes when.
     is_linear: whether a checkpoint holds one mean error, for any number of
-      workers, or (False) those of all workers (see `collapse`).
+      workers, or (False) what each worker has for itself (see `collapse`).
   """
 
   leaves: list[LeafPlan]
@@ -193,7 +193,8 @@ def plan(
   policy = Policy.of(compressor, **options)
   leaves = policy.leaves(params)
   schedule = policy.schedule(leaves)
-  if isinstance(every, QSR) or every > 1:
+  is_local = isinstance(every, QSR) or every > 1
+  if is_local:
     rule = Rule(every, local_start_step)
     schedule = LocalSchedule(schedule, rule.steps_at, rule.shortest)
   messages: dict[str, list[list[Message]]] = {
@@ -216,7 +217,7 @@ def plan(
     num_workers=num_workers,
     devices_per_worker=devices_per_worker,
     schedule=schedule,
-    is_linear=all(leaf.is_linear for leaf in leaves),
+    is_linear=not is_local and all(leaf.is_linear for leaf in leaves),
   )
 
 
