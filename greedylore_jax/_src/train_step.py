@@ -244,7 +244,7 @@ def make_train_step(
       mesh=mesh,
       axis_names=_manual(mesh, axis_name),
       in_specs=(_P(), states, _P(axis_name), (_P(), _P())),
-      out_specs=(_P(), states, _P(axis_name if is_local else None)),
+      out_specs=(_P(), states, _P(axis_name) if is_local else _P()),
     )
     result: tuple[Params, OptState, Any] = sharded(
       params, opt_state, batch, (args, key)
