@@ -1,0 +1,70 @@
+"""Do runs with local updates train, count bytes, and resume?"""
+
+import dataclasses
+
+import pytest
+
+import runs
+from train.config.schema import Checkpoint
+from train.config.schema import Compression
+from train.config.schema import Local
+from train.config.schema import Mesh
+from train.run import loop
+
+COMPRESSION = Compression('powersgd', rank=2, error_decay=0.9)
+
+
+def settings(folder, **changes):
+  """Rounds end after steps 1, 4, 7, 10; checkpoints are due after 5 and 10."""
+  return runs.settings(
+    folder,
+    steps=10,
+    compression=COMPRESSION,
+    local=Local(every=3, start_step=1),
+    checkpoint=Checkpoint(every=5),
+    **changes,
+  )
+
+
+def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
+  config = settings(tmp_path)
+  summary, params = runs.run(config, tmp_path / 'whole')
+  runs.check_bytes(config, tmp_path / 'whole', summary)
+  # 4 rounds of 10 steps, and the loss is not sent.
+  assert summary['compression'] > 2.5
+  assert summary['final_eval_loss'] < 5.2
+  # The checkpoint that is due after step 5 waits for the end of the round.
+  runs.interrupt(config, tmp_path / 'parts', 9)
+  saved = tmp_path / 'parts' / 'checkpoints'
+  assert sorted(x.name for x in saved.iterdir()) == ['7']
+  resumed, others = runs.run(config, tmp_path / 'parts')
+  assert resumed['bytes_sent'] == summary['bytes_sent']
+  runs.assert_close(params, others)
+
+
+def test_another_number_of_workers_is_refused(tmp_path):
+  config = settings(tmp_path)
+  runs.interrupt(config, tmp_path / 'work', 8)
+  fewer = dataclasses.replace(config, mesh=Mesh(replica=2))
+  with pytest.raises(ValueError, match='4 workers, got 2'):
+    loop.run(fewer, tmp_path / 'work')
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'every': 0}, r'local\.every must be at least 1, got 0'),
+    ({'outer_momentum': 1.0, 'every': 2}, r'outer_momentum must be below 1'),
+    ({'start_step': 3}, r'local\.start_step is only for local\.every above 1'),
+  ],
+)
+def test_mistakes_are_one_line(changes, message):
+  with pytest.raises(ValueError, match=message):
+    Local(**changes)
+
+
+def test_an_optimizer_that_sends_by_itself_is_refused(tmp_path):
+  config = settings(tmp_path)
+  config = dataclasses.replace(config, compression=Compression('tsr_adam'))
+  with pytest.raises(ValueError, match=r'method tsr_adam.*use tsr'):
+    loop.run(config, tmp_path / 'work')
