@@ -138,10 +138,9 @@ def assert_is(network, params, of, batch=BATCH, **options):
   """Compares all that is not filling."""
   hidden, pooled = by_the_papers(of, batch, **options)
   seen = np.arange(batch['tokens'].shape[1]) < batch['length'][:, None]
+  hidden_of = jax.jit(network.hidden)
   np.testing.assert_allclose(
-    np.asarray(jax.jit(network.hidden)(params, batch))[seen],
-    hidden[seen],
-    atol=2e-5,
+    np.asarray(hidden_of(params, batch))[seen], hidden[seen], atol=2e-5
   )
   expected = pooled @ np.asarray(params['head']['kernel'], np.float64)
   np.testing.assert_allclose(
