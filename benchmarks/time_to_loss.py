@@ -4,8 +4,8 @@
 the real trainer, a process per host (`benchmarks.hosts`), once for each number
 of hosts and each method. The loss after a step does not depend on the link, so
 one run serves all bandwidths: while it trains, the links' rate is changed every
-few steps, and each step is timed at the rate that it had. The time to a loss at one
-rate is then the sum of its steps' times there, where a step counts as the
+few steps, and each step is timed at the rate that it had. The time to a loss at
+one rate is then the sum of its steps' times there, where a step counts as the
 median of its kind (warm-up, refresh, compressed) at that rate. The first step,
 evaluations and start-up are not timed.
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 import greedylore_jax as gl
 import jax
 import jax.numpy as jnp
-import optax
+import optax  # type: ignore[import-untyped]
 
 mesh = jax.make_mesh((1,), ('data',))
 params = {'w': jnp.zeros((256, 512)), 'b': jnp.zeros(512)}
@@ -41,6 +41,7 @@ opt_state = gl.init_state(tx, params, mesh, axis_name='data')
 step = gl.make_train_step(loss_fn, tx, mesh, axis_name='data')
 plan: gl.Plan = gl.plan(gl.GreedyLore(8), params, num_workers=4)
 sent: float = plan.bytes_per_step
+gl.PowerSGD('8')  # type: ignore[arg-type]  # Unused, if there were no types.
 """
 
 pytestmark = pytest.mark.slow
@@ -104,8 +105,10 @@ def test_a_strict_program_passes_against_the_installed_wheel(
   (pathlib.Path(path) / 'behind.pth').write_text(sysconfig.get_path('purelib'))
   (tmp_path / 'program.py').write_text(PROGRAM, encoding='utf-8')
   done = subprocess.run(
-    [sys.executable, '-m', 'mypy', '--strict', '--python-executable', python]
-    + ['program.py'],
+    [
+      *(sys.executable, '-m', 'mypy', '--strict'),
+      *('--python-executable', python, 'program.py'),
+    ],
     cwd=tmp_path,
     env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'},
     capture_output=True,
