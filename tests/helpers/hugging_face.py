@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import numpy as np
 
 from train.models import bert
@@ -128,7 +129,7 @@ def loaded(folder):
   """Network and parameters of a folder."""
   found = pretrained.Pretrained(folder)
   network = bert.Network(found.sizes, outputs=3)
-  params = network.init(0)
+  params = jax.jit(network.init)(0)
   found.check(params)
   return network, found.into(params)
 
@@ -137,10 +138,11 @@ def assert_is(network, params, of, batch=BATCH, **options):
   """Compares all that is not filling."""
   hidden, pooled = by_the_papers(of, batch, **options)
   seen = np.arange(batch['tokens'].shape[1]) < batch['length'][:, None]
+  hidden_of = jax.jit(network.hidden)
   np.testing.assert_allclose(
-    np.asarray(network.hidden(params, batch))[seen], hidden[seen], atol=2e-5
+    np.asarray(hidden_of(params, batch))[seen], hidden[seen], atol=2e-5
   )
   expected = pooled @ np.asarray(params['head']['kernel'], np.float64)
   np.testing.assert_allclose(
-    network.outputs(params, batch), expected, atol=2e-5
+    jax.jit(network.outputs)(params, batch), expected, atol=2e-5
   )

@@ -18,11 +18,13 @@ from train.models import llama_rules
 from train.run import optimizer
 from train.study import budget
 
+MODEL = Model(width=16, layers=1, heads=2, feed_forward=24)
+
 
 @functools.cache
-def task(settings):
-  """The same for settings that differ in their compression."""
-  return tasks.load(settings)
+def load():
+  """The task of all configurations here, which differ in their compression."""
+  return tasks.load(Config(model=MODEL))
 
 
 @pytest.mark.parametrize('method', ['greedylore', 'powersgd', 'fixed_subspace'])
@@ -31,12 +33,12 @@ def test_the_largest_rank_that_fits(method):
   settings = Config(
     steps=40,
     mesh=Mesh(replica=1),
-    model=Model(width=16, layers=1, heads=2, feed_forward=24),
+    model=MODEL,
     compression=Compression(
       method, update_interval=12, start_step=1, embeddings=True
     ),
   )
-  params = task(settings).init(0)
+  params = load().init(0)
   reached = {}
   for rank in range(1, 17):
     compression = dataclasses.replace(settings.compression, rank=rank)
@@ -55,7 +57,7 @@ def test_the_largest_rank_that_fits(method):
   chosen = []
   for times in (1.0, 1.5, 2.0, 3.0, reached[5]):
     fitting = [rank for rank, x in reached.items() if x >= times]
-    chosen.append(budget.largest(settings, task(settings), times))
+    chosen.append(budget.largest(settings, load(), times))
     assert chosen[-1] == max(fitting), f'{times} times fewer, of {reached}'
   assert len({*chosen}) >= 4, 'budgets that different ranks meet'
   assert chosen[-1] == 5, 'a budget that is met exactly'
@@ -66,16 +68,16 @@ def test_the_largest_density_that_fits_to_three_digits(method):
   settings = Config(
     steps=40,
     mesh=Mesh(replica=1),
-    model=Model(width=16, layers=1, heads=2, feed_forward=24),
+    model=MODEL,
     compression=Compression(method, embeddings=True),
   )
-  density = budget.largest(settings, task(settings), 3.0)
+  density = budget.largest(settings, load(), 3.0)
   assert density == float(f'{density:.2e}')
   times = lambda x: budget.times_fewer(
     dataclasses.replace(
       settings, compression=dataclasses.replace(settings.compression, density=x)
     ),
-    task(settings),
+    load(),
   )
   # A step further would send more, or round to as many numbers.
   assert times(density + 1e-3) < 3.0 <= times(density) < 3.3
@@ -85,10 +87,11 @@ def test_a_budget_that_cannot_be_met_says_what_can():
   settings = Config(
     steps=40,
     mesh=Mesh(replica=1),
+    model=MODEL,
     compression=Compression('powersgd', start_step=20),
   )
   with pytest.raises(LookupError, match=r'rank, 1, sends 1\.\d\d times'):
-    budget.largest(settings, task(settings), 2.0)
+    budget.largest(settings, load(), 2.0)
 
 
 def test_every_method_has_a_knob_of_the_configuration_or_none():

@@ -78,14 +78,13 @@ def test_it_has_as_many_parameters_as_everywhere(sizes, count):
 
 def test_what_is_filled_up_does_not_matter():
   network = bert.Network(SIZES, outputs=3)
-  params = network.init(0)
+  params = jax.jit(network.init)(0)
+  outputs = jax.jit(network.outputs)
   short = {key: x[1:, :3] if x.ndim > 1 else x[1:] for key, x in BATCH.items()}
   other = BATCH | {'tokens': np.where(BATCH['tokens'], BATCH['tokens'], 11)}
   for batch in (short, other):
     np.testing.assert_allclose(
-      network.outputs(params, batch)[-1],
-      network.outputs(params, BATCH)[-1],
-      atol=1e-6,
+      outputs(params, batch)[-1], outputs(params, BATCH)[-1], atol=1e-6
     )
 
 

@@ -137,7 +137,7 @@ def test_configurations_that_the_documents_name_exist():
   found = set()
   for path in DOCUMENTS:
     text = path.read_text(encoding='utf-8')
-    for name in re.findall(r'\bconfigs/[\w/]+\.py(?::\w+)?', text):
+    for name in re.findall(r'\bconfigs/[\w/]+\.py(?::[a-z\d_]+)?', text):
       found.add(name)
       file, _, variant = name.partition(':')
       assert (ROOT / file).is_file(), f'{path} names {name}'

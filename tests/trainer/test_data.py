@@ -222,11 +222,6 @@ def test_compression_is_not_in_the_name_of_a_text_to_score_on(
 # What goes wrong is said plainly.
 
 
-def test_an_unknown_source():
-  with pytest.raises(ValueError, match="'python-stdlib' or 'files', got 'web'"):
-    corpus.read('web')
-
-
 def test_a_pattern_without_a_file(tmp_path):
   with pytest.raises(ValueError, match=r'nothing\*.*matches none'):
     texts.read(tmp_path / 'nothing*')

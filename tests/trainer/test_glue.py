@@ -114,7 +114,7 @@ def test_classes_are_scored_as_glue_does(folder, tmp_path):
   assert found['loss'] == pytest.approx((3 * right + 2 * wrong) / 5)
   assert found['accuracy'] == pytest.approx(3 / 5)
   assert found['f1'] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
-  task._data.description['corpus'] = 'glue/cola/2.0.0'
+  task.description['corpus'] = 'glue/cola/2.0.0'
   found = task.score(logits, {'label': LABEL})
   assert [*found] == ['loss', 'matthews']
   root = math.sqrt((2 + 1) * (2 + 1) * (1 + 1) * (1 + 1))

@@ -23,11 +23,10 @@ def launched(folder, *options):
       sys.executable,
       '-m',
       'train.launch',
-      runs.write(folder),
-      '--num-processes',
-      '2',
       # What is sent does not matter here, and this compiles fastest.
       runs.write(folder, compression=Compression('dense')),
+      '--num-processes',
+      '2',
       '--workdir',
       str(folder / 'work'),
       *options,
