@@ -5,12 +5,9 @@ import os
 import pathlib
 import sys
 import traceback
-from typing import Any
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from train.config import command_line
-from train.config import exit_codes
-from train.config import reader
+from train.config import command_line, exit_codes, reader
 
 _PROG = 'python -m train'
 
@@ -50,8 +47,7 @@ def main(argv: list[str]) -> int:
   import jax
 
   from train.distributed import preemption
-  from train.run import forecast
-  from train.run import loop
+  from train.run import forecast, loop
 
   try:
     if options.plan:

@@ -12,10 +12,7 @@ import signal
 import subprocess
 import sys
 
-from train.config import command_line
-from train.config import exit_codes
-from train.config import reader
-from train.config import schema
+from train.config import command_line, exit_codes, reader, schema
 from train.study import grid
 
 # What a run may take to end after Ctrl-C, which reaches it too.

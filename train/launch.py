@@ -16,8 +16,7 @@ import sys
 import threading
 import time
 
-from train.config import command_line
-from train.config import exit_codes
+from train.config import command_line, exit_codes
 
 _PROG = 'python -m train.launch'
 # Seconds the others may take to report what they saw of a failure.

@@ -12,13 +12,8 @@ import pathlib
 import sys
 from typing import Any
 
-from train.config import command_line
-from train.config import exit_codes
-from train.data import datasets
-from train.data import files
-from train.data import labelled
-from train.data import sources
-from train.data import tokenizers
+from train.config import command_line, exit_codes
+from train.data import datasets, files, labelled, sources, tokenizers
 
 _PROG = 'python -m train.prepare'
 _VERSION = '1.0.0'

@@ -16,8 +16,7 @@ import itertools
 import json
 import pathlib
 import sys
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import progress
 

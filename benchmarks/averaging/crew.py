@@ -4,14 +4,12 @@ An order is a line 'METHOD KIND STEPS' on a worker's standard input; the answer
 is a list of seconds as JSON on its standard output.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import json
 import os
 import subprocess
 import sys
-from typing import Any
-from typing import TextIO
+from typing import Any, TextIO
 
 from benchmarks import machine
 from benchmarks.network import hosts as hosts_lib

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.averaging import ours
-from benchmarks.averaging import shapes
+from benchmarks.averaging import ours, shapes
 import greedylore_jax as gl
 
 # The share of a link's rate that headers leave, and the latency of a message.

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.averaging import crew
-from benchmarks.averaging import shapes
+from benchmarks.averaging import crew, shapes
 import greedylore_jax as gl
 
 _P = jax.sharding.PartitionSpec

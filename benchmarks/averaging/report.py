@@ -5,14 +5,12 @@ import os
 import pathlib
 import re
 import statistics
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import figure
 
 from benchmarks import machine
-from benchmarks.averaging import expected
-from benchmarks.averaging import shapes
+from benchmarks.averaging import expected, shapes
 from benchmarks.network import hosts as hosts_lib
 from train.run import json_files
 from train.study import tables

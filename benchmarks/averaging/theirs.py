@@ -18,8 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms import ddp_comm_hooks
 
-from benchmarks.averaging import crew
-from benchmarks.averaging import shapes
+from benchmarks.averaging import crew, shapes
 
 _START = 2  # Dense steps before PyTorch's hook compresses.
 RANK = 32

@@ -17,11 +17,9 @@ import numpy as np
 import optax
 
 import greedylore_jax as gl
-from train.config import machines
-from train.config import reader
+from train.config import machines, reader
 from train.distributed import cluster
-from train.models import llama
-from train.models import llama_rules
+from train.models import llama, llama_rules
 from train.study import tables
 
 _METHODS = {

@@ -18,8 +18,7 @@ from benchmarks import machine
 from train import tasks
 from train.config import reader
 from train.config import schema as config
-from train.data import text
-from train.data import windows
+from train.data import text, windows
 from train.distributed import cluster
 from train.run import forecast
 from train.study import tables

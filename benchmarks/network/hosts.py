@@ -23,8 +23,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _PACKAGES = {
   'ip': 'iproute2',

@@ -13,8 +13,7 @@ import numpy as np
 
 import greedylore_jax as gl
 from train.config import reader
-from train.models import llama
-from train.models import llama_rules
+from train.models import llama, llama_rules
 
 _CONFIG = 'configs/greedylore/llama.py:1b'
 _VOCAB = 32_000

@@ -25,11 +25,9 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.network import hosts as hosts_lib
-from benchmarks.network import time_to_loss_report
-from benchmarks.network import trainers
+from benchmarks.network import time_to_loss_report, trainers
 from train.config import exit_codes
-from train.run import json_files
-from train.run import metrics
+from train.run import json_files, metrics
 from train.study import commit
 
 CONFIG = 'configs/studies/time_to_loss.py'

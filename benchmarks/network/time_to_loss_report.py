@@ -1,7 +1,6 @@
 """Tables and figures of `benchmarks.network.time_to_loss`."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import itertools
 import math
 import pathlib

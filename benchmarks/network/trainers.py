@@ -1,7 +1,6 @@
 """Runs the trainer with one process on every simulated host."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import os
 import pathlib
 import subprocess

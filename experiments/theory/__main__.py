@@ -12,10 +12,7 @@ import matplotlib
 from rich import console
 import rich.progress
 
-from experiments.theory import contraction
-from experiments.theory import growth
-from experiments.theory import projector
-from experiments.theory import speedup
+from experiments.theory import contraction, growth, projector, speedup
 from experiments.theory import study as studies
 
 matplotlib.use('Agg')

@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.theory import feeding
-from experiments.theory.study import Claim
-from experiments.theory.study import Track
-from experiments.theory.study import panels
+from experiments.theory.study import Claim, Track, panels
 import greedylore_jax as gl
 from train.study import tables
 

@@ -1,9 +1,7 @@
 """Linear speed-up: N workers need 1 / N of the steps."""
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import itertools
 from typing import Any
@@ -13,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.theory.study import Claim
-from experiments.theory.study import Track
-from experiments.theory.study import panels
+from experiments.theory.study import Claim, Track, panels
 import greedylore_jax as gl
 from train.study import tables
 

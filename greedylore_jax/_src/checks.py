@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import KeyPath
+from greedylore_jax._src.types import Function, KeyPath
 
 FLOATING = 'bfloat16', 'float16', 'float32', 'float64'
 

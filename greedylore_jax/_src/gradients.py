@@ -7,11 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Array, AxisName, Function, Params, PyTree
 from greedylore_jax._src.wire import worker_axes
 
 

@@ -1,23 +1,23 @@
 """When to send: workers take local steps, then average how far they moved."""
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.engine.round_length import QSR
-from greedylore_jax._src.engine.round_length import Rule
+from greedylore_jax._src.engine.round_length import QSR, Rule
 from greedylore_jax._src.state import per_worker
 from greedylore_jax._src.state.per_worker import PerWorker
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import OptState
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Updates
+from greedylore_jax._src.types import (
+  Array,
+  Function,
+  OptState,
+  Params,
+  PyTree,
+  Updates,
+)
 from greedylore_jax._src.wire import worker_axes
 from greedylore_jax._src.wire.transport import all_finite
 

@@ -3,30 +3,27 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks
-from greedylore_jax._src import gradients
-from greedylore_jax._src.local_updates import find_local
-from greedylore_jax._src.local_updates import local_params
+from greedylore_jax._src import checks, gradients
+from greedylore_jax._src.local_updates import find_local, local_params
 from greedylore_jax._src.report.diagnostics import Observer
-from greedylore_jax._src.state import checkpoint
-from greedylore_jax._src.state import placement
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import OptState
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Spec
-from greedylore_jax._src.types import Updates
-from greedylore_jax._src.wire import inner_axes
-from greedylore_jax._src.wire import worker_axes
+from greedylore_jax._src.state import checkpoint, placement
+from greedylore_jax._src.types import (
+  Array,
+  AxisName,
+  Function,
+  OptState,
+  Params,
+  PyTree,
+  Spec,
+  Updates,
+)
+from greedylore_jax._src.wire import inner_axes, worker_axes
 from greedylore_jax._src.wire.transport import Transport
 
 _P: Any = jax.sharding.PartitionSpec

@@ -1,10 +1,7 @@
 """Compressed averaging of gradients as an optax transformation."""
 
 from collections.abc import Sequence
-from typing import Any
-from typing import Literal
-from typing import Protocol
-from typing import Unpack
+from typing import Any, Literal, Protocol, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +9,12 @@ import optax
 
 from greedylore_jax._src import checks
 from greedylore_jax._src.engine import policy as policy_lib
-from greedylore_jax._src.engine.exchange import Given
-from greedylore_jax._src.engine.exchange import exchange
-from greedylore_jax._src.engine.leaf import CompressedLeaf
-from greedylore_jax._src.engine.leaf import FrozenLeaf
-from greedylore_jax._src.engine.leaf import Leaf
-from greedylore_jax._src.engine.policy import Compressors
-from greedylore_jax._src.engine.policy import Policy
-from greedylore_jax._src.engine.policy import PolicyOptions
+from greedylore_jax._src.engine.exchange import Given, exchange
+from greedylore_jax._src.engine.leaf import CompressedLeaf, FrozenLeaf, Leaf
+from greedylore_jax._src.engine.policy import Compressors, Policy, PolicyOptions
 from greedylore_jax._src.state import compress_state
 from greedylore_jax._src.state.compress_state import CompressState
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Updates
+from greedylore_jax._src.types import Array, AxisName, Params, PyTree, Updates
 from greedylore_jax._src.wire import worker_axes
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.greedylore import GreedyLore

@@ -3,28 +3,29 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
-from typing import Literal
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.engine.leaf import CompressedLeaf
-from greedylore_jax._src.engine.leaf import Leaf
-from greedylore_jax._src.engine.policy import Policy
-from greedylore_jax._src.engine.policy import PolicyOptions
-from greedylore_jax._src.engine.policy import WeightDimensionNumbers
+from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf
+from greedylore_jax._src.engine.policy import (
+  Policy,
+  PolicyOptions,
+  WeightDimensionNumbers,
+)
 from greedylore_jax._src.state.compress_state import CompressState
 from greedylore_jax._src.transform import compress_gradients
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Updates
+from greedylore_jax._src.types import (
+  Array,
+  AxisName,
+  Function,
+  Params,
+  PyTree,
+  Updates,
+)
 from greedylore_jax.compressors import tsr
 from greedylore_jax.compressors.compressor import Compressor
 

@@ -1,8 +1,7 @@
 """Names for what the library passes around."""
 
 from collections.abc import Callable
-from typing import Any
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 

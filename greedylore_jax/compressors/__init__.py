@@ -5,13 +5,10 @@ from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.frozen import Frozen
 from greedylore_jax.compressors.greedylore import GreedyLore
 from greedylore_jax.compressors.powersgd import PowerSGD
-from greedylore_jax.compressors.quantized import Quantize
-from greedylore_jax.compressors.quantized import Sign
+from greedylore_jax.compressors.quantized import Quantize, Sign
 from greedylore_jax.compressors.range_finder import RangeFinder
-from greedylore_jax.compressors.sparse import RandomK
-from greedylore_jax.compressors.sparse import TopK
-from greedylore_jax.compressors.subspaces import FixedSubspace
-from greedylore_jax.compressors.subspaces import RandomSubspace
+from greedylore_jax.compressors.sparse import RandomK, TopK
+from greedylore_jax.compressors.subspaces import FixedSubspace, RandomSubspace
 from greedylore_jax.compressors.tsr import TSR
 
 __all__ = [

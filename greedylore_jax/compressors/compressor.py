@@ -5,10 +5,7 @@ from typing import Any
 
 import optax
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Phase
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Array, DType, Phase, PyTree
 from greedylore_jax._src.wire.rounds import Rounds
 
 

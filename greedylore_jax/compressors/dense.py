@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Array, PyTree
 from greedylore_jax._src.wire.rounds import Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor

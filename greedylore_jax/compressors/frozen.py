@@ -4,8 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Array, PyTree
 from greedylore_jax._src.wire.rounds import Rounds
 from greedylore_jax.compressors.compressor import Compressor
 

@@ -6,14 +6,9 @@ from typing import Literal
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Phase
-from greedylore_jax._src.wire import inner_axes
-from greedylore_jax._src.wire import linalg
-from greedylore_jax._src.wire.rounds import Each
-from greedylore_jax._src.wire.rounds import Product
-from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax._src.types import Array, DType, Phase
+from greedylore_jax._src.wire import inner_axes, linalg
+from greedylore_jax._src.wire.rounds import Each, Product, Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.lazy_basis import LazyBasis
 

@@ -3,12 +3,9 @@
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Phase
+from greedylore_jax._src.types import Array, DType, Phase
 from greedylore_jax._src.wire import linalg
-from greedylore_jax._src.wire.rounds import Each
-from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax._src.wire.rounds import Each, Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 

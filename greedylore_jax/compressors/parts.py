@@ -4,14 +4,9 @@ from collections.abc import Callable
 
 import jax
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Shape
+from greedylore_jax._src.types import Array, DType, PyTree, Shape
 from greedylore_jax._src.wire import linalg
-from greedylore_jax._src.wire.rounds import Each
-from greedylore_jax._src.wire.rounds import Product
-from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax._src.wire.rounds import Each, Product, Rounds
 
 
 def dense(h: Array, state: PyTree, key: Array) -> Rounds:

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Array, DType, PyTree
 from greedylore_jax._src.wire.rounds import Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor

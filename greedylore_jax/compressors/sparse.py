@@ -7,13 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import Phase
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Shape
-from greedylore_jax._src.wire.rounds import Gather
-from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax._src.types import Array, Function, Phase, PyTree, Shape
+from greedylore_jax._src.wire.rounds import Gather, Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 

@@ -1,19 +1,14 @@
 """TSR: r x r cores between bases of a randomized refresh."""
 
 import dataclasses
-from typing import Literal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Function
+from greedylore_jax._src.types import Array, DType, Function
 from greedylore_jax._src.wire import linalg
-from greedylore_jax._src.wire.rounds import Each
-from greedylore_jax._src.wire.rounds import Product
-from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax._src.wire.rounds import Each, Product, Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 

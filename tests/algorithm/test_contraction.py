@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import greedylore_jax as gl
-from greedylore_jax._src.wire.rounds import Each
-from greedylore_jax._src.wire.rounds import multiplying
+from greedylore_jax._src.wire.rounds import Each, multiplying
 
 A, B, DRAWS = 12, 20, 400
 

@@ -14,16 +14,18 @@ import optax
 import pytest
 
 import greedylore_jax as gl
-from job import COMPRESSOR
-from job import POLICY
-from job import SHAPES
-from job import STEPS
-from job import N
-from job import P
-from job import batches
-from job import chain
-from job import initial_params
-from job import loss_fn
+from job import (
+  COMPRESSOR,
+  POLICY,
+  SHAPES,
+  STEPS,
+  N,
+  P,
+  batches,
+  chain,
+  initial_params,
+  loss_fn,
+)
 import workers
 
 

@@ -6,8 +6,7 @@ import math
 import jax
 import numpy as np
 
-from train.models import bert
-from train.models import pretrained
+from train.models import bert, pretrained
 
 CONFIG = {
   'model_type': 'bert',

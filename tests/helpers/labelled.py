@@ -3,8 +3,7 @@
 import numpy as np
 
 from train import prepare
-from train.data import datasets
-from train.data import sources
+from train.data import datasets, sources
 
 WORDS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'b', 'c', 'd')
 PAIRS = [(b'a b', b'c', 1), (b'd', b'a a', 0), (b'b c d a b c', b'd', 1)]

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from train import tasks
-from train.config.schema import Checkpoint
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Data
-from train.config.schema import Evaluation
-from train.config.schema import Log
-from train.config.schema import Mesh
-from train.config.schema import Model
-from train.run import build
-from train.run import loop
-from train.run import paths
+from train.config.schema import (
+  Checkpoint,
+  Compression,
+  Config,
+  Data,
+  Evaluation,
+  Log,
+  Mesh,
+  Model,
+)
+from train.run import build, loop, paths
 from train.study import budget
 import workers
 

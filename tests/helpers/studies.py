@@ -1,8 +1,6 @@
 """Results of a study, for the tests."""
 
-from train.config.schema import Config
-from train.config.schema import Mesh
-from train.config.schema import Optimizer
+from train.config.schema import Config, Mesh, Optimizer
 from train.study import grid
 
 

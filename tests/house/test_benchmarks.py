@@ -5,10 +5,7 @@ import json
 import jax
 import pytest
 
-from benchmarks.averaging import expected
-from benchmarks.averaging import ours
-from benchmarks.averaging import report
-from benchmarks.averaging import shapes
+from benchmarks.averaging import expected, ours, report, shapes
 
 
 def line(side, method, kind, seconds, sent, *, hosts=2, rate='1gbit'):

@@ -5,10 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.theory import contraction
-from experiments.theory import growth
-from experiments.theory import projector
-from experiments.theory import speedup
+from experiments.theory import contraction, growth, projector, speedup
 
 FOLDER = pathlib.Path(projector.__file__).parent
 STUDIES = (projector, contraction, growth, speedup)

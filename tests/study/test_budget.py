@@ -8,12 +8,14 @@ import pytest
 
 import greedylore_jax as gl
 from train import tasks
-from train.config.schema import METHODS_OF
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Mesh
-from train.config.schema import Method
-from train.config.schema import Model
+from train.config.schema import (
+  METHODS_OF,
+  Compression,
+  Config,
+  Mesh,
+  Method,
+  Model,
+)
 from train.models import llama_rules
 from train.run import optimizer
 from train.study import budget

@@ -10,8 +10,7 @@ from train import compare
 from train.config import command_line
 from train.config.schema import Compression
 from train.run import paths
-from train.study import grid
-from train.study import results
+from train.study import grid, results
 
 CONFIG = """
 config = Config(

@@ -4,11 +4,8 @@ import math
 
 import pytest
 
-from studies import result
-from studies import run
-from train.study import comparison
-from train.study import figure
-from train.study import results
+from studies import result, run
+from train.study import comparison, figure, results
 
 FINISHED = [
   (run('dense', rate=1e-3), result(2.2, 6000.0)),

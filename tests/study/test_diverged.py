@@ -3,14 +3,11 @@
 import json
 import math
 
-from studies import result
-from studies import run
+from studies import result, run
 from train import __main__ as program
 from train.config import exit_codes
 from train.run import loop
-from train.study import comparison
-from train.study import figure
-from train.study import results
+from train.study import comparison, figure, results
 
 QUICKSTART = 'configs/quickstart.py'
 

@@ -8,14 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hugging_face import BATCH
-from hugging_face import CONFIG
-from hugging_face import arrays
-from hugging_face import assert_is
-from hugging_face import loaded
-from hugging_face import write
-from train.models import bert
-from train.models import pretrained
+from hugging_face import BATCH, CONFIG, arrays, assert_is, loaded, write
+from train.models import bert, pretrained
 import workers
 
 numpy_files = pytest.importorskip('safetensors.numpy')

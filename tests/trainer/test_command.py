@@ -13,12 +13,8 @@ import pytest
 
 import train
 from train import __main__ as program
-from train.config import command_line
-from train.config import reader
-from train.config import section
-from train.config.schema import Config
-from train.config.schema import Log
-from train.config.schema import Model
+from train.config import command_line, reader, section
+from train.config.schema import Config, Log, Model
 import train.run
 
 ROOT = pathlib.Path(train.__file__).parent.parent

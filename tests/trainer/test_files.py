@@ -13,8 +13,7 @@ import zipfile
 import pytest
 
 import texts
-from train.data import corpus
-from train.data import files
+from train.data import corpus, files
 
 TEXT = 'naïve words, and a second line\nwith 7 more.\n'
 

@@ -12,13 +12,15 @@ import hugging_face
 import labelled
 import runs
 from train import tasks
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Data
-from train.config.schema import Evaluation
-from train.config.schema import Log
-from train.config.schema import Mesh
-from train.config.schema import Model
+from train.config.schema import (
+  Compression,
+  Config,
+  Data,
+  Evaluation,
+  Log,
+  Mesh,
+  Model,
+)
 from train.run import loop
 
 pytest.importorskip('tensorflow_datasets')

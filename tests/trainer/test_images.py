@@ -8,10 +8,7 @@ import pytest
 
 from train import prepare
 from train.config.schema import Data
-from train.data import batches
-from train.data import datasets
-from train.data import images
-from train.data import sources
+from train.data import batches, datasets, images, sources
 
 pytest.importorskip('sklearn')
 DIGITS = Data(source='digits', crop=1, flip=True, eval_fraction=0.2)

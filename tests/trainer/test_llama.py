@@ -13,9 +13,7 @@ import optax
 import pytest
 
 from train.config.schema import Model
-from train.models import llama
-from train.models import llama_rules
-from train.models import rules
+from train.models import llama, llama_rules, rules
 
 VOCAB = 31
 TINY = Model(width=16, layers=2, heads=2, feed_forward=24)

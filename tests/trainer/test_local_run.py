@@ -5,10 +5,7 @@ import dataclasses
 import pytest
 
 import runs
-from train.config.schema import Checkpoint
-from train.config.schema import Compression
-from train.config.schema import Local
-from train.config.schema import Mesh
+from train.config.schema import Checkpoint, Compression, Local, Mesh
 from train.run import loop
 
 COMPRESSION = Compression('powersgd', rank=2, error_decay=0.9)

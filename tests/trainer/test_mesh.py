@@ -9,13 +9,9 @@ import pytest
 import greedylore_jax as gl
 import runs
 from train.config import machines
-from train.config.schema import Checkpoint
-from train.config.schema import Evaluation
-from train.config.schema import Mesh
-from train.config.schema import Model
+from train.config.schema import Checkpoint, Evaluation, Mesh, Model
 from train.distributed import cluster
-from train.models import llama
-from train.models import llama_rules
+from train.models import llama, llama_rules
 from train.run import loop
 
 # Two refreshes, compressed steps and a checkpoint.

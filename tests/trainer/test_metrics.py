@@ -9,11 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import greedylore_jax as gl
-from train.run import diagnostics
-from train.run import json_files
-from train.run import metrics
-from train.run import progress
-from train.run import report
+from train.run import diagnostics, json_files, metrics, progress, report
 
 TRAIN = {
   'loss': 5.54321,

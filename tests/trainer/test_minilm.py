@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 import hugging_face
-from train.data import datasets
-from train.data import sentences
-from train.data import tokenizers
+from train.data import datasets, sentences, tokenizers
 
 MINILM = os.environ.get('GREEDYLORE_MINILM', '')
 DATA_DIR = os.environ.get('GREEDYLORE_DATA_DIR', '')

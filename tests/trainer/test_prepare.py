@@ -10,11 +10,7 @@ import pytest
 
 from train import prepare
 from train.config.schema import Data
-from train.data import datasets
-from train.data import images
-from train.data import sources
-from train.data import text
-from train.data import tokenizers
+from train.data import datasets, images, sources, text, tokenizers
 
 pytest.importorskip('tensorflow_datasets')
 pillow = pytest.importorskip('PIL.Image')

@@ -15,11 +15,8 @@ import pytest
 import runs
 import train
 from train import __main__ as program
-from train.config import command_line
-from train.config import exit_codes
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Mesh
+from train.config import command_line, exit_codes
+from train.config.schema import Compression, Config, Mesh
 from train.distributed import agreement
 from train.run import loop
 

@@ -9,8 +9,7 @@ import pytest
 import labelled
 from train import prepare
 from train.config.schema import Data
-from train.data import datasets
-from train.data import sentences
+from train.data import datasets, sentences
 
 pytest.importorskip('tensorflow_datasets')
 # What other packages do on their own.

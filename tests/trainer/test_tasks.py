@@ -9,10 +9,7 @@ import pytest
 
 import runs
 from train import tasks
-from train.config.schema import Compression
-from train.config.schema import Data
-from train.config.schema import Evaluation
-from train.config.schema import Model
+from train.config.schema import Compression, Data, Evaluation, Model
 from train.distributed import cluster
 from train.run import evaluation
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import texts
-from train.data import corpus
+from train.data import corpus, tokenizers
 from train.data import text as text_lib
-from train.data import tokenizers
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ import pytest
 import greedylore_jax as gl
 import runs
 from train import tasks
-from train.config.schema import Compression
-from train.config.schema import Data
-from train.config.schema import Evaluation
-from train.config.schema import Log
-from train.config.schema import Mesh
-from train.config.schema import Optimizer
-from train.run import build
-from train.run import loop
-from train.run import optimizer
+from train.config.schema import (
+  Compression,
+  Data,
+  Evaluation,
+  Log,
+  Mesh,
+  Optimizer,
+)
+from train.run import build, loop, optimizer
 
 
 @pytest.fixture(scope='module')

@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 
 import runs
-from train.config.schema import Compression
-from train.config.schema import Mesh
-from train.config.schema import Optimizer
+from train.config.schema import Compression, Mesh, Optimizer
 from train.run import loop
 
 

@@ -11,12 +11,9 @@ import pytest
 
 import runs
 from train import __main__ as program
-from train.config.schema import Compression
-from train.config.schema import Distributed
+from train.config.schema import Compression, Distributed
 from train.distributed import watchdog
-from train.run import lock
-from train.run import loop
-from train.run import metrics
+from train.run import lock, loop, metrics
 
 HOLD = """
 import pathlib, sys, time

@@ -5,26 +5,19 @@ configuration also accepts every key of it as an option, --section.key VALUE.
 """
 
 import ast
-from collections.abc import Collection
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 import dataclasses
 import inspect
 import itertools
 import sys
 import textwrap
 import typing
-from typing import Any
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from train.config import schema
 from train.config.exit_codes import UsageError
-from train.config.reader import SECTIONS
-from train.config.reader import load
-from train.config.reader import name_of
-from train.config.section import Section
-from train.config.section import describe_type
-from train.config.section import is_of
-from train.config.section import nearest
+from train.config.reader import SECTIONS, load, name_of
+from train.config.section import Section, describe_type, is_of, nearest
 
 _KEYS = '[--section.key VALUE ...]'
 

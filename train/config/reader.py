@@ -25,8 +25,7 @@ from typing import Any
 
 from train.config import schema
 from train.config.exit_codes import UsageError
-from train.config.section import Section
-from train.config.section import nearest
+from train.config.section import Section, nearest
 
 SECTIONS: dict[str, type[Section]] = {
   name: value

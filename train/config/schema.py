@@ -6,16 +6,11 @@ does not import JAX, so a mistyped command fails at once.
 """
 
 import dataclasses
-from typing import Any
-from typing import Literal
+from typing import Any, Literal
 
-from train.config.machines import Distributed
-from train.config.machines import Mesh
+from train.config.machines import Distributed, Mesh
 from train.config.section import Section
-from train.config.subject import BUILT_IN
-from train.config.subject import Data
-from train.config.subject import DType
-from train.config.subject import Model
+from train.config.subject import BUILT_IN, Data, DType, Model
 
 MatrixMethod = Literal[
   'dense',

@@ -1,8 +1,6 @@
 """Text documents, and the held-out ones among them."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
 import glob

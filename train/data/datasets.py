@@ -1,7 +1,6 @@
 """Data sets of tensorflow-datasets on disk, read without TensorFlow."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import json
 import os

@@ -16,9 +16,7 @@ import json
 import lzma
 import os
 import re
-from typing import Any
-from typing import BinaryIO
-from typing import cast
+from typing import Any, BinaryIO, cast
 import zlib
 
 _ENDINGS = ('.gz', '.xz', '.bz2', '.zst')

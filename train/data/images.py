@@ -10,9 +10,7 @@ import grain
 import numpy as np
 
 from train.config.schema import Data
-from train.data import batches
-from train.data import datasets
-from train.data import pixels
+from train.data import batches, datasets, pixels
 
 Batch = dict[str, np.ndarray]
 # Images that are hashed to tell data sets apart.

@@ -1,7 +1,6 @@
 """Your own labelled sentences, from files of records."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import hashlib
 import math
@@ -9,10 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import corpus
-from train.data import datasets
-from train.data import files
-from train.data import sources
+from train.data import corpus, datasets, files, sources
 
 # With more classes than this, at least two rows must be of each on average.
 _MANY_CLASSES = 20

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import pathlib
-from typing import Any
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,8 +26,7 @@ def decode(file: BinaryIO | pathlib.Path, where: str) -> tuple[Any, list[str]]:
     ValueError: it is damaged, or cannot be gray or RGB of 8 bits. The message
       calls it `where`.
   """
-  from PIL import Image
-  from PIL import ImageOps
+  from PIL import Image, ImageOps
 
   with _named(where), Image.open(file) as opened:
     image = ImageOps.exif_transpose(opened)  # A copy, so all of it is decoded.

@@ -7,9 +7,7 @@ import grain
 import numpy as np
 
 from train.config.schema import Data
-from train.data import batches
-from train.data import datasets
-from train.data import tokenizers
+from train.data import batches, datasets, tokenizers
 
 Batch = dict[str, np.ndarray]
 

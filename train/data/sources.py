@@ -1,9 +1,7 @@
 """Sources that data sets are written from: texts, images and IDX files."""
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 import gzip
@@ -16,9 +14,7 @@ import zlib
 import numpy as np
 
 from train.data import corpus as corpus_lib
-from train.data import datasets
-from train.data import files
-from train.data import pixels
+from train.data import datasets, files, pixels
 
 _IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
 # The part of a data set that a folder of this name holds.

@@ -6,9 +6,7 @@ import hashlib
 
 import numpy as np
 
-from train.data import batches
-from train.data import datasets
-from train.data import tokenizers
+from train.data import batches, datasets, tokenizers
 
 # Documents that are hashed to tell data sets apart.
 _SAMPLE = 64

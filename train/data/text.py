@@ -11,12 +11,9 @@ import grain
 import numpy as np
 
 from train.config.schema import Data
-from train.data import batches
+from train.data import batches, datasets, streams, tokenizers
 from train.data import corpus as corpus_lib
-from train.data import datasets
 from train.data import files as files_lib
-from train.data import streams
-from train.data import tokenizers
 from train.data import windows as windows_lib
 
 _Documents = tuple[corpus_lib.Document, ...]

@@ -5,10 +5,8 @@ import dataclasses
 
 import numpy as np
 
-from train.data import batches
+from train.data import batches, streams, tokenizers
 from train.data import corpus as corpus_lib
-from train.data import streams
-from train.data import tokenizers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,10 +7,8 @@ import jax
 import numpy as np
 
 from train.config import machines
-from train.config.schema import Config
-from train.config.schema import Mesh
-from train.distributed import agreement
-from train.distributed import processes
+from train.config.schema import Config, Mesh
+from train.distributed import agreement, processes
 
 # Every worker holds the parameters and its share of each batch.
 WORKER_AXIS = machines.REPLICA

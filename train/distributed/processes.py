@@ -1,15 +1,13 @@
 """The processes of a run: how they join, and how they leave."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import os
 import socket
 import sys
 import time
-from typing import Any
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed as jax_distributed

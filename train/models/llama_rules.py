@@ -5,8 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from train.config.machines import FSDP
-from train.config.machines import TENSOR
+from train.config.machines import FSDP, TENSOR
 from train.models import rules
 
 _P = jax.sharding.PartitionSpec

@@ -5,8 +5,7 @@ model.safetensors.index.json names; no PyTorch, no pickle, and nothing is
 downloaded.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import hashlib
 import json

@@ -11,11 +11,8 @@ import greedylore_jax as gl
 from train import tasks
 from train.config.schema import Config
 from train.distributed import cluster
-from train.run import evaluation
-from train.run import optimizer
-from train.run import traffic
-from train.run.checkpoint import Progress
-from train.run.checkpoint import Snapshot
+from train.run import evaluation, optimizer, traffic
+from train.run.checkpoint import Progress, Snapshot
 
 _AXIS = cluster.WORKER_AXIS
 

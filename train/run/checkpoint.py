@@ -12,9 +12,7 @@ the step, and of the run's identity. A checkpoint that does not match its
 checksums, or has another step's name, is refused.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import json
@@ -30,9 +28,7 @@ import orbax.checkpoint as ocp
 import greedylore_jax as gl
 from train.config import differences
 from train.config.schema import Config
-from train.distributed import agreement
-from train.distributed import cluster
-from train.distributed import fingerprint
+from train.distributed import agreement, cluster, fingerprint
 from train.run import json_files
 
 # The parts of a checkpoint that are JSON, and the part with all checksums.

@@ -1,7 +1,6 @@
 """The diagnostics of the compression between two lines of metrics."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 import statistics
 from typing import Any

@@ -4,8 +4,7 @@ Bytes are those of the plan. The computation is measured with one worker on one
 of this machine's devices, or with mesh.fsdp on the devices of a worker.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import statistics
 import time
@@ -17,11 +16,9 @@ import numpy as np
 import greedylore_jax as gl
 from train import tasks
 from train.config import machines
-from train.config.schema import Config
-from train.config.schema import Local
+from train.config.schema import Config, Local
 from train.distributed import cluster
-from train.run import build
-from train.run import optimizer
+from train.run import build, optimizer
 
 _GBITS = 0.1, 1, 10, 100
 _SHARE = 0.95  # Of a link's rate; headers take the rest.

@@ -12,10 +12,8 @@ import sys
 import tempfile
 import time
 
-from train.distributed import agreement
-from train.distributed import processes
-from train.run import json_files
-from train.run import paths
+from train.distributed import agreement, processes
+from train.run import json_files, paths
 
 # File systems that cannot lock say one of these.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

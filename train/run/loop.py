@@ -13,22 +13,26 @@ import optax
 
 from train import tasks
 from train.config.schema import Config
-from train.distributed import agreement
-from train.distributed import cluster
-from train.distributed import fingerprint
-from train.distributed import preemption
-from train.distributed import processes
+from train.distributed import (
+  agreement,
+  cluster,
+  fingerprint,
+  preemption,
+  processes,
+)
 from train.distributed.watchdog import Watchdog
-from train.run import build
-from train.run import checkpoint
-from train.run import diagnostics
-from train.run import json_files
-from train.run import lock
-from train.run import metrics
-from train.run import optimizer
-from train.run import paths
-from train.run import progress
-from train.run import report
+from train.run import (
+  build,
+  checkpoint,
+  diagnostics,
+  json_files,
+  lock,
+  metrics,
+  optimizer,
+  paths,
+  progress,
+  report,
+)
 from train.run.checkpoint import Snapshot
 
 

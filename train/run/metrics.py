@@ -6,12 +6,10 @@ import pathlib
 import time
 from typing import Any
 
-from tensorboardX import event_file_writer
-from tensorboardX import summary
+from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from train.run import json_files
-from train.run import paths
+from train.run import json_files, paths
 
 # Every line has these, as numbers.
 _ALWAYS = ('step', 'bytes_sent', 'dense_bytes')

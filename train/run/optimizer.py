@@ -10,9 +10,7 @@ import optax
 
 import greedylore_jax as gl
 from train import tasks
-from train.config.schema import Compression
-from train.config.schema import Config
-from train.config.schema import Optimizer
+from train.config.schema import Compression, Config, Optimizer
 from train.config.section import nearest
 
 # After so many non-finite steps in a row something is broken for good; none of

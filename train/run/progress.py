@@ -7,9 +7,7 @@ import time
 from typing import Any
 
 import jax
-from rich import console
-from rich import progress
-from rich import table
+from rich import console, progress, table
 
 from train.run import metrics
 

@@ -11,8 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from train.config.schema import Config
-from train.run import build
-from train.run import metrics
+from train.run import build, metrics
 from train.run.checkpoint import Snapshot
 
 

@@ -17,8 +17,7 @@ import jax
 import greedylore_jax as gl
 from train import tasks
 from train.config.schema import Config
-from train.run import optimizer
-from train.run import traffic
+from train.run import optimizer, traffic
 
 # What sets the bytes of a method, where it is not the rank.
 _KNOBS = {

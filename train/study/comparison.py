@@ -8,8 +8,7 @@ import statistics
 from typing import Any
 
 from train.run import traffic
-from train.study import grid
-from train.study import tables
+from train.study import grid, tables
 from train.study.results import Line
 
 # What the final scores of a summary begin with, that of the loss included.

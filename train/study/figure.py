@@ -10,8 +10,7 @@ import matplotlib
 from train.study import comparison
 
 matplotlib.use('Agg')
-from matplotlib import lines
-from matplotlib import ticker
+from matplotlib import lines, ticker
 import matplotlib.pyplot as plt
 
 # Colours that differ side by side; dense is black.

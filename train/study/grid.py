@@ -1,16 +1,12 @@
 """The runs of a study: methods x budgets x learning rates x seeds."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import itertools
 import re
 
-from train.config import command_line
-from train.config import exit_codes
-from train.config import section
-from train.config.schema import Compression
-from train.config.schema import Config
+from train.config import command_line, exit_codes, section
+from train.config.schema import Compression, Config
 
 PROG = 'python -m train.compare'
 # The keys that --learning_rates and --seeds set.

@@ -19,14 +19,8 @@ import numpy as np
 from train import tasks
 from train.config.schema import Config
 from train.distributed import cluster
-from train.run import checkpoint
-from train.run import json_files
-from train.run import metrics
-from train.run import optimizer
-from train.run import paths
-from train.study import budget
-from train.study import commit
-from train.study import grid
+from train.run import checkpoint, json_files, metrics, optimizer, paths
+from train.study import budget, commit, grid
 
 Line = dict[str, Any]
 # Points of the training loss that a line keeps.

@@ -10,11 +10,7 @@ import jax
 from train import tasks
 from train.config import exit_codes
 from train.run import paths
-from train.study import budget
-from train.study import comparison
-from train.study import figure
-from train.study import grid
-from train.study import results
+from train.study import budget, comparison, figure, grid, results
 
 # From the arguments of Python to the exit code.
 Call = Callable[[list[str]], int]

@@ -1,7 +1,6 @@
 """Tables in Markdown, a row at a time or all at once."""
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def row(*cells: object) -> str:

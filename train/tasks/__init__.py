@@ -2,8 +2,7 @@
 
 from train.config.schema import Config
 from train.data import text
-from train.tasks.base import Batches
-from train.tasks.base import Task
+from train.tasks.base import Batches, Task
 from train.tasks.images import ImageClassification
 from train.tasks.language import LanguageModeling
 from train.tasks.sentences import SentenceClassification

@@ -1,10 +1,8 @@
 """What the trainer needs of a task: data, a model, a loss and a score."""
 
 import abc
-from collections.abc import Callable
-from collections.abc import Iterator
-from typing import Any
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import numpy as np

@@ -11,8 +11,7 @@ import optax
 
 from train.config.schema import Config
 from train.data import text as text_lib
-from train.models import llama
-from train.models import llama_rules
+from train.models import llama, llama_rules
 from train.tasks.base import Task
 
 

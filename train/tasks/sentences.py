@@ -9,8 +9,7 @@ import optax
 
 from train.config.schema import Config
 from train.data import sentences
-from train.models import bert
-from train.models import pretrained
+from train.models import bert, pretrained
 from train.tasks.base import Task
 
 # What GLUE reports; of all others the accuracy, of scores both correlations.

@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.engine.matrices import DimensionNumbers
-from greedylore_jax._src.engine.matrices import Matrices
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import Shape
+from greedylore_jax._src.engine.matrices import DimensionNumbers, Matrices
+from greedylore_jax._src.types import Params, Shape
 
 # Convolution kernels have equal sides, and none is larger than this.
 _LARGEST_KERNEL = 32

@@ -10,9 +10,7 @@ from greedylore_jax._src.engine import groups as groups_lib
 from greedylore_jax._src.engine import phases as phases_lib
 from greedylore_jax._src.engine.leaf import Leaf
 from greedylore_jax._src.engine.schedule import Schedule
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Array, AxisName, PyTree
 
 
 class Given(NamedTuple):

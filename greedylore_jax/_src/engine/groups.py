@@ -15,10 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from greedylore_jax._src.engine import leaf as leaf_lib
-from greedylore_jax._src.engine.leaf import CompressedLeaf
-from greedylore_jax._src.engine.leaf import Leaf
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf
+from greedylore_jax._src.types import Array, PyTree
 from greedylore_jax._src.wire import inner_axes
 
 # Up to so many leaves compile in seconds, which is not worth copies.

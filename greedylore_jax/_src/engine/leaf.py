@@ -1,7 +1,6 @@
 """One leaf of the parameters: what is sent for it, and what is kept."""
 
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import dataclasses
 import functools
 import math
@@ -12,14 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src.engine.matrices import Matrices
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Phase
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Shape
-from greedylore_jax._src.wire import quantized
-from greedylore_jax._src.wire import recording
-from greedylore_jax._src.wire import rounds
+from greedylore_jax._src.types import Array, DType, Phase, PyTree, Shape
+from greedylore_jax._src.wire import quantized, recording, rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.frozen import Frozen

@@ -7,8 +7,7 @@ from typing import Any
 
 import optax
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import Shape
+from greedylore_jax._src.types import Array, Shape
 
 DimensionNumbers: Any = optax.contrib.MuonDimensionNumbers
 

@@ -1,12 +1,9 @@
 """The rounds of all leaves, a phase at a time."""
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +11,10 @@ import jax.numpy as jnp
 from greedylore_jax._src.engine import groups as groups_lib
 from greedylore_jax._src.engine.groups import Group
 from greedylore_jax._src.engine.leaf import Leaf
-from greedylore_jax._src.engine.schedule import REFRESH
-from greedylore_jax._src.engine.schedule import Schedule
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.wire import rounds
-from greedylore_jax._src.wire import worker_axes
-from greedylore_jax._src.wire.transport import Transport
-from greedylore_jax._src.wire.transport import all_finite
+from greedylore_jax._src.engine.schedule import REFRESH, Schedule
+from greedylore_jax._src.types import Array, AxisName, PyTree
+from greedylore_jax._src.wire import rounds, worker_axes
+from greedylore_jax._src.wire.transport import Transport, all_finite
 
 
 class Done(NamedTuple):

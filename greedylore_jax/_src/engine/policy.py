@@ -5,15 +5,12 @@ acts by itself. The transformation executes them and the plan reads them, so the
 prediction and what is sent cannot differ.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import difflib
 import functools
 import re
-from typing import Any
-from typing import TypedDict
-from typing import Unpack
+from typing import Any, TypedDict, Unpack
 import warnings
 
 import jax
@@ -24,13 +21,9 @@ from greedylore_jax._src import checks
 from greedylore_jax._src.engine import dimension_numbers as numbers_lib
 from greedylore_jax._src.engine import leaf as leaf_lib
 from greedylore_jax._src.engine import schedule as schedule_lib
-from greedylore_jax._src.engine.leaf import CompressedLeaf
-from greedylore_jax._src.engine.leaf import FrozenLeaf
-from greedylore_jax._src.engine.leaf import Leaf
-from greedylore_jax._src.engine.matrices import DimensionNumbers
-from greedylore_jax._src.engine.matrices import Matrices
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Params
+from greedylore_jax._src.engine.leaf import CompressedLeaf, FrozenLeaf, Leaf
+from greedylore_jax._src.engine.matrices import DimensionNumbers, Matrices
+from greedylore_jax._src.types import DType, Params
 from greedylore_jax.compressors import compressor as compressor_lib
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense

@@ -6,18 +6,14 @@ for example 'refresh_2' (of those with the interval 2 only).
 """
 
 import bisect
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import fractions
 import itertools
 import math
 
 import jax.numpy as jnp
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import Phase
+from greedylore_jax._src.types import Array, Phase
 
 WARMUP: Phase = 'warmup'
 REFRESH: Phase = 'refresh'

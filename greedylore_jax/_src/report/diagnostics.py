@@ -1,17 +1,14 @@
 """How well compression does while it runs, without a round of its own."""
 
 from collections.abc import Sequence
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.engine.leaf import CompressedLeaf
-from greedylore_jax._src.engine.leaf import Leaf
+from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf
 from greedylore_jax._src.state.compress_state import CompressState
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import Updates
+from greedylore_jax._src.types import Array, Updates
 
 
 class Diagnostics(NamedTuple):

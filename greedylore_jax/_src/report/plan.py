@@ -3,30 +3,24 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 
 from greedylore_jax._src import checks
 from greedylore_jax._src.engine import policy as policy_lib
-from greedylore_jax._src.engine.leaf import CompressedLeaf
-from greedylore_jax._src.engine.leaf import Leaf
-from greedylore_jax._src.engine.policy import Compressors
-from greedylore_jax._src.engine.policy import Policy
-from greedylore_jax._src.engine.policy import PolicyOptions
-from greedylore_jax._src.engine.round_length import QSR
-from greedylore_jax._src.engine.round_length import Rule
-from greedylore_jax._src.engine.schedule import COMPRESS
-from greedylore_jax._src.engine.schedule import LOCAL
-from greedylore_jax._src.engine.schedule import REFRESH
-from greedylore_jax._src.engine.schedule import LocalSchedule
-from greedylore_jax._src.engine.schedule import Schedule
+from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf
+from greedylore_jax._src.engine.policy import Compressors, Policy, PolicyOptions
+from greedylore_jax._src.engine.round_length import QSR, Rule
+from greedylore_jax._src.engine.schedule import (
+  COMPRESS,
+  LOCAL,
+  REFRESH,
+  LocalSchedule,
+  Schedule,
+)
 from greedylore_jax._src.report import plan_table
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import Phase
-from greedylore_jax._src.types import Shape
+from greedylore_jax._src.types import Function, Params, Phase, Shape
 from greedylore_jax._src.wire.recording import Message
 
 

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.state.compress_state import CompressState
-from greedylore_jax._src.state.compress_state import NonlinearCompressState
-from greedylore_jax._src.state.compress_state import is_state
-from greedylore_jax._src.state.per_worker import PerWorker
-from greedylore_jax._src.state.per_worker import is_per_worker
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import KeyPath
-from greedylore_jax._src.types import OptState
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.state.compress_state import (
+  CompressState,
+  NonlinearCompressState,
+  is_state,
+)
+from greedylore_jax._src.state.per_worker import PerWorker, is_per_worker
+from greedylore_jax._src.types import Array, KeyPath, OptState, PyTree
 
 
 def collapse(opt_state: OptState, *, exact: bool = True) -> OptState:

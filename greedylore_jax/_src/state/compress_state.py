@@ -1,18 +1,13 @@
 """The state of `compress_gradients`, and whether a given one fits it."""
 
 from collections.abc import Sequence
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.engine.leaf import CompressedLeaf
-from greedylore_jax._src.engine.leaf import Leaf
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Updates
+from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf
+from greedylore_jax._src.types import Array, Params, PyTree, Updates
 
 
 class CompressState(NamedTuple):

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.state import checkpoint
-from greedylore_jax._src.state import restore
+from greedylore_jax._src.state import checkpoint, restore
 from greedylore_jax._src.state.per_worker import PerWorker
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import KeyPath
-from greedylore_jax._src.types import OptState
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Shape
-from greedylore_jax._src.types import Spec
+from greedylore_jax._src.types import (
+  AxisName,
+  Function,
+  KeyPath,
+  OptState,
+  Params,
+  PyTree,
+  Shape,
+  Spec,
+)
 from greedylore_jax._src.wire import worker_axes
 
 _P: Any = jax.sharding.PartitionSpec

@@ -9,15 +9,18 @@ import optax
 
 from greedylore_jax._src import checks
 from greedylore_jax._src.state import compress_state
-from greedylore_jax._src.state.compress_state import CompressState
-from greedylore_jax._src.state.compress_state import NonlinearCompressState
-from greedylore_jax._src.state.per_worker import PerWorker
-from greedylore_jax._src.state.per_worker import is_per_worker
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import KeyPath
-from greedylore_jax._src.types import OptState
-from greedylore_jax._src.types import Params
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.state.compress_state import (
+  CompressState,
+  NonlinearCompressState,
+)
+from greedylore_jax._src.state.per_worker import PerWorker, is_per_worker
+from greedylore_jax._src.types import (
+  Function,
+  KeyPath,
+  OptState,
+  Params,
+  PyTree,
+)
 
 _REMEDY = (
   'Use the configuration of the run that saved it, or pass exact=False to'

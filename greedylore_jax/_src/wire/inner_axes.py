@@ -10,11 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.types import PyTree
-from greedylore_jax._src.types import Shape
-from greedylore_jax._src.types import Spec
+from greedylore_jax._src.types import Array, Function, PyTree, Shape, Spec
 
 _P: Spec = jax.sharding.PartitionSpec
 

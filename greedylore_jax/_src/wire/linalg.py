@@ -11,9 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Shape
+from greedylore_jax._src.types import Array, DType, Shape
 from greedylore_jax._src.wire import inner_axes
 
 Decomposition = Literal['gram', 'svd']

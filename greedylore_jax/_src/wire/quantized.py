@@ -4,10 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from greedylore_jax._src.types import DType
-from greedylore_jax._src.wire.rounds import Each
-from greedylore_jax._src.wire.rounds import Gather
-from greedylore_jax._src.wire.rounds import Product
-from greedylore_jax._src.wire.rounds import Rounds
+from greedylore_jax._src.wire.rounds import Each, Gather, Product, Rounds
 
 
 def as_integers(rounds: Rounds, dtype: DType, num_workers: int) -> Rounds:

@@ -1,18 +1,13 @@
 """What a generator would send, recorded without sending anything."""
 
-from collections.abc import Callable
-from collections.abc import Sequence
-from typing import Any
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.wire import inner_axes
-from greedylore_jax._src.wire import rounds
+from greedylore_jax._src.types import Array, DType, Function
+from greedylore_jax._src.wire import inner_axes, rounds
 
 
 class Message(NamedTuple):

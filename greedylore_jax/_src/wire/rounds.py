@@ -5,20 +5,15 @@ all leaves that wait for it are sent together (see `transport`), and every
 generator continues with its part of the reply.
 """
 
-from collections.abc import Callable
-from collections.abc import Generator
-from collections.abc import Sequence
-from typing import Any
-from typing import Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.wire import inner_axes
-from greedylore_jax._src.wire import linalg
+from greedylore_jax._src.types import Array, DType
+from greedylore_jax._src.wire import inner_axes, linalg
 
 # Yields messages and returns anything. The reply to an array is (its mean over
 # the workers, what this worker sent), that to a `Gather` the arrays of all

@@ -14,13 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import DType
-from greedylore_jax._src.types import Function
-from greedylore_jax._src.wire import inner_axes
-from greedylore_jax._src.wire import rounds
-from greedylore_jax._src.wire import worker_axes
+from greedylore_jax._src.types import Array, AxisName, DType, Function
+from greedylore_jax._src.wire import inner_axes, rounds, worker_axes
 
 
 class Transport:

@@ -2,9 +2,7 @@
 
 import jax
 
-from greedylore_jax._src.types import Array
-from greedylore_jax._src.types import AxisName
-from greedylore_jax._src.types import PyTree
+from greedylore_jax._src.types import Array, AxisName, PyTree
 
 
 def num_workers(axis_name: AxisName) -> int:
