@@ -15,6 +15,7 @@ import runs
 from train import tasks
 from train.config.schema import (
   Compression,
+  Config,
   Data,
   Evaluation,
   Log,
@@ -152,6 +153,20 @@ def test_a_checkpoint_of_another_configuration_is_refused(finished):
   data = dataclasses.replace(settings.data, seed=1)
   with pytest.raises(ValueError, match=r'data\.seed was 0 and is 1'):
     runs.run(dataclasses.replace(settings, data=data), workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class NewerConfig(Config):
+  """A configuration that has a key more."""
+
+  surprise: int = 1
+
+
+def test_a_checkpoint_of_another_version_is_refused(finished):
+  folder, workdir, _, _ = finished
+  newer = NewerConfig(**vars(runs.settings(folder)))
+  with pytest.raises(ValueError, match=r'another version.*keys surprise are'):
+    runs.run(newer, workdir)
 
 
 def test_other_data_are_refused(finished):

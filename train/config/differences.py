@@ -1,4 +1,4 @@
-"""Where two trees of settings differ, key by key."""
+"""Where two configurations differ, key by key."""
 
 from typing import Any
 
@@ -15,6 +15,11 @@ def between(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
     for key in sorted(left.keys() | right.keys())
     if left.get(key) != right.get(key)
   }
+
+
+def unknown_keys(one: Any, other: Any) -> list[str]:
+  """The keys that only one of two nested dicts has."""
+  return sorted(_flat(one).keys() ^ _flat(other).keys())
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:

@@ -291,6 +291,12 @@ def identity(config: Config) -> dict[str, Any]:
 def _check_identity(saved: Any, now: Any, where: Any) -> None:
   """Raises if a checkpoint belongs to something else, naming what differs."""
   differing = differences.between(saved, now)
+  if keys := differences.unknown_keys(saved['config'], now['config']):
+    raise ValueError(
+      f'{where} holds a run of another version of this trainer: the keys'
+      f' {", ".join(keys)} are only in one of them. Resume with the version'
+      ' that began it, or use another --workdir.'
+    )
   if [*differing] == ['workers']:
     was, is_now = differing['workers']
     raise ValueError(
