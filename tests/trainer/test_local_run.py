@@ -39,6 +39,7 @@ def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
   runs.assert_close(params, others)
 
 
+@pytest.mark.slow
 def test_another_number_of_workers_is_refused(tmp_path):
   config = settings(tmp_path)
   runs.interrupt(config, tmp_path / 'work', 8)

@@ -55,7 +55,9 @@ def check_same(replicated, workdir, params):
   runs.assert_close(params, expected_params)
 
 
-@pytest.mark.parametrize('mesh', [(1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+  'mesh', [pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2)]
+)
 def test_losses_do_not_depend_on_the_mesh(replicated, tmp_path, mesh):
   run = settings(replicated[0], mesh)
   summary, params = runs.run(run, tmp_path)
@@ -75,6 +77,7 @@ def test_a_run_goes_on_with_another_mesh(replicated, tmp_path, capsys):
   check_same(replicated, tmp_path, params)
 
 
+@pytest.mark.slow
 def test_stacked_layers_give_the_loss_of_blocks_one_by_one():
   one_by_one = dataclasses.replace(MODEL, layers=3, remat=True)
   stacked = dataclasses.replace(one_by_one, scan=True)

@@ -146,7 +146,8 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
   assert 'stack trace' not in run.said(1 - gone)
 
 
-def test_sigterm_saves_at_once_and_any_number_goes_on(tmp_path, capsys):
+@pytest.mark.slow
+def test_sigterm_saves_at_once_and_any_number_resumes(tmp_path, capsys):
   """SIGTERM for one process stops both, with a code that says: go on."""
   with Processes(tmp_path, 2, LONG) as run:
     run.await_step(25)
