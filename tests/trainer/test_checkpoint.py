@@ -39,7 +39,7 @@ def test_size_is_that_of_one_copy_whatever_the_number_of_workers(tmp_path, n):
   )
   state = jax.tree.map(noise, state)  # Zeros would be packed.
   with checkpoint.Checkpoints(
-    tmp_path, Config(), mesh, data={}, is_linear=True
+    tmp_path, Config(), mesh, data={}, is_elastic=True
   ) as checkpoints:
     checkpoints.save(
       checkpoint.Snapshot(1, params, state, checkpoint.Progress())
@@ -101,7 +101,7 @@ class Small:
     tx = optax.chain(gl.greedylore(2, REPLICA, probes=1), optax.sgd(0.1))
     state = gl.init_state(tx, params, mesh, axis_name=REPLICA)
     self.open = lambda: checkpoint.Checkpoints(
-      folder, Config(), mesh, data={}, is_linear=True
+      folder, Config(), mesh, data={}, is_elastic=True
     )
     self.folder = folder
     self.fresh = checkpoint.Snapshot(0, params, state, checkpoint.Progress())

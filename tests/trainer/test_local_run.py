@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 import runs
+from train import tasks
 from train.config.schema import Checkpoint, Compression, Local, Mesh
 from train.run import loop
+from train.study import budget
 
 COMPRESSION = Compression('powersgd', rank=2, error_decay=0.9)
 
@@ -23,6 +25,10 @@ def settings(folder, **changes):
   )
 
 
+def build_plan(config):
+  return budget.plan(config, tasks.load(config))
+
+
 def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
   config = settings(tmp_path)
   summary, params = runs.run(config, tmp_path / 'whole')
@@ -30,6 +36,8 @@ def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
   # 4 rounds of 10 steps, and the loss is not sent.
   assert summary['compression'] > 2.5
   assert summary['final_eval_loss'] < 5.2
+  errors = sum(x.error_bytes for x in build_plan(config).leaves)
+  assert summary['checkpoint_bytes'] == 2 * errors
   # The checkpoint that is due after step 5 waits for the end of the round.
   runs.interrupt(config, tmp_path / 'parts', 9)
   saved = tmp_path / 'parts' / 'checkpoints'
@@ -44,7 +52,7 @@ def test_another_number_of_workers_is_refused(tmp_path):
   config = settings(tmp_path)
   runs.interrupt(config, tmp_path / 'work', 8)
   fewer = dataclasses.replace(config, mesh=Mesh(replica=2))
-  with pytest.raises(ValueError, match='4 workers, got 2'):
+  with pytest.raises(ValueError, match='state of 4 workers, got 2'):
     loop.run(fewer, tmp_path / 'work')
 
 

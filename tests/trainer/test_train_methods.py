@@ -18,7 +18,7 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
   assert summary['checkpoint_bytes'] == 0
   runs.interrupt(whole, tmp_path / 'parts', 6)
   fewer = dataclasses.replace(whole, mesh=Mesh(replica=2))
-  with pytest.raises(ValueError, match='the errors of 4 workers, got 2'):
+  with pytest.raises(ValueError, match='the state of 4 workers, got 2'):
     loop.run(fewer, tmp_path / 'parts')
   resumed, _ = runs.run(whole, tmp_path / 'parts')
   for key in ('final_loss', 'final_eval_loss', 'bytes_sent'):

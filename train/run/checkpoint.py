@@ -82,12 +82,12 @@ class Checkpoints:
     mesh: jax.sharding.Mesh,
     *,
     data: dict[str, Any],
-    is_linear: bool,
+    is_elastic: bool,
   ):
     """Opens the folder.
 
-    `data` describes the data and must be equal to resume; if `is_linear`, the
-    mean error suffices for that (`gl.collapse`).
+    `data` describes the data and must be equal to resume. So must the number of
+    workers unless `is_elastic`, see `gl.Plan`.
     """
     # Orbax logs the errors of its threads, with tracebacks, and raises them.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
@@ -99,7 +99,7 @@ class Checkpoints:
       'config': identity(config),
       # Further held-out texts may change.
       'data': {k: v for k, v in data.items() if k != 'held_out'},
-      'workers': 'any' if is_linear else workers,
+      'workers': 'any' if is_elastic else workers,
     }
     self._manager = ocp.CheckpointManager(
       folder.absolute(),
@@ -300,8 +300,8 @@ def _check_identity(saved: Any, now: Any, where: Any) -> None:
   if [*differing] == ['workers']:
     was, is_now = differing['workers']
     raise ValueError(
-      f'{where} holds the errors of {was} workers, got {is_now}: the updates'
-      ' of this method depend on every single error, so resume with as many'
+      f'{where} holds the state of {was} workers, got {is_now}: each of them'
+      ' has a state of its own in this configuration, so resume with as many'
       ' workers as before.'
     )
   if differing:

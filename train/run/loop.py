@@ -109,7 +109,7 @@ def run(
         config,
         mesh,
         data=task.description,
-        is_linear=job.plan.is_linear,
+        is_elastic=job.plan.is_elastic,
       )
     )
     now = checkpoints.latest(job.fresh)

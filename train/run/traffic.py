@@ -26,17 +26,12 @@ def ring_factor(num_workers: int) -> float:
 def is_diagnosed(plan: gl.Plan, wanted: bool) -> bool:
   """Whether diagnostics are sent: only a method with errors has any."""
   keeps_errors = any(leaf.error_bytes for leaf in plan.leaves)
-  return wanted and keeps_errors and not is_local(plan)
-
-
-def is_local(plan: gl.Plan) -> bool:
-  """Whether some steps send nothing at all, not even the loss."""
-  return 'local' in plan.rounds
+  return wanted and keeps_errors and not plan.is_local
 
 
 def extra_bytes(plan: gl.Plan, diagnosed: bool) -> int:
   """Bytes of every step that the plan does not have: loss and diagnostics."""
-  if is_local(plan):
+  if plan.is_local:
     return 0
   # A mean that does not divide over the devices is padded to a number for each.
   devices = plan.devices_per_worker

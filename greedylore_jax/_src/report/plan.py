@@ -70,8 +70,8 @@ class Plan:
     num_workers: N.
     devices_per_worker: each of which sends an equal part of every message.
     schedule: which phase comes when.
-    is_linear: whether a checkpoint holds one mean error, for any number of
-      workers, or (False) what each worker has for itself (see `collapse`).
+    is_linear: whether a checkpoint holds one mean error, or (False) those of all
+      workers (see `collapse`).
   """
 
   leaves: list[LeafPlan]
@@ -80,6 +80,16 @@ class Plan:
   devices_per_worker: int
   schedule: Schedule
   is_linear: bool
+
+  @property
+  def is_local(self) -> bool:
+    """Whether there are steps that send nothing, see `local_updates`."""
+    return LOCAL in self.rounds
+
+  @property
+  def is_elastic(self) -> bool:
+    """Whether a checkpoint resumes exactly on any number of workers."""
+    return self.is_linear and not self.is_local
 
   @property
   def dense_bytes(self) -> int:
@@ -187,8 +197,7 @@ def plan(
   policy = Policy.of(compressor, **options)
   leaves = policy.leaves(params)
   schedule = policy.schedule(leaves)
-  is_local = isinstance(every, QSR) or every > 1
-  if is_local:
+  if isinstance(every, QSR) or every > 1:
     rule = Rule(every, local_start_step)
     schedule = LocalSchedule(schedule, rule.steps_at, rule.shortest)
   messages: dict[str, list[list[Message]]] = {
@@ -211,7 +220,7 @@ def plan(
     num_workers=num_workers,
     devices_per_worker=devices_per_worker,
     schedule=schedule,
-    is_linear=not is_local and all(leaf.is_linear for leaf in leaves),
+    is_linear=all(leaf.is_linear for leaf in leaves),
   )
 
 
