@@ -70,8 +70,8 @@ class Plan:
     num_workers: N.
     devices_per_worker: each of which sends an equal part of every message.
     schedule: which phase comes when.
-    is_linear: whether a checkpoint holds one mean error, or (False) those of all
-      workers (see `collapse`).
+    is_linear: whether a checkpoint holds one mean error, or (False) those of
+      all workers (see `collapse`).
   """
 
   leaves: list[LeafPlan]
