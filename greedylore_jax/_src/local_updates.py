@@ -8,7 +8,7 @@ import optax
 
 from greedylore_jax._src import checks
 from greedylore_jax._src.engine.round_length import QSR, Rule
-from greedylore_jax._src.state import per_worker
+from greedylore_jax._src.state import checkpoint, per_worker
 from greedylore_jax._src.state.per_worker import PerWorker
 from greedylore_jax._src.types import (
   Array,
@@ -109,14 +109,16 @@ def local_updates(
   outer = optax.with_extra_args_support(outer)
 
   def init(params: Params) -> LocalUpdatesState:
+    inner_state, outer_state = inner.init(params), outer.init(params)
+    _check_parts(inner_state, outer_state)
     # Each in its own buffer, as a step that donates them requires.
     zero: Function = lambda: jnp.zeros([], jnp.int32)
     return LocalUpdatesState(
       count=zero(),
       since=zero(),
       delta=per_worker.of(jax.tree.map(_zeros, params)),
-      inner=per_worker.of(inner.init(params)),
-      outer=outer.init(params),
+      inner=per_worker.of(inner_state),
+      outer=outer_state,
     )
 
   def update(
@@ -132,6 +134,7 @@ def local_updates(
         'local_updates needs the global parameters, got params=None: call'
         ' tx.update(grads, state, params).'
       )
+    _check_given(state, updates)
     local = _moved(params, state.delta.own)
     moves, moments = inner.update(updates, state.inner.own, local, **extra)
     finite = all_finite(jax.tree.leaves(moves))
@@ -162,7 +165,7 @@ def local_updates(
     def stay(delta: PyTree, outer_state: OptState) -> Any:
       return jax.tree.map(jnp.zeros_like, params), delta, outer_state
 
-    is_round = since >= rule.steps(state.count - state.since)
+    is_round = since >= rule.steps(state.count - state.since, state.count)
     moved, delta, outer_state = jax.lax.cond(
       is_round, end_round, stay, delta, state.outer
     )
@@ -221,8 +224,46 @@ def find_local(opt_state: OptState) -> LocalUpdatesState | None:
 
 
 def _moved(params: Params, delta: PyTree) -> Params:
-  """Y = x + delta, in the dtype of x."""
-  return jax.tree.map(lambda x, d: (x + d).astype(x.dtype), params, delta)
+  """Y = x + delta, in the dtype of x; x where `optax.masked` has no delta."""
+  is_masked: Function = lambda x: isinstance(x, optax.MaskedNode)
+  return jax.tree.map(
+    lambda d, x: x if is_masked(d) else (x + d).astype(x.dtype),
+    delta,
+    params,
+    is_leaf=is_masked,
+  )
+
+
+def _check_parts(inner_state: OptState, outer_state: OptState) -> None:
+  """Raises if something is inside of the wrong transformation."""
+  if checkpoint.holds_state(inner_state):
+    raise ValueError(
+      'inner must be an optimizer of one worker, got one with a compressor in'
+      ' it: gl.compress_gradients and gl.average_gradients belong into outer.'
+    )
+  if find_local(inner_state) or find_local(outer_state):
+    raise ValueError(
+      'inner and outer must not contain local_updates: use one of them.'
+    )
+
+
+def _check_given(state: Any, updates: Updates) -> None:
+  """Raises for another state, or gradients that are already averaged."""
+  if not isinstance(state, LocalUpdatesState):
+    raise TypeError(
+      'The state of local_updates must be a LocalUpdatesState, got a'
+      f' {type(state).__name__}. If it comes from a checkpoint, pass it through'
+      ' gl.place_state(..., tx=tx, params=params).'
+    )
+  own = [worker_axes.varying_axes(x) for x in jax.tree.leaves(state.delta)]
+  expected = frozenset.intersection(*own) if own else frozenset()
+  for path, g in jax.tree_util.tree_leaves_with_path(updates):
+    if axes := sorted(expected - worker_axes.varying_axes(g)):
+      raise ValueError(
+        f'The gradient of {checks.path_name(path)!r} is already averaged or'
+        f' summed over {axes}, so workers would not take their own steps: use'
+        ' gl.value_and_local_grad at gl.local_params(params, opt_state).'
+      )
 
 
 def _zeros(x: Array) -> Array:

@@ -345,7 +345,7 @@ def test_a_start_of_rounds_of_one_step():
 def test_qsr_makes_rounds_longer_as_the_rate_falls():
   schedule = optax.linear_schedule(0.1, 0.02, 12)
   rule = gl.QSR(schedule, alpha=0.0995, min_steps=2)
-  lengths = [int(rule.steps(jnp.int32(i))) for i in (0, 6, 12)]
+  lengths = [int(rule.steps(jnp.int32(i), jnp.int32(i))) for i in (0, 6, 12)]
   assert lengths == [2, 2, 24]
   tx = gl.local_updates(
     optax.adam(schedule), outer=outer_of(gl.PowerSGD(2)), every=rule
@@ -534,3 +534,87 @@ def test_pmap_takes_the_same_rounds():
     np.testing.assert_allclose(other, loss, rtol=1e-5)
   for name in params:
     assert workers.relative(others[name][1], params[name]) < 1e-4
+
+
+def test_qsr_sends_during_a_warmup_from_zero():
+  schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 4, 20)
+  rule = gl.QSR(schedule, alpha=0.15, min_steps=2)
+  tx = gl.local_updates(
+    optax.adam(schedule), outer=outer_of(gl.PowerSGD(2)), every=rule
+  )
+  _, params, state, step = on_mesh(2, tx)
+  plan = gl.plan(gl.PowerSGD(2), params, every=rule)
+  sends = []
+  for i in range(16):
+    params, state, _ = step(params, state, batch_of(i, 2))
+    sends.append(int(state.since) == 0)
+  assert sum(sends[:8]) >= 2
+  assert sends == [plan.phase_at(i) != 'local' for i in range(16)]
+
+
+@pytest.mark.parametrize('wrap', ['partition', 'masked'])
+def test_frozen_leaves_around_it(wrap):
+  """As around compress_gradients: nothing is sent for them."""
+  tx = rounds_of(gl.PowerSGD(2), every=2)
+  tx = {
+    'partition': lambda: optax.partition(
+      {'a': tx, 'f': optax.set_to_zero()}, {'w': 'a', 'gain': 'f'}
+    ),
+    'masked': lambda: optax.chain(
+      optax.masked(tx, {'w': True, 'gain': False}),
+      optax.masked(optax.set_to_zero(), {'w': False, 'gain': True}),
+    ),
+  }[wrap]()
+  _, start, state, step = on_mesh(2, tx)
+  params = start
+  for i in range(2):
+    params, state, _ = step(params, state, batch_of(i, 2))
+  assert np.any(params['w'] != start['w'])
+  np.testing.assert_array_equal(params['gain'], start['gain'])
+
+
+@pytest.mark.parametrize(
+  ('make', 'kind', 'message'),
+  [
+    (
+      lambda: gl.local_updates(
+        rounds_of(gl.PowerSGD(2)), outer=outer_of(gl.PowerSGD(2)), every=2
+      ),
+      ValueError,
+      'inner must be an optimizer of one worker',
+    ),
+    (
+      lambda: gl.local_updates(
+        optax.sgd(0.1), outer=rounds_of(gl.PowerSGD(2)), every=2
+      ),
+      ValueError,
+      'must not contain local_updates',
+    ),
+  ],
+)
+def test_what_is_in_the_wrong_place(make, kind, message):
+  with pytest.raises(kind, match=message):
+    make().init({'w': jnp.ones((6, 12))})
+
+
+def test_a_foreign_state_and_averaged_gradients_are_refused():
+  tx = rounds_of(gl.PowerSGD(2))
+  params = {'w': jnp.ones((6, 12))}
+  with pytest.raises(TypeError, match='must be a LocalUpdatesState, got a'):
+    tx.update(params, optax.sgd(0.1).init(params), params)
+  mesh, params, state, _ = on_mesh(2, tx)
+  specs = gl.state_partition_specs(state, workers.AXIS)
+
+  def averaged(params, state, x):
+    grads = jax.tree.map(lambda p: p * x.mean(), params)
+    grads = jax.lax.pmean(grads, workers.AXIS)
+    return tx.update(grads, state, params)
+
+  step = jax.shard_map(
+    averaged,
+    mesh=mesh,
+    in_specs=(P(), specs, P(workers.AXIS)),
+    out_specs=(P(), specs),
+  )
+  with pytest.raises(ValueError, match=r'already averaged.*local_params'):
+    jax.eval_shape(step, params, state, batch_of(0, 2))

@@ -74,3 +74,9 @@ def test_an_optimizer_that_sends_by_itself_is_refused(tmp_path):
   config = dataclasses.replace(config, compression=Compression('tsr_adam'))
   with pytest.raises(ValueError, match=r'method tsr_adam.*use tsr'):
     loop.run(config, tmp_path / 'work')
+
+
+def test_a_run_that_would_end_between_rounds_is_refused(tmp_path):
+  config = dataclasses.replace(settings(tmp_path), steps=9)
+  with pytest.raises(ValueError, match=r'got 9: use --steps 10, or a smaller'):
+    loop.run(config, tmp_path / 'work')

@@ -18,7 +18,8 @@ class QSR:
 
     H = max(min_steps, floor((alpha / eta)^2))
 
-  steps, so all workers know its length without a message.
+  steps, so all workers know its length without a message. While the rate rises,
+  in a warm-up, the current one counts.
 
   Args:
     learning_rate: the inner optimizer's schedule, of the steps taken.
@@ -45,10 +46,11 @@ class QSR:
     checks.check_positive('alpha', self.alpha)
     checks.check_integer('min_steps', self.min_steps)
 
-  def steps(self, count: Array) -> Array:
-    """The length of a round that begins after `count` steps."""
+  def steps(self, start: Array, now: Array) -> Array:
+    """The length of a round that began at step `start`, as known at `now`."""
     rate = self.learning_rate
-    eta = jnp.asarray(rate(count) if callable(rate) else rate, jnp.float32)
+    rates = [rate(x) if callable(rate) else rate for x in (start, now)]
+    eta = jnp.max(jnp.asarray(rates, jnp.float32))
     # At a rate of 0 a round never ends, as nothing moves either.
     ratio = jnp.where(eta > 0, self.alpha / jnp.maximum(eta, 1e-20), jnp.inf)
     longest = jnp.minimum(jnp.floor(ratio**2), 2.0**30)
@@ -72,14 +74,21 @@ class Rule:
     """The length of the shortest rounds after the start."""
     return self.every.min_steps if isinstance(self.every, QSR) else self.every
 
-  def steps(self, count: Array) -> Array:
-    """The length of a round that begins after `count` steps."""
-    every = self.every
-    steps = every.steps(count) if isinstance(every, QSR) else jnp.int32(every)
-    return jnp.where(count < self.start_step, 1, steps)
+  def steps(self, start: Array, now: Array) -> Array:
+    """The length of a round that began at step `start`, as known at `now`."""
+    if isinstance(self.every, QSR):
+      steps = self.every.steps(start, now)
+    else:
+      steps = jnp.int32(self.every)
+    return jnp.where(start < self.start_step, 1, steps)
 
-  def steps_at(self, count: int) -> int:
-    """`steps` for a number."""
+  def length(self, start: int) -> int:
+    """The length of a round that begins at step `start`, for a number."""
+    if start < self.start_step:
+      return 1
     if not isinstance(self.every, QSR):
-      return 1 if count < self.start_step else self.every
-    return int(self.steps(jnp.int32(count)))
+      return self.every
+    length, begin = self.every.min_steps, jnp.int32(start)
+    while (found := self.every.steps(begin, begin + length - 1)) > length:
+      length = min(int(found), 2 * length)
+    return length

@@ -199,7 +199,7 @@ def plan(
   schedule = policy.schedule(leaves)
   if isinstance(every, QSR) or every > 1:
     rule = Rule(every, local_start_step)
-    schedule = LocalSchedule(schedule, rule.steps_at, rule.shortest)
+    schedule = LocalSchedule(schedule, rule.length, rule.shortest)
   messages: dict[str, list[list[Message]]] = {
     phase: [[]] * len(leaves)
     if phase == LOCAL

@@ -109,9 +109,22 @@ def expand(
       )
     return error
 
-  return _map_errors(
-    lambda state: own if exact and not _is_linear(state) else repeat, opt_state
-  )
+  def own_state(x: Array) -> Array:
+    if x.shape[0] != num_workers:
+      raise ValueError(
+        f'This state holds the local optimizer states of {x.shape[0]} workers,'
+        f' so {num_workers} workers cannot continue exactly: resume with'
+        f' {x.shape[0]} workers, or pass exact=False to gl.place_state (or to'
+        ' gl.collapse and gl.expand), which gives every worker their mean.'
+      )
+    return x
+
+  def function_of(state: Any) -> Callable[[Array], Array]:
+    if not exact or _is_linear(state):
+      return repeat
+    return own_state if is_per_worker(state) else own
+
+  return _map_errors(function_of, opt_state)
 
 
 def check_num_workers(opt_state: OptState, num_workers: int) -> None:
