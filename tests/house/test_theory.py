@@ -22,6 +22,7 @@ def test_the_error_of_a_fixed_projector_grows_without_bound():
   assert_they_hold(projector.claims(found))
 
 
+@pytest.mark.slow
 def test_independent_probes_contract_and_shared_ones_have_a_counterexample():
   found = contraction.measure(
     a=32, b=40, rank=2, probes=(1,), more_probes=(1,), draws=1000
@@ -37,11 +38,13 @@ def test_the_proved_share_of_shared_probes_is_right_at_its_ends():
   assert contraction.stable_rank(5, 5000, draws=20) == pytest.approx(5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_error_grows_with_rank_and_not_with_the_interval():
   found = growth.measure(a=8, b=12, ranks=(2,), intervals=(10, 30, 100))
   assert_they_hold(growth.claims(found))
 
 
+@pytest.mark.slow
 def test_workers_save_steps():
   found = speedup.measure(
     workers=(1, 8),
