@@ -21,7 +21,7 @@ quickstart: .venv/train
 test: lint
 	$(PY) -m pytest --numprocesses 3 --dist loadfile -m 'not slow'
 
-# What `make test` leaves out: minutes of starting and killing processes.
+# What `make test` leaves out: the longest tests, and those that kill processes.
 test-slow: .venv/test
 	$(PY) -m pytest --numprocesses 2 --dist loadfile -m slow
 

@@ -47,6 +47,7 @@ def local_updates(
   outer: optax.GradientTransformation,
   every: int | QSR,
   start_step: int = 0,
+  total_steps: int | None = None,
 ) -> optax.GradientTransformation:
   """Averages how far the workers moved in a round, not every gradient.
 
@@ -75,7 +76,9 @@ def local_updates(
       `optax.sgd(1.0)`.
     every: H, the steps in a round, or a rule such as `QSR`. Higher sends less
       and lets the workers move further apart.
-    start_step: in so many first steps, every step is a round.
+    start_step: in the first `start_step` steps, every step is a round.
+    total_steps: the length of the run, whose last step then ends a round. None
+      is no end; steps after the last round are not part of x.
 
   Returns:
     An `optax.GradientTransformation` whose state is a `LocalUpdatesState`. Its
@@ -99,7 +102,7 @@ def local_updates(
   References:
     DiLoCo, arXiv 2311.08105 (2023), Algorithm 1; here with any compressor.
   """
-  rule = Rule(every, start_step)
+  rule = Rule(every, start_step, total_steps)
   for name, tx in (('inner', inner), ('outer', outer)):
     if not isinstance(tx, optax.GradientTransformation):
       raise TypeError(
@@ -125,8 +128,6 @@ def local_updates(
     updates: Updates,
     state: LocalUpdatesState,
     params: Params = None,
-    *,
-    observe: Any = None,
     **extra: Any,
   ) -> tuple[Updates, LocalUpdatesState]:
     if params is None:
@@ -148,12 +149,11 @@ def local_updates(
     count, since = state.count + 1, state.since + 1
 
     def end_round(delta: PyTree, outer_state: OptState) -> Any:
-      observed = {} if observe is None else {'observe': observe}
       finite = all_finite(jax.tree.leaves(delta))
       gradient = jax.tree.map(
         lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), delta, params
       )
-      moved, new_state = outer.update(gradient, outer_state, params, **observed)
+      moved, new_state = outer.update(gradient, outer_state, params)
       _check_averaged(moved, count)
       # Received by all, so all agree on whether the round counts.
       finite = all_finite(jax.tree.leaves(moved))
@@ -165,7 +165,7 @@ def local_updates(
     def stay(delta: PyTree, outer_state: OptState) -> Any:
       return jax.tree.map(jnp.zeros_like, params), delta, outer_state
 
-    is_round = since >= rule.steps(state.count - state.since, state.count)
+    is_round = rule.is_end(state.count - state.since, state.count)
     moved, delta, outer_state = jax.lax.cond(
       is_round, end_round, stay, delta, state.outer
     )
@@ -224,7 +224,7 @@ def find_local(opt_state: OptState) -> LocalUpdatesState | None:
 
 
 def _moved(params: Params, delta: PyTree) -> Params:
-  """Y = x + delta, in the dtype of x; x where `optax.masked` has no delta."""
+  """The parameters x + delta; x where `optax.masked` has no delta."""
   is_masked: Function = lambda x: isinstance(x, optax.MaskedNode)
   return jax.tree.map(
     lambda d, x: x if is_masked(d) else (x + d).astype(x.dtype),

@@ -191,12 +191,10 @@ def test_a_round_conserves_what_the_workers_moved(compressor):
       jax.tree.map(np.testing.assert_array_equal, params, before[0])
       continue
     # The last step of the round, without its end.
-    y = before[1].delta.tree['tall']
     free = gl.local_updates(
       optax.adam(0.1), outer=outer_of(compressor), every=10 * STEPS
     )
     moved = simulated(free, n)(*before, t)[1].delta.tree['tall']
-    assert workers.relative(y, moved) > 1e-3
     error = lambda s: optax.tree.get(s, 'error')['tall'].mean(0)
     came = -moved.mean(0) + error(before[1])
     went = before[0]['tall'] - params['tall'] + error(state)
@@ -342,10 +340,21 @@ def test_a_start_of_rounds_of_one_step():
   assert since == [0, 0, 0, 1, 2, 3, 0, 1, 2, 3, 0]
 
 
+def test_the_last_of_all_steps_ends_a_round():
+  outer = outer_of(gl.PowerSGD(2))
+  tx = gl.local_updates(optax.adam(0.1), outer=outer, every=4, total_steps=6)
+  _, params, state, step = on_mesh(2, tx)
+  since = []
+  for i in range(6):
+    params, state, _ = step(params, state, batch_of(i, 2))
+    since.append(int(state.since))
+  assert since == [1, 2, 3, 0, 1, 0]
+
+
 def test_qsr_makes_rounds_longer_as_the_rate_falls():
   schedule = optax.linear_schedule(0.1, 0.02, 12)
   rule = gl.QSR(schedule, alpha=0.0995, min_steps=2)
-  lengths = [int(rule.steps(jnp.int32(i), jnp.int32(i))) for i in (0, 6, 12)]
+  lengths = [int(rule.length(jnp.int32(i))) for i in (0, 6, 12)]
   assert lengths == [2, 2, 24]
   tx = gl.local_updates(
     optax.adam(schedule), outer=outer_of(gl.PowerSGD(2)), every=rule
@@ -362,7 +371,7 @@ def test_qsr_makes_rounds_longer_as_the_rate_falls():
   assert lengths[-1] >= 4
 
 
-def test_frozen_and_integer_leaves_and_bf16():
+def test_frozen_leaves_and_bf16():
   params = {'w': jnp.ones((6, 12), jnp.bfloat16), 'gain': jnp.ones(12)}
   rules = [('gain', gl.Frozen()), ('', gl.PowerSGD(2))]
   tx = gl.local_updates(
@@ -464,8 +473,7 @@ def test_a_worker_of_several_devices_takes_the_same_rounds():
   auto = (jax.sharding.AxisType.Auto,) * 2
   mesh = jax.make_mesh((2, 2), (workers.AXIS, 'fsdp'), axis_types=auto)
   tx = rounds_of(gl.PowerSGD(2))
-  plain, params, state, step = on_mesh(2, tx)
-  del plain
+  _, params, state, step = on_mesh(2, tx)
   sharding = jax.sharding.NamedSharding(mesh, P(None, 'fsdp'))
   others = params | {'w': jax.device_put(params['w'], sharding)}
   theirs = gl.init_state(tx, others, mesh, axis_name=workers.AXIS)

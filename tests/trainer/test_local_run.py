@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 
 import runs
 from train import tasks
-from train.config.schema import Checkpoint, Compression, Local, Mesh
+from train.config.schema import Checkpoint, Compression, Evaluation, Local, Mesh
 from train.run import loop
 from train.study import budget
 
@@ -47,6 +49,17 @@ def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
   runs.assert_close(params, others)
 
 
+def test_rounds_grow_as_the_rate_falls(tmp_path):
+  """What is sent is what the plan says, step by step."""
+  config = dataclasses.replace(
+    settings(tmp_path),
+    local=Local(every=2, qsr_alpha=4e-3),
+    evaluation=Evaluation(every=0, sequences=16),
+  )
+  summary, _ = runs.run(config, tmp_path / 'work')
+  runs.check_bytes(config, tmp_path / 'work', summary)
+
+
 @pytest.mark.slow
 def test_another_number_of_workers_is_refused(tmp_path):
   config = settings(tmp_path)
@@ -76,7 +89,18 @@ def test_an_optimizer_that_sends_by_itself_is_refused(tmp_path):
     loop.run(config, tmp_path / 'work')
 
 
-def test_a_run_that_would_end_between_rounds_is_refused(tmp_path):
+def test_the_last_step_ends_a_round(tmp_path):
+  """Rounds of 3 after step 1 end at 4, 7 and 9: no step is lost."""
   config = dataclasses.replace(settings(tmp_path), steps=9)
-  with pytest.raises(ValueError, match=r'got 9: use --steps 10, or a smaller'):
-    loop.run(config, tmp_path / 'work')
+  plan = build_plan(config)
+  ends = [i + 1 for i in range(9) if plan.phase_at(i) != 'local']
+  assert ends == [1, 4, 7, 9]
+  params = []
+
+  def after_step(now):
+    params.append(jax.tree.map(np.asarray, now.params['norm']))
+
+  summary = loop.run(config, tmp_path / 'work', after_step=after_step)
+  runs.check_bytes(config, tmp_path / 'work', summary)
+  assert np.any(params[8] != params[7])
+  np.testing.assert_array_equal(params[7], params[6])

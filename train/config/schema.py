@@ -192,7 +192,8 @@ class Local(Section):
 
   every: int = 1
   """Steps of its own that each worker takes in a round; 1 sends in every step.
-  A higher number sends less and lets the workers move further apart."""
+  A higher number sends less and lets the workers move further apart. The last
+  step of a run ends a round."""
   qsr_alpha: float | None = None
   """Longer rounds at lower learning rates: at least local.every steps, and
   (qsr_alpha / learning rate)^2. None keeps local.every."""

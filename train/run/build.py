@@ -47,7 +47,6 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   params = task.start(jax.jit(init, out_shardings=shardings)())
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   plan = optimizer.plan(config, task, params, workers, mesh.size // workers)
-  _check_last_round(plan, config)
   diagnosed = traffic.is_diagnosed(plan, config.log.diagnostics)
   step = gl.make_train_step(
     task.loss,
@@ -75,18 +74,4 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
     traffic=traffic.Traffic(plan, compiled, diagnosed, _AXIS),
     diagnosed=diagnosed,
     workers=workers,
-  )
-
-
-def _check_last_round(plan: gl.Plan, config: Config) -> None:
-  """Raises if a run would end between two rounds and lose its last steps."""
-  ends = lambda steps: plan.phase_at(steps - 1) != 'local'
-  if ends(config.steps):
-    return
-  near = range(config.steps, config.steps + 10 * config.local.every)
-  following = next((x for x in near if ends(x)), None)
-  advice = f'use --steps {following}, or' if following else 'use'
-  raise ValueError(
-    f'steps must be the end of a round of local steps, got {config.steps}:'
-    f' {advice} a smaller local.every or local.qsr_alpha.'
   )

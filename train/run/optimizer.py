@@ -108,6 +108,7 @@ def _local(
     ),
     every=round_length(config),
     start_step=local.start_step,
+    total_steps=config.steps,
   )
 
 
@@ -249,6 +250,7 @@ def plan(
     devices_per_worker=devices_per_worker,
     every=round_length(config),
     local_start_step=config.local.start_step,
+    total_steps=config.steps,
     **policy(config.compression, task),
   )
 

@@ -66,6 +66,7 @@ def exchange(
   # The rounds of the phase that is due.
   done = phases.run_due(schedule.index(given.count), given.states)
   # What was received, and what is left to be sent later.
+  keep = lambda new, old: jnp.where(done.finite, new, old).astype(old.dtype)
   updates, errors = [], []
   for leaf, g, error, h_own, output, sent in zip(
     leaves,
@@ -77,12 +78,8 @@ def exchange(
     strict=True,
   ):
     updates.append(jnp.where(done.finite, output, jnp.nan).astype(g.dtype))
-    if sent is None:
-      errors.append(error)
-    else:
-      left = leaf.update_error(h_own, output, sent)
-      kept = jnp.where(done.finite, left, error)
-      errors.append(kept.astype(error.dtype))
+    left = leaf.update_error(error, h_own, output, sent)
+    errors.append(jax.tree.map(keep, left, error))
   return Exchanged(updates, errors, done.states, done.finite)
 
 

@@ -93,9 +93,12 @@ class Leaf:
     del phase
     return self.dtype
 
-  def update_error(self, h: Array, output: Array, sent: Array) -> Array:
-    """What is kept for later, with the leading axis of the workers."""
-    raise NotImplementedError('This leaf keeps no error.')
+  def update_error(
+    self, error: PyTree, h: Array, output: Array, sent: Array | None
+  ) -> PyTree:
+    """What is kept for later, [1, *shape]; a dense leaf keeps nothing."""
+    del h, output, sent
+    return error
 
   def state_shapes(self) -> tuple[PyTree, PyTree]:
     """The shapes of what `init` returns."""
@@ -223,8 +226,12 @@ class CompressedLeaf(Leaf):
       return self.dtype
     return self.factor_dtype
 
-  def update_error(self, h: Array, output: Array, sent: Array) -> Array:
+  def update_error(
+    self, error: PyTree, h: Array, output: Array, sent: Array | None
+  ) -> PyTree:
     """E <- H - S, and what the update loses by rounding to the leaf's dtype."""
+    if sent is None:
+      return error
     error = h[None] - sent[None]
     if self.dtype != output.dtype:
       error += (output - output.astype(self.dtype).astype(output.dtype))[None]

@@ -5,14 +5,14 @@ The phase of a step says what all leaves do in it. It has a name: 'warmup',
 for example 'refresh_2' (of those with the interval 2 only).
 """
 
-import bisect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import fractions
 import itertools
 import math
 
 import jax.numpy as jnp
 
+from greedylore_jax._src.engine.round_length import Rule
 from greedylore_jax._src.types import Array, Phase
 
 WARMUP: Phase = 'warmup'
@@ -214,29 +214,21 @@ class LocalSchedule(Schedule):
   counts rounds. All others are 'local' and send nothing.
   """
 
-  def __init__(
-    self, rounds: Schedule, steps_of_round: Callable[[int], int], shortest: int
-  ):
-    """Takes the schedule of rounds, and the length of each.
-
-    Args:
-      rounds: the schedule of what is sent, a step being a round.
-      steps_of_round: from the first step of a round to its length.
-      shortest: the length of the shortest rounds in the long run.
-    """
-    self.rounds, self.shortest = rounds, shortest
+  def __init__(self, rounds: Schedule, rule: Rule):
+    """Takes the schedule of rounds, and the rule for their length."""
+    self.rounds, self.rule = rounds, rule
     self.start_step, self.intervals = rounds.start_step, rounds.intervals
     self.phases = [LOCAL, *rounds.phases]
-    self._steps_of_round, self._ends = steps_of_round, [0]
+    self._ends, self._phases = rule.ends(), list[str]()
+    self._count = 0
 
   def at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
-    while self._ends[-1] <= step:
-      last = self._ends[-1]
-      self._ends.append(last + self._steps_of_round(last))
-    index = bisect.bisect_left(self._ends, step + 1)
-    is_end = self._ends[index] == step + 1
-    return self.rounds.at(index - 1) if is_end else LOCAL
+    while len(self._phases) <= step:
+      is_end = next(self._ends)
+      self._phases.append(self.rounds.at(self._count) if is_end else LOCAL)
+      self._count += is_end
+    return self._phases[step]
 
   def of_leaf(self, phase: str, interval: int | None) -> Phase:
     """What a compressed leaf of this update interval does in a phase."""
@@ -248,9 +240,9 @@ class LocalSchedule(Schedule):
 
   def lasting(self) -> dict[str, float]:
     """The share of steps of each phase if all rounds are the shortest."""
-    shares = self.rounds.lasting()
-    of_round = {phase: x / self.shortest for phase, x in shares.items()}
-    return of_round | {LOCAL: 1 - 1 / self.shortest}
+    rounds = 1 / self.rule.shortest
+    shares = {phase: x * rounds for phase, x in self.rounds.lasting().items()}
+    return shares | {LOCAL: 1 - rounds}
 
 
 def _offsets(intervals: Mapping[int, int]) -> dict[int, int]:

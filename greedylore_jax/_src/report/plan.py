@@ -131,7 +131,10 @@ class Plan:
 
   @property
   def state_bytes(self) -> int:
-    """Memory per worker that compression adds: errors and compressor states."""
+    """Memory per worker for errors and compressor states.
+
+    What `local_updates` keeps, the worker's own parameters, is not in it.
+    """
     return sum(x.error_bytes + x.state_bytes for x in self.leaves)
 
   def __str__(self) -> str:
@@ -156,6 +159,7 @@ def plan(
   devices_per_worker: int = 1,
   every: int | QSR = 1,
   local_start_step: int = 0,
+  total_steps: int | None = None,
   **options: Unpack[PolicyOptions],
 ) -> Plan:
   """Computes what `compress_gradients` with the same arguments sends and keeps.
@@ -175,6 +179,7 @@ def plan(
       `start_step` and update intervals then count rounds. With a rule, averages
       are those of its shortest rounds, an upper bound; `bytes_after` is exact.
     local_start_step: the `start_step` of `local_updates`.
+    total_steps: that of `local_updates`.
     **options: see `PolicyOptions`.
 
   Returns:
@@ -198,8 +203,9 @@ def plan(
   leaves = policy.leaves(params)
   schedule = policy.schedule(leaves)
   if isinstance(every, QSR) or every > 1:
-    rule = Rule(every, local_start_step)
-    schedule = LocalSchedule(schedule, rule.length, rule.shortest)
+    schedule = LocalSchedule(
+      schedule, Rule(every, local_start_step, total_steps)
+    )
   messages: dict[str, list[list[Message]]] = {
     phase: [[]] * len(leaves)
     if phase == LOCAL
