@@ -12,8 +12,8 @@ import pathlib
 import sys
 from typing import Any
 
-from train.config import command_line, exit_codes
-from train.data import datasets, files, labelled, sources, tokenizers
+from train.config import command_line, exit_codes, section
+from train.data import datasets, labelled, sources, tokenizers
 
 _PROG = 'python -m train.prepare'
 _VERSION = '1.0.0'
@@ -216,7 +216,7 @@ def download(name: str, root: pathlib.Path) -> str:
   if name.split('/')[0] not in official:
     raise ValueError(
       f'{name!r} must be a data set of tensorflow-datasets'
-      f'{files.nearest(name, official)}: name one of its catalog, or say what'
+      f'{section.nearest(name, official)}: name one of its catalog, or say what'
       ' to make yours of with --texts, --sentences, --images or --idx.'
     )
   try:

@@ -13,6 +13,7 @@ import pytest
 
 import train
 from train import __main__ as program
+from train import compare, launch
 from train.config import command_line, reader, section
 from train.config.schema import Config, Log, Model
 import train.run
@@ -242,6 +243,15 @@ def test_help_lists_every_key_with_value_meaning_and_type(option, capsys):
       of_type = f'({section.describe_type(hint)})'
       assert ' '.join(text[1].split()).endswith(of_type), key
       assert len(text[1].split()) > len(of_type.split()), f'{key} is explained'
+
+
+@pytest.mark.parametrize('main', [program.main, compare.main, launch.main])
+def test_help_lists_every_option_once(main, capsys):
+  with pytest.raises(SystemExit):
+    main(['--help'])
+  options = re.findall(r'^--\S+', capsys.readouterr().out, re.MULTILINE)
+  assert len(options) > 50
+  assert len(options) == len({*options})
 
 
 def test_help_for_a_file_shows_its_values(write, capsys):

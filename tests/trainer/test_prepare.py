@@ -93,7 +93,7 @@ def test_classes_that_cannot_be_learnt_are_said(tmp_path, capsys):
   assert 'a folder train alongside val, got none' in capsys.readouterr().err
   pictures(tmp_path / 'pets' / 'train', 1)
   assert run(tmp_path, *options) == 2
-  assert "a class to train on (cat, dog) (did you mean 'dog'?)" in (
+  assert "a class to train on (cat, dog); the nearest is 'dog'" in (
     capsys.readouterr().err
   )
   pictures(tmp_path / 'pets' / 'test' / 'x', 1)  # No part: one folder deeper.
@@ -360,7 +360,7 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
     (('x', '--images', 'y', '--size', '0'), 'at least 1, got 0'),
     (
       ('minst',),
-      "must be a data set of tensorflow-datasets (did you mean 'mnist'?)",
+      "must be a data set of tensorflow-datasets; the nearest is 'mnist'",
     ),
     (('digits', '--texts', 'y'), "'digits' is built in, images for a resnet"),
     (('x', '--texts'), '--texts takes one value or more, got none'),
@@ -380,7 +380,7 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
     ('python_stdlib', 'python-stdlib'),
     ('cifar_10', 'cifar10'),
   ):
-    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+    with pytest.raises(ValueError, match=f"the nearest is '{meant}'"):
       text.load(section(tmp_path, name))
 
 

@@ -235,7 +235,7 @@ def test_pairs_scores_and_parts_by_file_or_share(tmp_path, tokenizer, capsys):
       ('text', 'label'),
       TABLE,
       ('--columns', 'txt', 'label'),
-      "line 2 must have the field 'txt', got text, label (did you mean 'text'?",
+      "must have the field 'txt', got text, label; the nearest is 'text'",
     ),
     (
       ('text', 'label'),

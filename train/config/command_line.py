@@ -71,7 +71,7 @@ def read(
     print(own.replace(f'--{first} ', first.upper(), 1))
     if keys:
       print('\nKeys of the configuration, with their values:')
-      print('\n'.join(_help(schema.Config, start)))
+      print('\n'.join(_help(schema.Config, start, hidden={*types})))
     sys.exit()
   words, given = _split(argv, keys | types)
   values, overrides = {}, []
@@ -213,14 +213,22 @@ def _typed(key: str, texts: list[str], hint: Any) -> Any:
 
 
 def _help(
-  section: type[Section], values: Any, prefix: str = '--'
+  section: type[Section],
+  values: Any,
+  prefix: str = '--',
+  hidden: Collection[str] = (),
 ) -> Iterator[str]:
-  """Every field of a section with its value, docstring and type."""
+  """Every field of a section with its value, docstring and type.
+
+  Keys in `hidden` are left out: options of the command that have their name.
+  """
   (tree,) = ast.parse(inspect.getsource(section)).body
   assert isinstance(tree, ast.ClassDef)
   hints, indent = typing.get_type_hints(section), 6 * ' '
   for field, after in itertools.pairwise([*tree.body, tree]):
     match field, after:
+      case ast.AnnAssign(ast.Name(name)), _ if name in hidden:
+        pass
       case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text))):
         value = getattr(values, name, '')
         is_flag = value is False and values is section

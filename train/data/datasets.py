@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import Any
 
-from train.data import files
+from train.config import section
 
 # What the sentences of a data set are called; the first that it has all of.
 SENTENCES = (
@@ -206,7 +206,7 @@ def _folder(name: str, root: pathlib.Path) -> pathlib.Path:
     hint = (
       ''
       if name.split('/')[0] in official
-      else files.nearest(name, [*_BUILT_IN, *there, *official])
+      else section.nearest(name, [*_BUILT_IN, *there, *official])
     )
     raise ValueError(
       f'There is no data set {name!r} below data.data_dir={str(root)!r}'

@@ -8,7 +8,6 @@ CSV and TSV by their name.
 import bz2
 from collections.abc import Iterator
 import csv
-import difflib
 import gzip
 import io
 import itertools
@@ -18,6 +17,8 @@ import os
 import re
 from typing import Any, BinaryIO, cast
 import zlib
+
+from train.config.section import nearest
 
 _ENDINGS = ('.gz', '.xz', '.bz2', '.zst')
 _JSON_LINES = ('.jsonl', '.ndjson')
@@ -108,12 +109,6 @@ def records(path: str, *columns: str) -> Iterator[tuple[str, Record]]:
     yield from _rows_of_table(path, is_tsv=name.endswith('.tsv'))
   else:
     yield from _objects(path)
-
-
-def nearest(name: str, names: list[str]) -> str:
-  """' (did you mean X?)' for the most similar name, or ''."""
-  found = difflib.get_close_matches(name, names, 1)
-  return f' (did you mean {found[0]!r}?)' if found else ''
 
 
 def check_text(text: bytes, where: str) -> bytes:

@@ -13,8 +13,9 @@ import zlib
 
 import numpy as np
 
+from train.config import section
 from train.data import corpus as corpus_lib
-from train.data import datasets, files, pixels
+from train.data import datasets, pixels
 
 _IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
 # The part of a data set that a folder of this name holds.
@@ -135,7 +136,7 @@ def images(folder: str, size: int | None) -> Source:
     if path.parent.name not in names:
       raise ValueError(
         f'{str(path.parent)!r} must be called like a class to train on'
-        f' ({", ".join(names[:10])}){files.nearest(path.parent.name, names)}:'
+        f' ({", ".join(names[:10])}){section.nearest(path.parent.name, names)}:'
         ' rename it, or leave it out.'
       )
   kinds: set[tuple[tuple[int, int], str]] = set()
