@@ -151,7 +151,8 @@ def test_parquet_is_read_by_its_field(tmp_path):
   assert [*files.texts(str(path), 'text')] == [b'one', b'', b'three']
   found = [row for _, row in files.records(str(path))]
   assert found[2] == {'text': 'three', 'other': 3}
-  with pytest.raises(
+  message = r"field 'txt', got text, other; the nearest is 'text'"
+  with pytest.raises(ValueError, match=message):
     ValueError, match=r"field 'txt', got text, other; the nearest"
   ):
     [*files.texts(str(path), 'txt')]
