@@ -1,4 +1,4 @@
-"""EF21, and methods of which every worker's own error matters."""
+"""Error feedback, and methods that need the error of every worker."""
 
 import functools
 
