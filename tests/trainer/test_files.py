@@ -153,8 +153,6 @@ def test_parquet_is_read_by_its_field(tmp_path):
   assert found[2] == {'text': 'three', 'other': 3}
   message = r"field 'txt', got text, other; the nearest is 'text'"
   with pytest.raises(ValueError, match=message):
-    ValueError, match=r"field 'txt', got text, other; the nearest"
-  ):
     [*files.texts(str(path), 'txt')]
   path.write_bytes(path.read_bytes()[:-9])
   with pytest.raises(ValueError, match=r'Cannot read .*a\.parquet.* as par'):
