@@ -212,7 +212,7 @@ class CompressedLeaf(Leaf):
     def exchange(h: Array, state: PyTree, key: Array) -> rounds.Rounds:
       own = method(matrices.split(h), state, key)
       if is_integer and phase == 'compress':
-        own = quantized.as_integers(own, self.factor_dtype, num_workers)
+        own = quantized.as_integers(own, self.factor_dtype)
       own = rounds.multiplying(own, matrices.is_column_major)
       output, sent, state = yield from own
       sent = matrices.join(sent) if self.error_feedback else None

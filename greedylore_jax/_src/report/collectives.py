@@ -91,10 +91,11 @@ class Collective:
   def payload(self) -> int:
     """Bytes of an all-reduce that takes as long in a ring of workers.
 
-    A ring carries a sum around twice and what it gathers once, so half of an
-    all-gather's result counts.
+    A ring carries a sum around twice. What it gathers or exchanges it carries
+    once, so half of the result of an all-gather or an all-to-all counts.
     """
-    return self.bytes // 2 if self.kind == 'all-gather' else self.bytes
+    once = self.kind in ('all-gather', 'all-to-all')
+    return self.bytes // 2 if once else self.bytes
 
 
 def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
@@ -148,6 +149,9 @@ def _parse(line: str, mesh: Any) -> list[Collective]:
     arrays = arrays[len(arrays) // 2 :]  # The operands come before the results.
   if found['start'] and found['kind'] == 'collective-permute':
     arrays = arrays[1:2]  # Operand, result, contexts.
+  if found['kind'] == 'all-to-all' and len(arrays) > 1:
+    dtype, dims = arrays[0]  # One array for each worker.
+    arrays = [(dtype, f'{len(arrays)},{dims}')]
   return [
     Collective(
       found['kind'],

@@ -25,7 +25,7 @@ from greedylore_jax._src.engine.schedule import (
 )
 from greedylore_jax._src.report import plan_table
 from greedylore_jax._src.types import Function, Params, Phase, Shape
-from greedylore_jax._src.wire.recording import Message
+from greedylore_jax._src.wire.recording import QUANTIZED, Message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +264,7 @@ def plan(
   for i, (part, members) in enumerate(zip(parts, groups, strict=True)):
     for phase, of_leaves in part.messages.items():
       name = local.part(i, phase)
-      rounds[name] = _packed(of_leaves)
+      rounds[name] = _packed(of_leaves, num_workers, devices_per_worker)
       for j, messages in zip(members, of_leaves, strict=False):
         own = sent.setdefault(j, {LOCAL: 0} if is_local else {})
         own[name] = sum(_payload(x, num_workers) for x in messages)
@@ -352,22 +352,28 @@ def _exchanged(
 
 def _payload(sent: Message, num_workers: int) -> int:
   """Bytes of a message, as those of an all-reduce that takes as long."""
-  gathered = 'gather' in sent.kind
-  return sent.bytes * max(num_workers, 2) // 2 if gathered else sent.bytes
+  if sent.kind == 'all-gather':
+    return sent.bytes * max(num_workers, 2) // 2
+  return sent.bytes // 2 if sent.kind == 'all-to-all' else sent.bytes
 
 
-def _packed(of_leaves: Sequence[list[Message]]) -> list[Message]:
+def _packed(
+  of_leaves: Sequence[list[Message]], num_workers: int, devices: int
+) -> list[Message]:
   """Messages per leaf as they are packed: one per round, kind and dtype."""
+  order: Function = lambda key: (key[0] == QUANTIZED, key[0] != 'all-reduce')
   packed = []
   for i in range(max(map(len, of_leaves), default=0)):
     sizes: collections.Counter[tuple[str, str]] = collections.Counter()
     for messages in of_leaves:
       if i < len(messages):
         sizes[messages[i].kind, messages[i].dtype] += messages[i].size
-    packed += [
-      Message(kind, dtype, size)
-      for (kind, dtype), size in sorted(sizes.items(), reverse=True)
-    ]
+    for kind, dtype in sorted(sorted(sizes, reverse=True), key=order):
+      message = Message(kind, dtype, sizes[kind, dtype])
+      is_quantized = kind == QUANTIZED
+      packed += (
+        message.halves(num_workers, devices) if is_quantized else [message]
+      )
   return packed
 
 

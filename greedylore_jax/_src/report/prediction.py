@@ -99,7 +99,7 @@ def predict(
   workers, ring = plan.num_workers, plan.ring_factor
 
   def waiting(sent: Message) -> float:
-    return latency * (workers - 1) * (1 if 'gather' in sent.kind else 2)
+    return latency * (workers - 1) * (2 if sent.kind == 'all-reduce' else 1)
 
   # Besides the wire: starting messages, and computing.
   dense_other = latency * 2 * (workers - 1)
