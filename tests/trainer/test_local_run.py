@@ -146,6 +146,7 @@ def test_another_number_of_workers_resumes_with_means(
   [
     ({'every': 0}, r'local\.every must be at least 1, got 0'),
     ({'outer_momentum': 1.0, 'every': 2}, r'outer_momentum must be below 1'),
+    ({'qsr_alpha': 0.0}, r'local\.qsr_alpha must be above 0, got 0\.0'),
     ({'start_step': 3}, r'local\.start_step is only for local\.every above 1'),
   ],
 )

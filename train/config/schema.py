@@ -231,7 +231,8 @@ class Local(Section):
 
   def _check(self) -> None:
     self._at_least(1, 'every')
-    self._at_least(0, 'start_step', 'outer_learning_rate', 'qsr_alpha')
+    self._at_least(0, 'start_step', 'outer_learning_rate')
+    self._require(lambda x: x > 0, 'above 0', 'qsr_alpha')
     self._fraction('outer_momentum')
     self._below(1, 'outer_momentum')
     if not self.is_on:
