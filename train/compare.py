@@ -96,7 +96,7 @@ def main(
   try:
     options, overrides = command_line.read(argv, Options, grid.PROG)
     choices = _choices(options, overrides)  # Finds mistakes before JAX starts.
-    from train.run import lock
+    from train.run import lock, paths
     from train.study import runner
 
     name = f'{reader.name_of(choices.path)}-compare'
@@ -110,7 +110,12 @@ def main(
           code, said = study.run(run_python if call is None else call)
       except KeyboardInterrupt:
         code, said = exit_codes.INTERRUPTED, 'Interrupted.'
-      study.report(options.bandwidth)
+      if not study.report(options.bandwidth) and options.report:
+        raise exit_codes.UsageError(
+          f'--report needs finished runs, but {folder} has none of this study:'
+          ' leave --report out to run it, or set --workdir to the folder of its'
+          f' {paths.RESULTS}'
+        )
   except (exit_codes.UsageError, ValueError, OSError, ImportError) as error:
     return exit_codes.fail(error)
   except KeyboardInterrupt:

@@ -458,6 +458,14 @@ def test_a_run_that_fails_ends_the_study_and_the_others_stay(
   ]
 
 
+def test_a_report_without_finished_runs_says_what_to_do(run, capsys):
+  run('--report', code=2)
+  out, err = capsys.readouterr()
+  assert not out
+  assert err.startswith('error: --report needs finished runs, but ')
+  assert err.count('\n') == 1 and 'leave --report out' in err
+
+
 def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
   run, started, tmp_path, capsys
 ):

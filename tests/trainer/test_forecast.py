@@ -7,6 +7,7 @@ import pytest
 import runs
 from train import __main__ as program
 from train import tasks
+from train.config import command_line
 from train.config.schema import Compression, Local
 from train.run import forecast
 from train.study import budget
@@ -94,6 +95,16 @@ def test_rounds_have_an_average_a_peak_and_a_bandwidth(tmp_path, alpha):
   expected = 8e-6 * 1.5 * average / 0.95 / seconds
   assert float(mbits[2]) == pytest.approx(expected, rel=0.02)
   assert re.search(r'^ +0\.001 ', text, re.M), 'links that rounds are for'
+
+
+def test_without_its_data_a_plan_says_how_to_do_without(capsys):
+  argv = ['configs/greedylore/llama.py:9m']
+  assert program.main([*argv, '--plan']) == 2
+  error = capsys.readouterr().err
+  assert "no 'data/t5.model' in" in error and error.count('\n') == 1
+  words = error.split(' bytes, add ')[1].removesuffix('.\n').split()
+  without = command_line.parse([*argv, *words], 'train')[0]
+  assert tasks.load(without).description['tokenizer'] == 'bytes'
 
 
 def test_the_command_prints_it_and_trains_nothing(

@@ -16,7 +16,7 @@ import numpy as np
 import greedylore_jax as gl
 from train import tasks
 from train.config import machines
-from train.config.schema import Config, Local
+from train.config.schema import Config, Data, Local
 from train.distributed import cluster
 from train.run import build, optimizer
 
@@ -43,7 +43,7 @@ def describe(config: Config) -> str:
       f' {config.batch_size}.'
     )
   alone = dataclasses.replace(alone, batch_size=config.batch_size // workers)
-  task = tasks.load(alone)
+  task = _load(alone)
   dense, compressed = measure([with_dense(alone), alone], mesh, task)
   if config.local.is_on:  # A local step computes what a dense one does.
     (seconds,) = dense.seconds.values()
@@ -62,6 +62,27 @@ def describe(config: Config) -> str:
       *(_round_lines(config, plan, compressed) if plan.is_local else ()),
     ]
   )
+
+
+def _load(config: Config) -> tasks.Task:
+  """The task; its errors say how to plan without data that are not there."""
+  try:
+    return tasks.load(config)
+  except (ValueError, OSError) as error:
+    data, usual = config.data, Data()
+    keys = 'source', 'stream', 'max_bytes', 'tokenizer'
+    options = [
+      f'--data.{key} {getattr(usual, key)}'
+      for key in keys
+      if getattr(data, key) != getattr(usual, key)
+    ]
+    own_files = data.files or data.held_out
+    if config.model.name != 'llama' or own_files or not options:
+      raise
+    raise ValueError(
+      f'{error} To plan without these files, with a vocabulary of 256 bytes,'
+      f' add {" ".join(options)}.'
+    ) from None
 
 
 def of_one_worker(config: Config) -> Config:

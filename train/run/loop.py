@@ -111,6 +111,7 @@ def run(
         mesh,
         data=task.description,
         is_elastic=job.plan.is_elastic,
+        is_local=job.plan.is_local,
       )
     )
     now = checkpoints.latest(job.fresh)

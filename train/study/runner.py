@@ -63,8 +63,8 @@ class Study:
       results.lighten(folder)
     return 0, ''
 
-  def report(self, bandwidth: float) -> None:
-    """Writes table.md and compare.png of the finished runs."""
+  def report(self, bandwidth: float) -> bool:
+    """Writes table.md and compare.png; False if no run is finished."""
     rows = comparison.rows(
       [
         (run, self._results.lines[identity])
@@ -74,12 +74,13 @@ class Study:
       ]
     )
     if not rows:
-      return
+      return False
     table = comparison.table(rows, bandwidth)
     (self._folder / paths.TABLE).write_text(table, encoding='utf-8')
     best = comparison.best(rows)
     figure.draw(self._folder / paths.FIGURE, best, bandwidth)
     print(f'\n{table}\nTable and figure are in {self._folder}.')
+    return True
 
   def _time_left(self) -> str:
     """What the unfinished runs may take, from what the finished ones took."""
