@@ -1,0 +1,257 @@
+"""The runs of one configuration at several rates and seeds, as one program.
+
+Workers, learning rates and seeds are axes of `jax.vmap`, and steps are a
+`jax.lax.scan`, so a device that one small run would leave idle is busy. Model,
+loss, data, optimizer and compression are the trainer's own.
+
+Runs that are computed together share their step counters, because a branch on
+a counter of each run would take both sides. So a run that skips a step, which
+is not finite, counts it here and not in the trainer.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import greedylore_jax as gl
+from train import tasks
+from train.config.schema import Config
+from train.data import text as text_lib
+from train.distributed import cluster
+from train.run import optimizer
+from train.study import budget
+
+_AXIS = cluster.WORKER_AXIS
+_SCORED_AT_ONCE = 64  # Held-out examples of a run.
+
+
+class Lane(NamedTuple):
+  """One of the runs: its learning rate, and its seed of parameters and data."""
+
+  rate: float
+  seed: int
+
+
+class Outcome(NamedTuple):
+  """What came of a run.
+
+  Attributes:
+    lane: which run.
+    curve: step and held-out loss of each evaluation.
+    times_fewer: dense bytes over those of the run; None for one worker.
+    params: the global parameters after the last step.
+  """
+
+  lane: Lane
+  curve: list[tuple[int, float]]
+  times_fewer: float | None
+  params: Any
+
+
+class Done(NamedTuple):
+  """All runs, and the seconds to compile and to compute them together."""
+
+  outcomes: list[Outcome]
+  compile_seconds: float
+  run_seconds: float
+
+
+def run(config: Config, text: text_lib.TextData, lanes: Sequence[Lane]) -> Done:
+  """Trains every lane as `train.run.loop.run` would, on one device.
+
+  Args:
+    config: the configuration, with mesh.replica workers. The lanes replace its
+      learning rate and its seeds of parameters and data.
+    text: what data.source holds.
+    lanes: the runs.
+  """
+  groups = _groups(config, lanes)
+  begin = time.perf_counter()
+  program = Program(config, tasks.LanguageModeling(config, text), groups[0])
+  compiled = time.perf_counter()
+  outcomes = [x for group in groups for x in program.run(group, text)]
+  end = time.perf_counter()
+  return Done(outcomes, compiled - begin, end - compiled)
+
+
+def _groups(config: Config, lanes: Sequence[Lane]) -> list[list[Lane]]:
+  """Lanes whose rounds end at the same steps, in groups of equal size."""
+  if config.local.qsr_alpha is None:
+    return [list(lanes)]
+  rates = dict.fromkeys(lane.rate for lane in lanes)
+  return [[x for x in lanes if x.rate == rate] for rate in rates]
+
+
+class Program:
+  """What is compiled for a group of lanes.
+
+  Attributes:
+    train: from rates, parameters, optimizer states and batches to the second
+      and third after some steps.
+  """
+
+  def __init__(
+    self, config: Config, task: tasks.LanguageModeling, lanes: Sequence[Lane]
+  ):
+    self._config, self._task = config, task
+    self._chunk = math.gcd(config.steps, config.evaluation.every)
+    self._held_out = task.held_out(config.evaluation.sequences)
+    # A rule that depends on the rate is the same for all only with one rate.
+    self._one_rate = len({lane.rate for lane in lanes}) == 1
+    rates = self._rates(lanes)
+    seeds = jnp.zeros(len(lanes), jnp.int32)
+    begin = functools.partial(_begin, config, task)
+    _, state = jax.eval_shape(begin, 0)
+    axes = jax.tree.map(lambda x: None if _is_shared(x) else 0, state)
+    start = jax.jit(jax.vmap(begin, out_axes=(0, axes)))
+    params, state = jax.eval_shape(start, seeds)
+    rows = config.batch_size, *task.example().shape
+    batches = jax.ShapeDtypeStruct((self._chunk, len(lanes), *rows), np.int32)
+    step = jax.vmap(
+      functools.partial(_step, config, task),
+      in_axes=(None if self._one_rate else 0, 0, axes, 0),
+    )
+    train = jax.jit(functools.partial(_scan, step, axes), donate_argnums=(1, 2))
+    self._start = start.lower(seeds).compile()
+    self.train = train.lower(rates, params, state, batches).compile()
+    outputs = jax.jit(jax.vmap(self._outputs))
+    self._score = outputs.lower(params).compile()
+
+  def run(
+    self, lanes: Sequence[Lane], text: text_lib.TextData
+  ) -> list[Outcome]:
+    """Trains and scores a group of lanes."""
+    config, chunk = self._config, self._chunk
+    seeds = [lane.seed for lane in lanes]
+    params, state = self._start(jnp.array(seeds, jnp.int32))
+    data = [_batches(config.batch_size, config.steps, text, x) for x in seeds]
+    curves: list[list[tuple[int, float]]] = [[] for _ in lanes]
+    for begin in range(0, config.steps, chunk):
+      end = begin + chunk
+      batches = np.stack([x[begin:end] for x in data], axis=1, dtype=np.int32)
+      params, state = self.train(self._rates(lanes), params, state, batches)
+      every = config.evaluation.every
+      if end == config.steps or (every and end % every == 0):
+        for curve, outputs in zip(
+          curves, np.asarray(self._score(params)), strict=True
+        ):
+          loss = self._task.score(outputs, self._held_out)['loss']
+          curve.append((end, loss))
+    params = jax.device_get(params)
+    of_lane = lambda i: jax.tree.map(lambda x: x[i], params)
+    return [
+      Outcome(lane, curve, self._times_fewer(lane), of_lane(i))
+      for i, (lane, curve) in enumerate(zip(lanes, curves, strict=True))
+    ]
+
+  def _times_fewer(self, lane: Lane) -> float | None:
+    config = _at_rate(self._config, lane.rate)
+    alone = config.mesh.replica == 1
+    return None if alone else budget.times_fewer(config, self._task)
+
+  def _rates(self, lanes: Sequence[Lane]) -> jax.Array:
+    rates = jnp.array([lane.rate for lane in lanes], jnp.float32)
+    return rates[0] if self._one_rate else rates
+
+  def _outputs(self, params: Any) -> jax.Array:
+    """The task's outputs of one lane for all held-out examples."""
+    count = len(jax.tree.leaves(self._held_out)[0])
+    outputs: jax.Array = jax.lax.map(
+      lambda x: self._task.outputs(params, (), jax.tree.map(lambda y: y[None], x))[0],
+      self._held_out,
+      batch_size=min(count, _SCORED_AT_ONCE),
+    )
+    return outputs
+
+
+def _at_rate(config: Config, rate: float) -> Config:
+  options = dataclasses.replace(config.optimizer, learning_rate=rate)
+  return dataclasses.replace(config, optimizer=options)
+
+
+def _begin(
+  config: Config, task: tasks.Task, seed: jax.Array
+) -> tuple[Any, Any]:
+  """Parameters and optimizer state of a lane before the first step."""
+  params = task.start(task.init(seed))  # type: ignore[arg-type]
+  tx, _ = optimizer.build(config, _AXIS, task)
+  return params, gl.expand(tx.init(params), config.mesh.replica, exact=False)
+
+
+def _step(
+  config: Config,
+  task: tasks.Task,
+  rate: jax.Array,
+  params: Any,
+  state: Any,
+  batch: Any,
+) -> tuple[Any, Any]:
+  """A step of one lane, whose workers are an axis of `jax.vmap`."""
+  unit = optimizer.learning_rates(_at_rate(config, 1.0))
+  tx, _ = optimizer.build(
+    config, _AXIS, task, schedule=lambda count: rate * unit(count)
+  )
+  gradient = gl.value_and_local_grad(task.loss, _AXIS)
+  specs = jax.tree.map(
+    lambda spec: 0 if spec else None, gl.state_partition_specs(state, _AXIS)
+  )
+  each = lambda f, tree: jax.tree.map(
+    lambda axis, x: x if axis is None else f(x),
+    specs,
+    tree,
+    is_leaf=lambda x: x is None,
+  )
+
+  def worker(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+    _, grads = gradient(gl.local_params(params, state), batch)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  params, state = jax.vmap(
+    worker,
+    in_axes=(None, specs, 0),
+    out_axes=(None, specs),
+    axis_name=_AXIS,
+  )(
+    params,
+    each(lambda x: x[:, None], state),
+    batch.reshape(config.mesh.replica, -1, *batch.shape[1:]),
+  )
+  return params, each(lambda x: x[:, 0], state)
+
+
+def _scan(
+  step: Any, axes: Any, rates: Any, params: Any, state: Any, batches: Any
+) -> tuple[Any, Any]:
+  """A step for each batch, of all lanes."""
+
+  def one(carry: Any, batch: Any) -> Any:
+    params, state = step(rates, *carry, batch)
+    shared = lambda axis, x: jnp.max(x, axis=0) if axis is None else x
+    state = jax.tree.map(shared, axes, state, is_leaf=lambda x: x is None)
+    return (params, state), None
+
+  return jax.lax.scan(one, (params, state), batches)[0]
+
+
+def _is_shared(x: Any) -> bool:
+  """Whether this is a counter that is equal on all workers."""
+  return x.shape == () and jnp.issubdtype(x.dtype, jnp.integer)
+
+
+@functools.lru_cache(maxsize=8)
+def _batches(
+  batch_size: int, steps: int, text: text_lib.TextData, seed: int
+) -> np.ndarray:
+  """The batches of a run, [steps, batch_size, time + 1]."""
+  train = dataclasses.replace(text, seed=seed).train(batch_size)
+  kind = text.held_out[0].windows.dtype
+  return np.stack([next(train).astype(kind) for _ in range(steps)])
