@@ -26,6 +26,7 @@ from train import tasks
 from train.config.schema import Config
 from train.data import text as text_lib
 from train.distributed import cluster
+from train.models import llama
 from train.run import optimizer
 from train.study import budget
 
@@ -75,9 +76,9 @@ def run(config: Config, text: text_lib.TextData, lanes: Sequence[Lane]) -> Done:
   """
   groups = _groups(config, lanes)
   begin = time.perf_counter()
-  program = Program(config, tasks.LanguageModeling(config, text), groups[0])
+  program = Program(config, text, groups[0])
   compiled = time.perf_counter()
-  outcomes = [x for group in groups for x in program.run(group, text)]
+  outcomes = [x for group in groups for x in program.run(group)]
   end = time.perf_counter()
   return Done(outcomes, compiled - begin, end - compiled)
 
@@ -99,20 +100,17 @@ class Program:
   """
 
   def __init__(
-    self, config: Config, task: tasks.LanguageModeling, lanes: Sequence[Lane]
+    self, config: Config, text: text_lib.TextData, lanes: Sequence[Lane]
   ):
-    self._config, self._task = config, task
+    task = tasks.LanguageModeling(config, text)
+    self._config, self._text, self._task = config, text, task
     self._chunk = math.gcd(config.steps, config.evaluation.every)
     self._held_out = task.held_out(config.evaluation.sequences)
     # A rule that depends on the rate is the same for all only with one rate.
     self._one_rate = len({lane.rate for lane in lanes}) == 1
     rates = self._rates(lanes)
-    seeds = jnp.zeros(len(lanes), jnp.int32)
-    begin = functools.partial(_begin, config, task)
-    _, state = jax.eval_shape(begin, 0)
-    axes = jax.tree.map(lambda x: None if _is_shared(x) else 0, state)
-    start = jax.jit(jax.vmap(begin, out_axes=(0, axes)))
-    params, state = jax.eval_shape(start, seeds)
+    params, state = _begin(config, text, lanes)
+    axes = jax.tree.map(lambda x: None if x.ndim == 0 else 0, state)
     rows = config.batch_size, *task.example().shape
     batches = jax.ShapeDtypeStruct((self._chunk, len(lanes), *rows), np.int32)
     step = jax.vmap(
@@ -120,19 +118,18 @@ class Program:
       in_axes=(None if self._one_rate else 0, 0, axes, 0),
     )
     train = jax.jit(functools.partial(_scan, step, axes), donate_argnums=(1, 2))
-    self._start = start.lower(seeds).compile()
     self.train = train.lower(rates, params, state, batches).compile()
     outputs = jax.jit(jax.vmap(self._outputs))
     self._score = outputs.lower(params).compile()
 
-  def run(
-    self, lanes: Sequence[Lane], text: text_lib.TextData
-  ) -> list[Outcome]:
+  def run(self, lanes: Sequence[Lane]) -> list[Outcome]:
     """Trains and scores a group of lanes."""
     config, chunk = self._config, self._chunk
-    seeds = [lane.seed for lane in lanes]
-    params, state = self._start(jnp.array(seeds, jnp.int32))
-    data = [_batches(config.batch_size, config.steps, text, x) for x in seeds]
+    params, state = _begin(config, self._text, lanes)
+    data = [
+      _batches(config.batch_size, config.steps, self._text, x.seed)
+      for x in lanes
+    ]
     curves: list[list[tuple[int, float]]] = [[] for _ in lanes]
     for begin in range(0, config.steps, chunk):
       end = begin + chunk
@@ -165,7 +162,9 @@ class Program:
     """The task's outputs of one lane for all held-out examples."""
     count = len(jax.tree.leaves(self._held_out)[0])
     outputs: jax.Array = jax.lax.map(
-      lambda x: self._task.outputs(params, (), jax.tree.map(lambda y: y[None], x))[0],
+      lambda x: self._task.outputs(
+        params, (), jax.tree.map(lambda y: y[None], x)
+      )[0],
       self._held_out,
       batch_size=min(count, _SCORED_AT_ONCE),
     )
@@ -177,13 +176,27 @@ def _at_rate(config: Config, rate: float) -> Config:
   return dataclasses.replace(config, optimizer=options)
 
 
+# As `task.init`, compiled once for all cells.
+_initial = jax.jit(llama.init, static_argnums=(0, 1))
+
+
 def _begin(
-  config: Config, task: tasks.Task, seed: jax.Array
+  config: Config, text: text_lib.TextData, lanes: Sequence[Lane]
 ) -> tuple[Any, Any]:
-  """Parameters and optimizer state of a lane before the first step."""
-  params = task.start(task.init(seed))  # type: ignore[arg-type]
+  """Parameters and optimizer states of all lanes before the first step.
+
+  Counters are equal on all workers and shared by all lanes.
+  """
+  stack = lambda *xs: jnp.stack(xs)
+  task = tasks.LanguageModeling(config, text)
+  init = functools.partial(_initial, config.model, text.vocab_size)
+  each = [task.start(init(lane.seed)) for lane in lanes]
   tx, _ = optimizer.build(config, _AXIS, task)
-  return params, gl.expand(tx.init(params), config.mesh.replica, exact=False)
+  state = gl.expand(tx.init(each[0]), config.mesh.replica, exact=False)
+  is_counter = lambda x: x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.integer)
+  return jax.tree.map(stack, *each), jax.tree.map(
+    lambda x: x if is_counter(x) else stack(*[x] * len(lanes)), state
+  )
 
 
 def _step(
@@ -216,10 +229,7 @@ def _step(
     return optax.apply_updates(params, updates), state
 
   params, state = jax.vmap(
-    worker,
-    in_axes=(None, specs, 0),
-    out_axes=(None, specs),
-    axis_name=_AXIS,
+    worker, in_axes=(None, specs, 0), out_axes=(None, specs), axis_name=_AXIS
   )(
     params,
     each(lambda x: x[:, None], state),
@@ -240,11 +250,6 @@ def _scan(
     return (params, state), None
 
   return jax.lax.scan(one, (params, state), batches)[0]
-
-
-def _is_shared(x: Any) -> bool:
-  """Whether this is a counter that is equal on all workers."""
-  return x.shape == () and jnp.issubdtype(x.dtype, jnp.integer)
 
 
 @functools.lru_cache(maxsize=8)
