@@ -1,11 +1,10 @@
 """Are runs on one device, many at a time, the trainer's own runs?"""
 
 import dataclasses
-import json
 
 import pytest
 
-from experiments.simulated import cells, program, text, worker
+from experiments.simulated import program, text
 import runs
 from train.config.schema import Compression, Local, Optimizer
 
