@@ -1,9 +1,10 @@
 """Low-rank gradient compression with error feedback for distributed JAX."""
 
 from greedylore_jax._src.engine.policy import PolicyOptions
-from greedylore_jax._src.engine.round_length import QSR
+from greedylore_jax._src.engine.round_length import QSR, SelSync
 from greedylore_jax._src.gradients import value_and_local_grad
 from greedylore_jax._src.local_updates import (
+  InFlight,
   LocalUpdatesState,
   local_params,
   local_updates,
@@ -58,6 +59,7 @@ __all__ = [
   'Frozen',
   'Gather',
   'GreedyLore',
+  'InFlight',
   'LocalUpdatesState',
   'PerWorker',
   'Plan',
@@ -69,6 +71,7 @@ __all__ = [
   'RandomK',
   'RandomSubspace',
   'RangeFinder',
+  'SelSync',
   'Sign',
   'TSRAdamState',
   'TopK',

@@ -17,10 +17,10 @@ PUBLIC = {
   'their parts': 'Each Gather Product',
   'transformations': (
     'compress_gradients greedylore average_gradients tsr_adam PolicyOptions'
-    ' local_updates local_params QSR'
+    ' local_updates local_params QSR SelSync'
   ),
   'states': (
-    'CompressState TSRAdamState LocalUpdatesState PerWorker init_state'
+    'CompressState TSRAdamState LocalUpdatesState InFlight PerWorker init_state'
     ' place_state state_partition_specs'
     ' state_template collapse expand'
   ),

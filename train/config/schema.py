@@ -26,6 +26,7 @@ MatrixMethod = Literal[
   'sign',
 ]
 Method = MatrixMethod | Literal['tsr_adam']
+FactorDType = DType | Literal['int8']
 
 _LOW_RANK = (
   'greedylore',
@@ -172,7 +173,7 @@ class Compression(Section):
   compression.update_interval."""
   error_dtype: DType | None = None
   """Type in which the errors are stored; None is float32."""
-  factor_dtype: DType | Literal['int8'] | None = None
+  factor_dtype: FactorDType | None = None
   """Type of compressed messages; None is the type of the gradients."""
   stagger: bool = False
   """Refresh at most one basis per step instead of all in the same step, which
@@ -366,3 +367,5 @@ class Config(Section):
     read = not is_tsr_adam or not sent.error_feedback
     only(sent, read, others, 'error_feedback')
     only(self.optimizer, not is_tsr_adam, others, 'momentum', 'nesterov')
+    only_compress = 'a compression.method that only compresses, such as tsr'
+    only(self.local, not is_tsr_adam, only_compress, 'every', 'qsr_alpha')

@@ -21,6 +21,7 @@ from train.distributed import cluster
 from train.run import build, optimizer
 
 _GBITS = 0.1, 1, 10, 100
+_GBITS_OF_ROUNDS = 0.001, 0.01, *_GBITS
 _SHARE = 0.95  # Of a link's rate; headers take the rest.
 _LATENCY = 1e-4
 _TURNS = 3
@@ -58,6 +59,7 @@ def describe(config: Config) -> str:
       *_worker_lines(dense, compressed, alone.batch_size, mesh),
       '',
       *_link_lines(plan, dense, compressed),
+      *(_round_lines(config, plan, compressed) if plan.is_local else ()),
     ]
   )
 
@@ -217,13 +219,38 @@ def _link_lines(
     f' {1e3 * _LATENCY:g} ms to a neighbour:',
     f'{"Gbit/s":>8}{"dense":>12}{"compressed":>12}{"worst":>12}{"":4}',
   ]
-  for gbits in _GBITS:
+  for gbits in _GBITS_OF_ROUNDS if plan.is_local else _GBITS:
     x = predict(gbits)
     lines.append(
       f'{gbits:8g}{x.dense:12.4g}{x.average:12.4g}{x.worst:12.4g}'
       f'{x.dense / x.average:9.2f}x'
     )
   return [*lines, _verdict(8e-9 / _SHARE * predict(1).break_even)]
+
+
+def _round_lines(
+  config: Config, plan: gl.Plan, compressed: Measured
+) -> list[str]:
+  """What rounds of local steps send, and on which links steps wait."""
+  local, steps = config.local, config.steps
+  by_rule = local.qsr_alpha is not None
+  computing = sum(
+    share * compressed.seconds[phase]
+    for phase, share in plan.lasting_phases().items()
+  )
+  kilobytes = lambda count: f'{count / 1e3:,.1f} kB'
+  at_most = 'at most ' if by_rule else ''
+  bits = 8 * plan.ring_factor * plan.bytes_per_step
+  return [
+    f'Rounds of {"at least " if by_rule else ""}{local.every} steps send'
+    f' {at_most}{kilobytes(plan.bytes_per_step)} per step on average, and'
+    f' {kilobytes(plan.peak_bytes)} in the step that sends most. This run of'
+    f' {steps} steps sends {kilobytes(plan.bytes_after(steps) / steps)} per'
+    ' step.',
+    f'Sending takes longer than computing below {at_most}'
+    f'{1e-6 / _SHARE * bits / computing:.3g} Mbit/s: steps then wait even if'
+    ' the two overlap.',
+  ]
 
 
 def _verdict(gbits: float) -> str:

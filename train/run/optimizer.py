@@ -86,17 +86,8 @@ def _clipped(
 def _local(
   config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
-  """Rounds of local steps of the optimizer, whose outcome is compressed.
-
-  Raises:
-    ValueError: for tsr_adam, which sends in every step.
-  """
+  """Rounds of local steps of the optimizer, whose outcome is compressed."""
   compression, local = config.compression, config.local
-  if compression.method == 'tsr_adam':
-    raise ValueError(
-      'local.every needs a method that only compresses, got compression.method'
-      ' tsr_adam, which is an optimizer: use tsr.'
-    )
   return gl.local_updates(
     _clipped(config.optimizer, schedule, task),
     outer=optax.chain(

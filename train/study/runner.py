@@ -77,7 +77,8 @@ class Study:
       return
     table = comparison.table(rows, bandwidth)
     (self._folder / paths.TABLE).write_text(table, encoding='utf-8')
-    figure.draw(self._folder / paths.FIGURE, rows, bandwidth)
+    best = comparison.best(rows)
+    figure.draw(self._folder / paths.FIGURE, best, bandwidth)
     print(f'\n{table}\nTable and figure are in {self._folder}.')
 
   def _time_left(self) -> str:
@@ -98,7 +99,8 @@ def _runs(choices: grid.Choices) -> dict[str, list[grid.Run]]:
   """All runs by their identity, checked. Several of them may be equal."""
   # The memory of an accelerator belongs to the runs.
   jax.config.update('jax_platforms', 'cpu')
-  config = choices.config()
+  # All entries have the same data, model and mesh.
+  config = choices.config(*choices.entries[0].options)
   if not config.mesh.replica:
     raise exit_codes.UsageError(
       'a study needs a fixed number of workers: set mesh.replica, got 0, which'
@@ -108,7 +110,7 @@ def _runs(choices: grid.Choices) -> dict[str, list[grid.Run]]:
 
   def choose(method: grid.Entry, times: float) -> grid.Knob | None:
     name = budget.knob(method.method)
-    if name is None or name in dict(method.settings):
+    if name is None or f'compression.{name}' in dict(method.settings):
       return None
     value = budget.largest(choices.config(*method.options), task, times)
     print(f'{method.text} within {times:g}x: {name} {value:g}', flush=True)

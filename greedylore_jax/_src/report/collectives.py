@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from greedylore_jax._src.engine import fragments
+
 _KINDS = (
   'all-reduce',
   'all-gather',
@@ -140,7 +142,7 @@ def _parse(line: str, mesh: Any) -> list[Collective]:
   found = _INSTRUCTION.search(line)
   if not found:
     return []
-  phase: Any = _PHASE.search(line)
+  phase = _phase_of(line)
   arrays = _ARRAY.findall(found['result'])
   if found['start'] and found['kind'] == 'all-gather':
     arrays = arrays[len(arrays) // 2 :]  # The operands come before the results.
@@ -152,10 +154,19 @@ def _parse(line: str, mesh: Any) -> list[Collective]:
       _axes_of(line, mesh) if mesh else None,
       _DTYPES[dtype],
       tuple(int(n) for n in dims.split(',') if n),
-      phase and phase[1],
+      phase,
     )
     for dtype, dims in arrays
   ]
+
+
+def _phase_of(line: str) -> str | None:
+  """The phase in whose scope an operation is, with its fragment if any."""
+  found = _PHASE.findall(line)
+  fragment = [x for x in found if x.startswith(fragments.SCOPE)]
+  names = [x for x in found if x not in fragment]
+  suffix = f'_{fragment[0].removeprefix(fragments.SCOPE)}' if fragment else ''
+  return names[0] + suffix if names else None
 
 
 def _axes_of(line: str, mesh: Any) -> tuple[str, ...]:

@@ -103,7 +103,9 @@ def predict(
 
   # Besides the wire: starting messages, and computing.
   dense_other = latency * 2 * (workers - 1)
-  other = {x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases}
+  other = {
+    x: sum(map(waiting, plan.messages_in(x))) + overheads[x] for x in phases
+  }
   dense = compute_seconds + dense_other + ring * plan.dense_bytes / bandwidth
   seconds = {
     x: compute_seconds + other[x] + ring * plan.bytes_in(x) / bandwidth
