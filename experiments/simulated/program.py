@@ -24,6 +24,7 @@ import optax
 import greedylore_jax as gl
 from train import tasks
 from train.config.schema import Config
+from train.config.subject import Data, Model
 from train.data import text as text_lib
 from train.distributed import cluster
 from train.models import llama
@@ -102,15 +103,14 @@ class Program:
   def __init__(
     self, config: Config, text: text_lib.TextData, lanes: Sequence[Lane]
   ):
-    task = tasks.LanguageModeling(config, text)
+    task = _task(config.model, config.data, text)
     self._config, self._text, self._task = config, text, task
     self._chunk = math.gcd(config.steps, config.evaluation.every)
     self._held_out = task.held_out(config.evaluation.sequences)
     # A rule that depends on the rate is the same for all only with one rate.
     self._one_rate = len({lane.rate for lane in lanes}) == 1
     rates = self._rates(lanes)
-    params, state = _begin(config, text, lanes)
-    axes = jax.tree.map(lambda x: None if x.ndim == 0 else 0, state)
+    params, state, axes = _begin(config, text, lanes)
     rows = config.batch_size, *task.example().shape
     batches = jax.ShapeDtypeStruct((self._chunk, len(lanes), *rows), np.int32)
     step = jax.vmap(
@@ -119,13 +119,11 @@ class Program:
     )
     train = jax.jit(functools.partial(_scan, step, axes), donate_argnums=(1, 2))
     self.train = train.lower(rates, params, state, batches).compile()
-    outputs = jax.jit(jax.vmap(self._outputs))
-    self._score = outputs.lower(params).compile()
 
   def run(self, lanes: Sequence[Lane]) -> list[Outcome]:
     """Trains and scores a group of lanes."""
     config, chunk = self._config, self._chunk
-    params, state = _begin(config, self._text, lanes)
+    params, state, _ = _begin(config, self._text, lanes)
     data = [
       _batches(config.batch_size, config.steps, self._text, x.seed)
       for x in lanes
@@ -137,9 +135,8 @@ class Program:
       params, state = self.train(self._rates(lanes), params, state, batches)
       every = config.evaluation.every
       if end == config.steps or (every and end % every == 0):
-        for curve, outputs in zip(
-          curves, np.asarray(self._score(params)), strict=True
-        ):
+        all_outputs = np.asarray(_outputs(self._task, params, self._held_out))
+        for curve, outputs in zip(curves, all_outputs, strict=True):
           loss = self._task.score(outputs, self._held_out)['loss']
           curve.append((end, loss))
     params = jax.device_get(params)
@@ -150,25 +147,42 @@ class Program:
     ]
 
   def _times_fewer(self, lane: Lane) -> float | None:
-    config = _at_rate(self._config, lane.rate)
-    alone = config.mesh.replica == 1
-    return None if alone else budget.times_fewer(config, self._task)
+    config = self._config
+    if config.mesh.replica == 1:
+      return None
+    if config.local.qsr_alpha is not None:
+      config = _at_rate(config, lane.rate)
+    return budget.times_fewer(config, self._task)
 
   def _rates(self, lanes: Sequence[Lane]) -> jax.Array:
     rates = jnp.array([lane.rate for lane in lanes], jnp.float32)
     return rates[0] if self._one_rate else rates
 
-  def _outputs(self, params: Any) -> jax.Array:
-    """The task's outputs of one lane for all held-out examples."""
-    count = len(jax.tree.leaves(self._held_out)[0])
-    outputs: jax.Array = jax.lax.map(
-      lambda x: self._task.outputs(
-        params, (), jax.tree.map(lambda y: y[None], x)
-      )[0],
-      self._held_out,
-      batch_size=min(count, _SCORED_AT_ONCE),
-    )
-    return outputs
+
+@functools.lru_cache(maxsize=8)
+def _task(
+  model: Model, data: Data, text: text_lib.TextData
+) -> tasks.LanguageModeling:
+  """The task, the same object for all cells of a study."""
+  return tasks.LanguageModeling(Config(model=model, data=data), text)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(
+  task: tasks.LanguageModeling, params: Any, held_out: Any
+) -> jax.Array:
+  """The task's outputs of all lanes for all held-out examples."""
+  count = len(jax.tree.leaves(held_out)[0])
+  of_one = lambda params, x: task.outputs(
+    params, (), jax.tree.map(lambda y: y[None], x)
+  )[0]
+  of_lane = lambda params: jax.lax.map(
+    functools.partial(of_one, params),
+    held_out,
+    batch_size=min(count, _SCORED_AT_ONCE),
+  )
+  outputs: jax.Array = jax.vmap(of_lane)(params)
+  return outputs
 
 
 def _at_rate(config: Config, rate: float) -> Config:
@@ -182,21 +196,44 @@ _initial = jax.jit(llama.init, static_argnums=(0, 1))
 
 def _begin(
   config: Config, text: text_lib.TextData, lanes: Sequence[Lane]
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Any]:
   """Parameters and optimizer states of all lanes before the first step.
 
-  Counters are equal on all workers and shared by all lanes.
+  Returns:
+    Both with a leading axis of lanes, and where the states have it: 0, or None
+    for counters, which all lanes share.
   """
-  stack = lambda *xs: jnp.stack(xs)
-  task = tasks.LanguageModeling(config, text)
+  task = _task(config.model, config.data, text)
   init = functools.partial(_initial, config.model, text.vocab_size)
   each = [task.start(init(lane.seed)) for lane in lanes]
   tx, _ = optimizer.build(config, _AXIS, task)
   state = gl.expand(tx.init(each[0]), config.mesh.replica, exact=False)
-  is_counter = lambda x: x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.integer)
-  return jax.tree.map(stack, *each), jax.tree.map(
-    lambda x: x if is_counter(x) else stack(*[x] * len(lanes)), state
+  axes = jax.tree_util.tree_map_with_path(
+    lambda path, x, spec: None if _is_counter(path, x, spec) else 0,
+    state,
+    gl.state_partition_specs(state, _AXIS),
   )
+  stack = lambda *xs: jnp.stack(xs)
+  state = jax.tree.map(
+    lambda axis, x: x if axis is None else stack(*[x] * len(lanes)),
+    axes,
+    state,
+    is_leaf=_is_none,
+  )
+  return jax.tree.map(stack, *each), state, axes
+
+
+def _is_counter(path: Any, x: jax.Array, spec: Any) -> bool:
+  """Whether this counts steps or rounds, equally on all workers."""
+  is_integer = jnp.issubdtype(x.dtype, jnp.integer)
+  of_method = any(
+    getattr(key, 'name', '') == 'compressor_state' for key in path
+  )
+  return is_integer and not spec and not of_method
+
+
+def _is_none(x: Any) -> bool:
+  return x is None
 
 
 def _step(
@@ -217,10 +254,7 @@ def _step(
     lambda spec: 0 if spec else None, gl.state_partition_specs(state, _AXIS)
   )
   each = lambda f, tree: jax.tree.map(
-    lambda axis, x: x if axis is None else f(x),
-    specs,
-    tree,
-    is_leaf=lambda x: x is None,
+    lambda axis, x: x if axis is None else f(x), specs, tree, is_leaf=_is_none
   )
 
   def worker(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
@@ -246,7 +280,7 @@ def _scan(
   def one(carry: Any, batch: Any) -> Any:
     params, state = step(rates, *carry, batch)
     shared = lambda axis, x: jnp.max(x, axis=0) if axis is None else x
-    state = jax.tree.map(shared, axes, state, is_leaf=lambda x: x is None)
+    state = jax.tree.map(shared, axes, state, is_leaf=_is_none)
     return (params, state), None
 
   return jax.lax.scan(one, (params, state), batches)[0]
