@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib
 
 from train.config import command_line
-from train.config.schema import Config
+from train.config.schema import Config, Local
 from train.study import tables
 
 matplotlib.use('Agg')
@@ -290,7 +290,7 @@ def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
       marker=markers[_sent(row)],
       color=colors[_every(row)],
       ms=7,
-      mfc='none' if row.config.local.outer_momentum else None,
+      mfc='none' if _has_momentum(row.config.local) else None,
       ls='',
     )
   ax.axhline(0, color='black', ls='--', lw=1)
@@ -316,6 +316,10 @@ def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
   ax.set_xlabel('times fewer bytes (open: with outer momentum)')
   ax.set_ylabel('held-out loss over dense, %')
   ax.grid(alpha=0.3, which='both')
+
+
+def _has_momentum(local: Local) -> bool:
+  return local.is_on and local.outer_momentum > 0
 
 
 def _every(row: Row) -> int:
