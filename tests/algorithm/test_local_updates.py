@@ -350,7 +350,7 @@ def test_moments_are_averaged_every_so_many_rounds():
 
 def test_selsync_ends_rounds_when_a_gradient_changes():
   """One worker's flag, which all receive; nothing else is sent in between."""
-  rule = gl.SelSync(0.5, smoothing=0.5, max_steps=6)
+  rule = gl.SelSync(0.3, smoothing=0.5, max_steps=6)
   outer = outer_of(gl.PowerSGD(2))
   tx = gl.local_updates(
     optax.sgd(1e-3), outer=outer, every=rule, axis_name=workers.AXIS
@@ -366,12 +366,11 @@ def test_selsync_ends_rounds_when_a_gradient_changes():
   assert plan.bytes_per_step == 4 + plan.bytes_in('compress')
   since = []
   for i in range(10):
-    # From step 3 on, the inputs of the second worker are larger.
-    x = x.at[2:].multiply(5.0 if i == 3 else 1.0)
+    # From step 3 on, the second worker has no gradient: its norm keeps falling.
+    x = x.at[2:].multiply(0.0 if i == 3 else 1.0)
     params, state, _ = step(params, state, x)
     since.append(int(state.since[0]))
-  assert since[:4] == [1, 2, 3, 0]
-  assert max(since) <= 5
+  assert since == [1, 2, 3] + 7 * [0]
 
 
 def test_several_steps_in_a_call_are_those_steps():
@@ -386,7 +385,7 @@ def test_several_steps_in_a_call_are_those_steps():
   close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
   jax.tree.map(close, (params, state.delta), (others, theirs.delta))
   with pytest.raises(ValueError, match=r'must be the 4 steps of a call'):
-    scan(others, theirs, batches[0])
+    scan(others, theirs, batches[:3])
 
 
 def test_nothing_is_lost_in_flight():

@@ -60,6 +60,42 @@ def test_rounds_grow_as_the_rate_falls(tmp_path):
   runs.check_bytes(config, tmp_path / 'work', summary)
 
 
+@pytest.mark.parametrize(
+  'local',
+  [
+    Local(every=3, fragments=2, delay=1, start_step=1),
+    Local(every=3, average_moments=2),
+  ],
+  ids=['fragments', 'moments'],
+)
+def test_more_ways_of_rounds_count_their_bytes_and_resume(tmp_path, local):
+  config = dataclasses.replace(
+    settings(tmp_path),
+    local=local,
+    evaluation=Evaluation(every=0, sequences=16),
+  )
+  summary, params = runs.run(config, tmp_path / 'whole')
+  runs.check_bytes(config, tmp_path / 'whole', summary)
+  runs.interrupt(config, tmp_path / 'parts', 8)
+  resumed, others = runs.run(config, tmp_path / 'parts')
+  assert resumed['bytes_sent'] == summary['bytes_sent']
+  runs.assert_close(params, others)
+
+
+def test_selsync_counts_the_rounds_that_it_took(tmp_path):
+  """Of which no plan knows: 4 bytes a step, and a round when one is due."""
+  config = dataclasses.replace(
+    settings(tmp_path),
+    local=Local(every=4, selsync_threshold=1e6),
+    evaluation=Evaluation(every=0, sequences=16),
+  )
+  summary, _ = runs.run(config, tmp_path / 'work')
+  plan = build_plan(config)
+  # Gradients never change so much: rounds of 4, 4 and the rest of 10 steps.
+  assert summary['bytes_sent'] == 10 * 4 + 3 * plan.bytes_in('compress')
+  assert plan.bytes_after(10) == 10 * (4 + plan.bytes_in('compress'))
+
+
 @pytest.mark.slow
 def test_another_number_of_workers_is_refused(tmp_path):
   config = settings(tmp_path)

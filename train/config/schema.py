@@ -214,6 +214,10 @@ class Local(Section):
   qsr_alpha: float | None = None
   """Longer rounds at lower learning rates: at least local.every steps, and
   (qsr_alpha / learning rate)^2. None keeps local.every."""
+  selsync_threshold: float | None = None
+  """A round ends when the smoothed gradient norm of a worker has changed by
+  more than this share of it, and after local.every steps at the latest. 4 bytes
+  per step are sent for it. Higher sends less. None keeps local.every."""
   start_step: int = 0
   """Number of first steps in which every step is a round."""
   outer_learning_rate: float = 0.7
@@ -223,24 +227,45 @@ class Local(Section):
   """Momentum over rounds."""
   outer_nesterov: bool = True
   """Nesterov momentum over rounds."""
+  fragments: int = 1
+  """Groups of parameters that are averaged at different steps of a round, so
+  that no step sends more than about 1 / fragments of it."""
+  delay: int = 0
+  """Steps between the end of a round and the update of the global parameters,
+  in which messages may travel while workers train; below local.every."""
+  average_moments: int = 0
+  """Rounds after which the state of the optimizer is averaged over the workers,
+  too, without compression; 0 never does."""
 
   @property
   def is_on(self) -> bool:
     """Whether there are rounds of several steps."""
-    return self.every > 1 or self.qsr_alpha is not None
+    rules = self.qsr_alpha, self.selsync_threshold
+    return self.every > 1 or any(x is not None for x in rules)
 
   def _check(self) -> None:
-    self._at_least(1, 'every')
-    self._at_least(0, 'start_step', 'outer_learning_rate', 'qsr_alpha')
+    self._at_least(1, 'every', 'fragments')
+    self._at_least(0, 'start_step', 'outer_learning_rate')
+    self._at_least(0, 'delay', 'average_moments')
+    self._above(0, 'qsr_alpha', 'selsync_threshold')
     self._fraction('outer_momentum')
     self._below(1, 'outer_momentum')
     if not self.is_on:
       self.only_for(
-        'local.every above 1 or local.qsr_alpha',
+        'local.every above 1 or a rule for it',
         'start_step',
         'outer_learning_rate',
         'outer_momentum',
         'outer_nesterov',
+        'selsync_threshold',
+        'fragments',
+        'delay',
+        'average_moments',
+      )
+    if self.qsr_alpha is not None and self.selsync_threshold is not None:
+      raise ValueError(
+        'local.qsr_alpha and local.selsync_threshold are two rules for the'
+        ' length of a round: set one of them.'
       )
 
 

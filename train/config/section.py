@@ -69,6 +69,9 @@ class Section:
   def _at_least(self, bound: float, *names: str) -> None:
     self._require(lambda x: x >= bound, f'at least {bound}', *names)
 
+  def _above(self, bound: float, *names: str) -> None:
+    self._require(lambda x: x > bound, f'above {bound}', *names)
+
   def _at_most(self, bound: float, *names: str) -> None:
     self._require(lambda x: x <= bound, f'at most {bound}', *names)
 

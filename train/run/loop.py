@@ -32,6 +32,7 @@ from train.run import (
   paths,
   progress,
   report,
+  traffic,
 )
 from train.run.checkpoint import Snapshot
 
@@ -179,8 +180,8 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     asked_to_stop |= run.stop.due(now.step)
     is_save_due |= asked_to_stop or is_due(config.checkpoint.every)
     # At the end of a round all workers are at the same parameters.
-    ends_round = job.plan.phase_at(now.step - 1) != 'local'
-    if is_save_due and (ends_round or now.step == config.steps):
+    phase = traffic.phase_of(job.plan, now.step - 1, now.opt_state)
+    if is_save_due and (phase != 'local' or now.step == config.steps):
       with clock.stopped_after(loss):
         _check_gradients(now, loss)  # A run can resume from every checkpoint.
         _check_parameters(now)
@@ -214,13 +215,14 @@ def _advance(
   was = now.progress
   # A skipped step does not count for the phases.
   counted = now.step - was.skipped
+  phase = traffic.phase_of(job.plan, counted, opt_state)
   if job.diagnosed:
     loss, of_step = loss
-    seen.add(job.plan.phase_at(counted), of_step)
+    seen.add(phase, of_step)
   done = dataclasses.replace(
     was,
     data=batches.get_state(),
-    bytes_sent=was.bytes_sent + job.traffic.step_bytes(counted),
+    bytes_sent=was.bytes_sent + job.traffic.step_bytes(phase),
     dense_bytes=was.dense_bytes + job.traffic.dense_bytes,
   )
   return Snapshot(now.step + 1, params, opt_state, done), loss

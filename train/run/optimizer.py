@@ -106,15 +106,23 @@ def _local(
     every=round_length(config, schedule),
     start_step=local.start_step,
     total_steps=config.steps,
+    fragments=local.fragments,
+    delay=local.delay,
+    average_moments=local.average_moments,
+    axis_name=axis_name,
   )
 
 
-def round_length(config: Config, schedule: optax.Schedule) -> int | gl.QSR:
-  """The number of local steps in a round, or its rule over the schedule."""
+def round_length(
+  config: Config, schedule: optax.Schedule
+) -> int | gl.QSR | gl.SelSync:
+  """The number of local steps in a round, or its rule."""
   local = config.local
-  if local.qsr_alpha is None:
-    return local.every
-  return gl.QSR(schedule, local.qsr_alpha, local.every)
+  if local.qsr_alpha is not None:
+    return gl.QSR(schedule, local.qsr_alpha, local.every)
+  if local.selsync_threshold is not None:
+    return gl.SelSync(local.selsync_threshold, max_steps=local.every)
+  return local.every
 
 
 def _tsr_adam(
@@ -240,14 +248,18 @@ def plan(
   Raises:
     ValueError: if the options of the compression contradict each other.
   """
+  local, schedule = config.local, learning_rates(config)
   return gl.plan(
     compressors(config.compression, task),
     params,
     num_workers=num_workers,
     devices_per_worker=devices_per_worker,
-    every=round_length(config, learning_rates(config)),
-    local_start_step=config.local.start_step,
+    every=round_length(config, schedule),
+    local_start_step=local.start_step,
     total_steps=config.steps,
+    fragments=local.fragments,
+    average_moments=local.average_moments,
+    inner=_clipped(config.optimizer, schedule, task),
     **policy(config.compression, task),
   )
 

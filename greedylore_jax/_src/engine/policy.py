@@ -193,9 +193,7 @@ class Policy:
       for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
     checks.check_patterns_match(
-      'the list of compressors',
-      [pattern for pattern, _ in self.rules],
-      [path for path, _ in paths],
+      'the list of compressors', [pattern for pattern, _ in self.rules], params
     )
     return [
       self._leaf(path, x, n)

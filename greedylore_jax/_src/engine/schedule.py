@@ -232,7 +232,7 @@ class LocalSchedule:
   def at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
     while len(self._names) <= step:
-      parts = [LOCAL] if not self._rule.is_known else []
+      parts = [] if self.is_known else [LOCAL]
       for i, ends in enumerate(self._ends):
         if next(ends):
           parts.append(self.part(i, self._rounds[i].at(self._counts[i])))
@@ -241,6 +241,17 @@ class LocalSchedule:
             parts.append(MOMENTS)
       self._names.append('+'.join(parts) or LOCAL)
     return self._names[step]
+
+  @property
+  def is_known(self) -> bool:
+    """Whether `at` says when rounds end; else each step is said to end one."""
+    return self._rule.is_known
+
+  def of_round(self, number: int) -> str:
+    """The phase of the step that ends a round, counted from 0, of one part."""
+    always = [] if self.is_known else [LOCAL]
+    moments = [MOMENTS] if self._averages(number + 1) else []
+    return '+'.join([*always, self._rounds[0].at(number), *moments])
 
   def part(self, fragment: int, phase: str) -> str:
     """The name of what a fragment sends at the end of such a round."""
@@ -251,7 +262,7 @@ class LocalSchedule:
     """The share of steps of each phase if all rounds are the shortest."""
     every = self._rule.shortest
     often = 1 / self._average_moments if self._average_moments else 0.0
-    always = '' if self._rule.is_known else f'{LOCAL}+'
+    always = '' if self.is_known else f'{LOCAL}+'
     shares = dict[str, float]()
     for i, rounds in enumerate(self._rounds):
       for phase, share in rounds.lasting().items():

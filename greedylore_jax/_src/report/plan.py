@@ -117,6 +117,22 @@ class Plan:
     """
     return self.schedule.at(step)
 
+  def phase_after_round(self, rounds: int) -> str:
+    """The phase of a step with which the number of ended rounds became this.
+
+    Where `phase_at` cannot say, as with `SelSync`; for one fragment.
+    """
+    if not isinstance(self.schedule, LocalSchedule):
+      return self.schedule.at(rounds - 1)
+    return self.schedule.of_round(rounds - 1)
+
+  @property
+  def is_exact(self) -> bool:
+    """Whether `phase_at` is exact; else any step may send less than it says."""
+    return (
+      not isinstance(self.schedule, LocalSchedule) or self.schedule.is_known
+    )
+
   def bytes_after(self, steps: int) -> int:
     """Bytes of the first `steps` steps together."""
     phases = collections.Counter(map(self.phase_at, range(steps)))
