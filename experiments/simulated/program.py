@@ -28,7 +28,7 @@ from train.config.subject import Data, Model
 from train.data import text as text_lib
 from train.distributed import cluster
 from train.models import llama
-from train.run import optimizer
+from train.run import optimizer, traffic
 from train.study import budget
 
 _AXIS = cluster.WORKER_AXIS
@@ -86,6 +86,8 @@ def run(config: Config, text: text_lib.TextData, lanes: Sequence[Lane]) -> Done:
 
 def _groups(config: Config, lanes: Sequence[Lane]) -> list[list[Lane]]:
   """Lanes whose rounds end at the same steps, in groups of equal size."""
+  if config.local.selsync_threshold is not None:
+    return [[lane] for lane in lanes]
   if config.local.qsr_alpha is None:
     return [list(lanes)]
   rates = dict.fromkeys(lane.rate for lane in lanes)
@@ -113,10 +115,12 @@ class Program:
     params, state, axes = _begin(config, text, lanes)
     rows = config.batch_size, *task.example().shape
     batches = jax.ShapeDtypeStruct((self._chunk, len(lanes), *rows), np.int32)
-    step = jax.vmap(
-      functools.partial(_step, config, task),
-      in_axes=(None if self._one_rate else 0, 0, axes, 0),
-    )
+    step = functools.partial(_step, config, task)
+    if len(lanes) == 1:
+      step = _of_one_lane(step, axes)
+    else:
+      of_rates = None if self._one_rate else 0
+      step = jax.vmap(step, in_axes=(of_rates, 0, axes, 0))
     train = jax.jit(functools.partial(_scan, step, axes), donate_argnums=(1, 2))
     self.train = train.lower(rates, params, state, batches).compile()
 
@@ -139,20 +143,30 @@ class Program:
         for curve, outputs in zip(curves, all_outputs, strict=True):
           loss = self._task.score(outputs, self._held_out)['loss']
           curve.append((end, loss))
+    fewer = [self._times_fewer(lane, state) for lane in lanes]
     params = jax.device_get(params)
     of_lane = lambda i: jax.tree.map(lambda x: x[i], params)
     return [
-      Outcome(lane, curve, self._times_fewer(lane), of_lane(i))
+      Outcome(lane, curve, fewer[i], of_lane(i))
       for i, (lane, curve) in enumerate(zip(lanes, curves, strict=True))
     ]
 
-  def _times_fewer(self, lane: Lane) -> float | None:
-    config = self._config
+  def _times_fewer(self, lane: Lane, state: Any) -> float | None:
+    """Dense bytes over those of a lane; None for one worker."""
+    config, local = self._config, self._config.local
     if config.mesh.replica == 1:
       return None
-    if config.local.qsr_alpha is not None:
-      config = _at_rate(config, lane.rate)
-    return budget.times_fewer(config, self._task)
+    if local.selsync_threshold is None:
+      if local.qsr_alpha is not None:
+        config = _at_rate(config, lane.rate)
+      return budget.times_fewer(config, self._task)
+    # Only the run knows how many rounds there were.
+    plan = budget.plan(config, self._task)
+    sent = config.steps * plan.bytes_in('local')
+    for i in range(int(optax.tree.get(state, 'rounds')[0])):
+      parts = plan.phase_after_round(i + 1).split('+')
+      sent += sum(plan.bytes_in(x) for x in parts if x != 'local')
+    return config.steps * traffic.dense_bytes(plan) / sent
 
   def _rates(self, lanes: Sequence[Lane]) -> jax.Array:
     rates = jnp.array([lane.rate for lane in lanes], jnp.float32)
@@ -270,6 +284,20 @@ def _step(
     batch.reshape(config.mesh.replica, -1, *batch.shape[1:]),
   )
   return params, each(lambda x: x[:, 0], state)
+
+
+def _of_one_lane(step: Any, axes: Any) -> Any:
+  """As `jax.vmap`, whose branches on what the only lane holds stay branches."""
+
+  def of_one_lane(rate: Any, params: Any, state: Any, batch: Any) -> Any:
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    state = jax.tree.map(
+      lambda axis, x: x if axis is None else x[0], axes, state, is_leaf=_is_none
+    )
+    done = step(rate, first(params), state, batch[0])
+    return jax.tree.map(lambda x: x[None], done)
+
+  return of_one_lane
 
 
 def _scan(

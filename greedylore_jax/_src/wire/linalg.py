@@ -64,7 +64,7 @@ def orthonormal_by_reflections(y: Array) -> Array:
   rows = jnp.arange(a)
 
   def reflect(x: Array, v: Array) -> Array:
-    return x - 2 * v[:, None] * (v @ x)
+    return x - 2 * jnp.outer(v, v @ x)
 
   def eliminate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
     y, vs = carry
