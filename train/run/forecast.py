@@ -114,19 +114,23 @@ class Measured:
     seconds: of a step, by phase.
     memory: bytes of a device, at the peak of a step.
     added: bytes that compression adds to it, by the plan.
+    build_seconds: to trace and compile a step, and to make the first state.
   """
 
   params: Any
   seconds: dict[str, float]
   memory: int
   added: int
+  build_seconds: float
 
 
 class Worker:
   """One worker of a run, which times its own steps."""
 
   def __init__(self, config: Config, mesh: jax.sharding.Mesh, task: tasks.Task):
+    begin = time.perf_counter()
     job = build.job(config, mesh, task)
+    self._build_seconds = time.perf_counter() - begin
     fresh = job.fresh.params, job.fresh.opt_state
     self._params = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -160,6 +164,7 @@ class Worker:
       seconds={x: statistics.median(s) for x, s in self._seconds.items()},
       memory=_peak(self._step.memory_analysis()),
       added=self._plan.state_bytes,
+      build_seconds=self._build_seconds,
     )
 
 
@@ -168,16 +173,18 @@ def measure(
   mesh: jax.sharding.Mesh,
   task: tasks.Task,
   *,
+  turns: int = _TURNS,
   worker: Callable[..., Worker] = Worker,
 ) -> list[Measured]:
   """Takes some steps of every lasting phase, alternating between the runs.
 
   So other load on the machine affects all of them equally. The state of one run
   at a time is on the device; the others wait on the host. The mesh has the
-  devices of one worker, and `worker` makes what takes the steps of a run.
+  devices of one worker, `turns` is how often it alternates, and `worker` makes
+  what takes the steps of a run.
   """
   workers = [worker(run, mesh, task) for run in runs]
-  for _ in range(_TURNS):
+  for _ in range(turns):
     for each in workers:
       each.take_turn()
   return [each.measured() for each in workers]

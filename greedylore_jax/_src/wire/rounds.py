@@ -159,7 +159,7 @@ def each(tasks: Sequence[Each]) -> list[Array]:
   results: list[Any] = [None] * len(tasks)
   for members in together.values():
     stacks = [tasks[i].matrices for i in members]
-    done = jax.lax.map(tasks[members[0]].function, jnp.concatenate(stacks))
+    done = linalg.of_each(tasks[members[0]].function, jnp.concatenate(stacks))
     ends = np.cumsum([len(x) for x in stacks])
     for i, y in zip(members, jnp.split(done, ends[:-1]), strict=True):
       results[i] = y
