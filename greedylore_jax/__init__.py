@@ -8,6 +8,7 @@ from greedylore_jax._src.local_updates import (
   local_params,
   local_updates,
 )
+from greedylore_jax._src.lordo import lordo
 from greedylore_jax._src.report.collectives import Collective, collectives
 from greedylore_jax._src.report.diagnostics import Diagnostics
 from greedylore_jax._src.report.plan import Plan, plan
@@ -82,6 +83,7 @@ __all__ = [
   'init_state',
   'local_params',
   'local_updates',
+  'lordo',
   'make_train_step',
   'place_state',
   'plan',

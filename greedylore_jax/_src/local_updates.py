@@ -41,8 +41,24 @@ class LocalUpdatesState(NamedTuple):
   outer: OptState
 
 
+class RoundOptimizer(NamedTuple):
+  """An inner optimizer that learns from the outcome of each round.
+
+  Attributes:
+    init: as of an `optax.GradientTransformation`.
+    update: as of an `optax.GradientTransformation`.
+    after_round: (state, moved) -> state, called on every worker at the end of a
+      round. `moved` is what x receives, equal on all workers; a leaf of zeros
+      took no part in the round. It must not communicate.
+  """
+
+  init: Function
+  update: Function
+  after_round: Function
+
+
 def local_updates(
-  inner: optax.GradientTransformation,
+  inner: optax.GradientTransformation | RoundOptimizer,
   *,
   outer: optax.GradientTransformation,
   every: int | QSR,
@@ -103,6 +119,10 @@ def local_updates(
     DiLoCo, arXiv 2311.08105 (2023), Algorithm 1; here with any compressor.
   """
   rule = Rule(every, start_step, total_steps)
+  after_round: Function = lambda state, moved: state
+  if isinstance(inner, RoundOptimizer):
+    *functions, after_round = inner
+    inner = optax.GradientTransformation(*functions)
   for name, tx in (('inner', inner), ('outer', outer)):
     if not isinstance(tx, optax.GradientTransformation):
       raise TypeError(
@@ -148,7 +168,9 @@ def local_updates(
     moments = jax.tree.map(keep, moments, state.inner.own)
     count, since = state.count + 1, state.since + 1
 
-    def end_round(delta: PyTree, outer_state: OptState) -> Any:
+    def end_round(
+      delta: PyTree, outer_state: OptState, moments: OptState
+    ) -> Any:
       finite = all_finite(jax.tree.leaves(delta))
       gradient = jax.tree.map(
         lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), delta, params
@@ -158,16 +180,21 @@ def local_updates(
       # Received by all, so all agree on whether the round counts.
       finite = all_finite(jax.tree.leaves(moved))
       moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
-      keep = lambda new, old: jnp.where(finite, new, old)
+      # What stays the same is not copied out of the branch.
+      keep: Function = lambda new, old: (
+        old if new is old else jnp.where(finite, new, old)
+      )
       outer_state = jax.tree.map(keep, new_state, outer_state)
-      return moved, jax.tree.map(_zeros_like, delta), outer_state
+      moments = jax.tree.map(keep, after_round(moments, moved), moments)
+      return moved, jax.tree.map(_zeros_like, delta), outer_state, moments
 
-    def stay(delta: PyTree, outer_state: OptState) -> Any:
-      return jax.tree.map(jnp.zeros_like, params), delta, outer_state
+    def stay(delta: PyTree, outer_state: OptState, moments: OptState) -> Any:
+      zeros = jax.tree.map(jnp.zeros_like, params)
+      return zeros, delta, outer_state, moments
 
     is_round = rule.is_end(state.count - state.since, state.count)
-    moved, delta, outer_state = jax.lax.cond(
-      is_round, end_round, stay, delta, state.outer
+    moved, delta, outer_state, moments = jax.lax.cond(
+      is_round, end_round, stay, delta, state.outer, moments
     )
     return moved, LocalUpdatesState(
       count=count,

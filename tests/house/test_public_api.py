@@ -17,7 +17,7 @@ PUBLIC = {
   'their parts': 'Each Gather Product',
   'transformations': (
     'compress_gradients greedylore average_gradients tsr_adam PolicyOptions'
-    ' local_updates local_params QSR'
+    ' local_updates local_params QSR lordo'
   ),
   'states': (
     'CompressState TSRAdamState LocalUpdatesState PerWorker init_state'
