@@ -1,6 +1,6 @@
 """LoRDO: local steps of a low-rank Adam, in a basis that each round renews."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -87,7 +87,7 @@ def lordo(
   A round ends as in `local_updates`. Q then becomes the r leading left singular
   vectors of what x has moved, and the moments follow: with R = Q_new^T Q,
 
-    u_i <- R u_i,   v_i <- (R * R) v_i + (1 - sums over rows of R * R) mean(v_i)
+    u_i <- R u_i,   v_i <- (R * R) v_i + (1 - row sums of R * R) mean(v_i)
 
   with the mean over the rows of v_i. For uncorrelated rows of g_i, (R * R) v_i
   are the second moments of R g_i. The share of a new direction that is outside
@@ -95,8 +95,8 @@ def lordo(
 
   With w = 1 and without weight decay, x never leaves the span of the first
   basis: all that workers move is in Q, so the next Q has the same span. The
-  term in G_i, of full rank, is what lets Q turn. Sources differ on its scale;
-  this one has the shapes that the formula needs.
+  term in G_i, of full rank, is what lets Q turn. Its scale, the bias correction
+  and the rule for v_i are this library's reading of the reference.
 
   Leaves that are not matrices take steps of Adam.
 
@@ -146,7 +146,7 @@ def lordo(
     (1, 1, 2, 16)
 
   References:
-    LoRDO, arXiv 2602.04396 (2026). The paper does not say how v follows Q.
+    LoRDO, arXiv 2602.04396 (2026). Rotated moments: LDAdam, arXiv 2410.16103.
   """
   checks.check_integer('update_interval', update_interval)
   checks.check_share('quasi_hyperbolic', quasi_hyperbolic, or_zero=True)
@@ -213,18 +213,7 @@ class _LowRankAdam:
     self._check_compresses(leaves)
     treedef: Any = jax.tree.structure(params)
     keys = leaf_keys(jax.random.key(self.seed), len(leaves))
-    tasks: list[rounds.Each | None] = []
-    for leaf, key in zip(leaves, keys, strict=True):
-      drawn = None
-      if isinstance(leaf, CompressedLeaf):
-        m = leaf.matrices
-        shape = m.k, m.a, min(self.rank, m.a)
-        normal = jax.random.normal(
-          key, shape, leaf_lib.compute_dtype(leaf.dtype)
-        )
-        drawn = rounds.Each(linalg.orthonormal, normal)
-      tasks.append(drawn)
-    bases = _done(tasks)
+    basis = treedef.unflatten(_done(map(self._drawn, leaves, keys)))
 
     def moment(leaf: Leaf, x: Array, basis: PyTree) -> Array:
       if not isinstance(leaf, CompressedLeaf):
@@ -232,17 +221,13 @@ class _LowRankAdam:
       k, _, r = basis.shape
       return jnp.zeros((k, r, leaf.matrices.b), basis.dtype)
 
-    basis = treedef.unflatten(bases)
+    def error(leaf: Leaf, x: Array) -> PyTree:
+      return jnp.zeros_like(_wide(x)) if leaf.keeps_error else _NOTHING
+
     return LowRankAdamState(
       rounds=jnp.zeros([], jnp.int32),
       basis=basis,
-      error=map_leaves(
-        lambda leaf, x: (
-          jnp.zeros_like(_wide(x)) if leaf.keeps_error else _NOTHING
-        ),
-        leaves,
-        params,
-      ),
+      error=map_leaves(error, leaves, params),
       adam=self.adam.init(map_leaves(moment, leaves, params, basis)),
     )
 
@@ -272,7 +257,9 @@ class _LowRankAdam:
 
     def renew(bases: PyTree, adam: optax.ScaleByAdamState) -> Any:
       leaves = self.policy.leaves(moved)
-      found = self._leading(leaves, moved)
+      treedef: Any = jax.tree.structure(moved)
+      tasks = map(self._leading, leaves, treedef.flatten_up_to(moved))
+      found = treedef.unflatten(_done(tasks))
       renewed = map_leaves(_renewed, leaves, moved, bases, found)
       mu = map_leaves(_turned, leaves, adam.mu, bases, renewed)
       nu = map_leaves(_turned_squares, leaves, adam.nu, bases, renewed)
@@ -288,17 +275,20 @@ class _LowRankAdam:
     basis, adam = held
     return state._replace(rounds=state.rounds + 1, basis=basis, adam=adam)
 
-  def _leading(self, leaves: list[Leaf], moved: Updates) -> PyTree:
-    """The leading directions of what x has moved."""
+  def _drawn(self, leaf: Leaf, key: Array) -> rounds.Each | None:
+    """The random first basis, as a task."""
+    if not isinstance(leaf, CompressedLeaf):
+      return None
+    m, dtype = leaf.matrices, leaf_lib.compute_dtype(leaf.dtype)
+    normal = jax.random.normal(key, (m.k, m.a, min(self.rank, m.a)), dtype)
+    return rounds.Each(linalg.orthonormal, normal)
+
+  def _leading(self, leaf: Leaf, moved: Array) -> rounds.Each | None:
+    """The leading directions of what x has moved, as a task."""
+    if not isinstance(leaf, CompressedLeaf):
+      return None
     function = linalg.leading_directions('gram', self.rank)
-    treedef: Any = jax.tree.structure(moved)
-    tasks = [
-      rounds.Each(function, leaf.matrices.split(_wide(x)))
-      if isinstance(leaf, CompressedLeaf)
-      else None
-      for leaf, x in zip(leaves, treedef.flatten_up_to(moved), strict=True)
-    ]
-    return treedef.unflatten(_done(tasks))
+    return rounds.Each(function, leaf.matrices.split(_wide(moved)))
 
   def _step(
     self, leaf: Leaf, d: Array, variance: Array, g: Array, basis: PyTree
@@ -324,8 +314,9 @@ class _LowRankAdam:
     policy_lib.check_compresses(leaves)
 
 
-def _done(tasks: list[rounds.Each | None]) -> list[Any]:
+def _done(tasks: Iterable[rounds.Each | None]) -> list[Any]:
   """The results of tasks, one matrix after the other; nothing for None."""
+  tasks = list(tasks)
   results = iter(rounds.each([x for x in tasks if x is not None]))
   return [_NOTHING if x is None else next(results) for x in tasks]
 

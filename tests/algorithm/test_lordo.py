@@ -295,7 +295,7 @@ def test_no_collective_runs_in_a_local_step():
 
 
 def test_x_and_the_basis_are_bitwise_equal_on_all_workers():
-  _, params, state, step = on_workers(4)
+  _, params, state, step = on_workers(4, update_interval=2)
   for i in range(2 * EVERY + 1):
     params, state, loss = step(params, state, batch_of(i))
     assert len(np.unique(loss)) == 4
@@ -374,7 +374,7 @@ def test_a_worker_of_several_devices_takes_the_same_rounds():
   """On a (replica, fsdp) mesh errors are sharded as the parameters."""
   auto = (jax.sharding.AxisType.Auto,) * 2
   mesh = jax.make_mesh((2, 2), (workers.AXIS, 'fsdp'), axis_types=auto)
-  tx = lordo()
+  tx = lordo(update_interval=2)
   _, params, state, step = on_mesh(2, tx)
   sharding = jax.sharding.NamedSharding(mesh, P(None, 'fsdp'))
   others = params | {'w': jax.device_put(params['w'], sharding)}
