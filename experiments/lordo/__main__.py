@@ -24,6 +24,12 @@ from train.config import reader
 STEPS, EVERY, RANK, WORKERS, HELD_OUT = 300, 10, 32, 4, 64
 AXIS = 'data'
 RESULTS = pathlib.Path(__file__).with_name('results.jsonl')
+COMMIT = subprocess.run(
+  ['git', 'rev-parse', '--short', 'HEAD'],
+  capture_output=True,
+  text=True,
+  check=True,
+).stdout.strip()
 PLAIN = {'learning_rate': 1.0}
 NESTEROV = {'learning_rate': 0.7, 'momentum': 0.9, 'nesterov': True}
 
@@ -59,7 +65,7 @@ def lordo(rate, outer, **options):
 
 # From a name to (optimizer of a rate, number of workers).
 RUNS = {
-  'alone': (clipped_adamw, 1),
+  'alone': (lambda rate: average(clipped_adamw(rate)), 1),
   'every step': (lambda rate: average(clipped_adamw(rate)), WORKERS),
   'local, plain': (lambda rate: local(rate, PLAIN), WORKERS),
   'local, nesterov': (lambda rate: local(rate, NESTEROV), WORKERS),
@@ -143,19 +149,13 @@ def run(name, rate):
       print(f'{name} at {rate}: step {i + 1}, loss {float(loss):.3f}')
   held_out = task.held_out(HELD_OUT)
   outputs = jax.jit(task.outputs)(params, (), held_out)
-  commit = subprocess.run(
-    ['git', 'rev-parse', '--short', 'HEAD'],
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.strip()
   return {
     'name': name,
     'rate': rate,
     'steps': STEPS,
     'nats': round(task.score(jax.device_get(outputs), held_out)['loss'], 4),
     'seconds': round(time.perf_counter() - began),
-    'commit': commit,
+    'commit': COMMIT,
     'date': time.strftime('%Y-%m-%d'),
   }
 
