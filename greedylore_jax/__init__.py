@@ -9,6 +9,7 @@ from greedylore_jax._src.local_updates import (
   local_params,
   local_updates,
 )
+from greedylore_jax._src.lordo import lordo
 from greedylore_jax._src.report.collectives import Collective, collectives
 from greedylore_jax._src.report.diagnostics import Diagnostics
 from greedylore_jax._src.report.plan import Plan, plan
@@ -29,7 +30,7 @@ from greedylore_jax._src.transform import (
   greedylore,
 )
 from greedylore_jax._src.tsr_adam import TSRAdamState, tsr_adam
-from greedylore_jax._src.wire.rounds import Each, Gather, Product
+from greedylore_jax._src.wire.rounds import Each, Gather, Product, Quantized
 from greedylore_jax.compressors import (
   TSR,
   Compressor,
@@ -68,6 +69,7 @@ __all__ = [
   'Prediction',
   'Product',
   'Quantize',
+  'Quantized',
   'RandomK',
   'RandomSubspace',
   'RangeFinder',
@@ -85,6 +87,7 @@ __all__ = [
   'init_state',
   'local_params',
   'local_updates',
+  'lordo',
   'make_train_step',
   'place_state',
   'plan',

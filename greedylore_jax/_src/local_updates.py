@@ -72,8 +72,24 @@ class LocalUpdatesState(NamedTuple):
 _UNKNOWN_AXIS: Any = object()
 
 
+class RoundOptimizer(NamedTuple):
+  """An inner optimizer that learns from the outcome of each round.
+
+  Attributes:
+    init: as of an `optax.GradientTransformation`.
+    update: as of an `optax.GradientTransformation`.
+    after_round: (state, moved) -> state, called on every worker at the end of a
+      round. `moved` is what x receives, equal on all workers; a leaf of zeros
+      took no part in the round. It must not communicate.
+  """
+
+  init: Function
+  update: Function
+  after_round: Function
+
+
 def local_updates(
-  inner: optax.GradientTransformation,
+  inner: optax.GradientTransformation | RoundOptimizer,
   *,
   outer: optax.GradientTransformation,
   every: Length,
@@ -154,6 +170,15 @@ def local_updates(
     DES-LoC, arXiv 2505.22549 (2025).
   """
   rule = Rule(every, start_step, total_steps)
+  after_round: Function | None = None
+  if isinstance(inner, RoundOptimizer):
+    *functions, after_round = inner
+    inner = optax.GradientTransformation(*functions)
+    if delay:
+      raise ValueError(
+        'An inner optimizer that learns from rounds, such as that of lordo,'
+        f' needs their outcome at once, got delay={delay}: leave it at 0.'
+      )
   for name, tx in (('inner', inner), ('outer', outer)):
     if not isinstance(tx, optax.GradientTransformation):
       raise TypeError(
@@ -238,6 +263,8 @@ def local_updates(
       held.append(new[1])
 
     merged: Function = lambda parts: fragments_lib.merge(parts, groups, params)
+    if after_round is not None:
+      moments = _learned_if(jnp.any(ends), after_round, moments, merged(moved))
     in_flight: Any = ()
     if delay:
       in_flight = InFlight(
@@ -307,6 +334,18 @@ def _averaged_if(
   for i, mean in zip(floating, means, strict=True):
     leaves[i] = mean
   return jax.tree.unflatten(treedef, leaves)
+
+
+def _learned_if(
+  is_due: Array, after_round: Function, moments: OptState, moved: Updates
+) -> OptState:
+  """The inner state after what x has received, if a round has ended."""
+
+  def learn(moments: OptState) -> OptState:
+    new = after_round(moments, moved)
+    return jax.tree.map(_varying_like, new, moments)
+
+  return jax.lax.cond(is_due, learn, lambda moments: moments, moments)
 
 
 class _Held(NamedTuple):

@@ -93,6 +93,13 @@ def left_singular_basis(decomposition: Decomposition) -> OfMatrix:
   return {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
 
 
+@functools.cache
+def leading_directions(decomposition: Decomposition, rank: int) -> OfMatrix:
+  """Returns a function to the first of them, [a, b] -> [a, rank]."""
+  basis = left_singular_basis(decomposition)
+  return lambda h: basis(h)[:, :rank]
+
+
 def _basis_by_gram(h: Array) -> Array:
   """Eigenvectors of H H^T, [a, b] -> [a, a]."""
   h = _unit_scale(h)
