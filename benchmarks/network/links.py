@@ -80,6 +80,7 @@ def main() -> int:
   given = parser.parse_args()
   results = given.folder / 'results.jsonl'
   if not given.report:
+    given.folder.mkdir(parents=True, exist_ok=True)
     cells = itertools.starmap(
       Cell,
       itertools.product(

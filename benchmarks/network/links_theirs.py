@@ -14,7 +14,10 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch.distributed.algorithms import ddp_comm_hooks
+from torch.distributed.algorithms.ddp_comm_hooks import (
+  post_localSGD_hook,
+  powerSGD_hook,
+)
 from torch.distributed.algorithms.model_averaging import averagers
 from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.nn import functional
@@ -116,18 +119,16 @@ class Worker:
       self.net, bucket_cap_mb=whole and _WHOLE_MB
     )
     if method == 'powersgd_hook':
-      hook = ddp_comm_hooks.powerSGD_hook
-      powersgd = hook.PowerSGDState(
+      powersgd = powerSGD_hook.PowerSGDState(
         None, matrix_approximation_rank=rank, start_powerSGD_iter=_START
       )
-      model.register_comm_hook(powersgd, hook.powerSGD_hook)
+      model.register_comm_hook(powersgd, powerSGD_hook.powerSGD_hook)
     name, _, every = method.partition('-')
     if name == 'post_local_sgd':
-      post = ddp_comm_hooks.post_localSGD_hook
-      state = post.PostLocalSGDState(
+      state = post_localSGD_hook.PostLocalSGDState(
         None, None, _START, post_local_gradient_allreduce=False
       )
-      model.register_comm_hook(state, post.post_localSGD_hook)
+      model.register_comm_hook(state, post_localSGD_hook.post_localSGD_hook)
       averager = averagers.PeriodicModelAverager(int(every), _START)
       self.optimizer = PostLocalSGDOptimizer(self.optimizer, averager)
 
