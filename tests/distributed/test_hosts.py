@@ -4,9 +4,11 @@ Needs root and iproute2, and is skipped without.
 """
 
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -14,7 +16,8 @@ import time
 import pytest
 
 from benchmarks.network import hosts as hosts_lib
-from benchmarks.network import wire
+from benchmarks.network import trainers, wire
+from train.run import metrics
 
 try:
   hosts_lib.require()
@@ -178,6 +181,33 @@ def test_nothing_is_left_behind_by_a_program_that_is_killed():
   while seen & networks() and time.monotonic() < until:
     time.sleep(0.05)
   assert not seen & networks()
+
+
+@pytest.mark.slow
+def test_local_steps_do_not_notice_a_delay(tmp_path):
+  """The trainer, which logs every step, with 100 ms to the other host."""
+  options = wire.RUN | {
+    'steps': 17,
+    'model.width': 32,
+    'model.layers': 1,
+    'model.feed_forward': 64,
+    'data.sequence_length': 16,
+    'compression.method': 'powersgd',
+    'compression.rank': 2,
+    'compression.start_step': 0,
+    'local.every': 8,
+    'local.start_step': 1,
+  }
+  with hosts_lib.Hosts(2, '100mbit', milliseconds=100) as hosts:
+    run = trainers.start(hosts, tmp_path, wire.CONFIG, options)
+    trainers.wait(run, tmp_path, timeout=200)
+  lines = metrics.read(tmp_path / 'metrics.jsonl')
+  ends = [x['seconds'] for x in lines if 'loss' in x]
+  seconds = [b - a for a, b in itertools.pairwise(ends)]
+  local, rounds = [*seconds[:7], *seconds[8:15]], [seconds[7], seconds[15]]
+  assert len(seconds) == 16
+  assert statistics.median(local) < 0.1, 'less than one way'
+  assert min(rounds) > 0.2, 'at least there and back'
 
 
 def test_without_tools_a_line_says_what_to_install(monkeypatch):
