@@ -93,11 +93,16 @@ def claim_output() -> TextIO:
   return answers
 
 
+def answer(answers: TextIO, value: Any) -> None:
+  """Writes what the crew waits for: 'ready', and a list for each order."""
+  print(json.dumps(value), file=answers, flush=True)
+
+
 def follow(
   answers: TextIO, run: Callable[[str, str, int], list[float]]
 ) -> None:
   """Writes 'ready', then the answer to each order."""
-  print(json.dumps('ready'), file=answers, flush=True)
+  answer(answers, 'ready')
   for line in sys.stdin:
     method, kind, steps = line.split()
-    print(json.dumps(run(method, kind, int(steps))), file=answers, flush=True)
+    answer(answers, run(method, kind, int(steps)))

@@ -1,13 +1,14 @@
-"""Simulated hosts on one machine, connected by links of a chosen rate.
+"""Simulated hosts on one machine, connected by links of chosen rate and delay.
 
-    with Hosts(2, '100mbit') as hosts:
+    with Hosts(2, '100mbit', milliseconds=50) as hosts:
       hosts.run(0, ['ping', '-c', '1', hosts.address(1)])
       print(hosts.sent_bytes(0))
 
 A host has its own network, hostname and /etc/hosts (Linux namespaces). Its
 network card is one end of a veth pair whose other end is plugged into a bridge,
-and a token bucket (tbf) limits the bits per second. Hosts share the files,
-processors and memory of the machine.
+and a token bucket (tbf) limits the bits per second. With a delay, a program in
+the place of the bridge holds every frame for some time: `relay`. Hosts share
+the files, processors and memory of the machine.
 
 Namespaces, cards and bridge have no names in the system. They exist as long as
 the processes that hold them, and those end when their standard input closes. So
@@ -23,6 +24,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 from typing import Any, NamedTuple
 
 _PACKAGES = {
@@ -48,8 +50,9 @@ echo ready
 exec cat
 """
 # A segment of 64 KiB as the kernel passes it to the card, with one header per
-# 1,500 bytes: a smaller bucket would have to split it.
-_LEAST_BURST = 80_000
+# 1,500 bytes: a smaller bucket has to split it.
+_WHOLE_SEGMENT = 80_000
+_TWO_FRAMES = 2 * 1514
 _HEADERS = 14 + 20 + 32  # Ethernet, IPv4, TCP with its time stamps.
 
 
@@ -111,10 +114,14 @@ class Hosts:
   Every host can resolve the names host0, host1, ...
   """
 
-  def __init__(self, count: int, rate: str | None = None):
-    """Args: `rate` as tc spells it ('100mbit', '1gbit'); None: no limit."""
+  def __init__(
+    self, count: int, rate: str | None = None, milliseconds: float = 0
+  ):
+    """Takes what `limit` and `delay` take."""
     self.count = count
-    self._rate = rate
+    self._rate: str | None = None
+    self._given = rate, milliseconds
+    self._relay: subprocess.Popen[str] | None = None
     self._holders: list[subprocess.Popen[str]] = []
     self._started: list[subprocess.Popen[Any]] = []
 
@@ -169,13 +176,48 @@ class Hosts:
     return sent(self._holders[i].pid).bytes
 
   def limit(self, rate: str | None) -> None:
-    """Changes the rate of all hosts, also while processes run on them."""
+    """Changes the rate of all hosts, also while processes run on them.
+
+    Takes a rate as tc spells it ('100mbit', '1gbit'), or None for no limit.
+    """
     bucket = _bucket(rate)
     for i in range(self.count):
       verb = 'replace' if rate else 'del'
       if rate or self._rate:
         self._inside(i, 'tc', 'qdisc', verb, 'dev', 'eth0', 'root', *bucket)
     self._rate = rate
+
+  def delay(self, milliseconds: float) -> None:
+    """Changes the delay of all links, also while processes run on the hosts.
+
+    A frame takes so many milliseconds from one host to another, and a round
+    trip twice as many. Frames that are under way are lost, so TCP sends them
+    again. The program that delays uses the processor, too: a fifth of a core at
+    1 Gbit/s, and nothing while nothing is sent.
+    """
+    if not milliseconds >= 0:
+      raise ValueError(
+        f'the delay must be at least 0 milliseconds, got {milliseconds}.'
+      )
+    self._end_relay()
+    ports = [f'port{i}' for i in range(self.count)]
+    for port in ports:
+      plug = ('nomaster',) if milliseconds else ('master', 'bridge')
+      self._inside(self.count, 'ip', 'link', 'set', port, *plug)
+    if milliseconds:
+      module = [sys.executable, '-m', 'benchmarks.network.relay']
+      self._relay = self.popen(
+        self.count,
+        [*module, str(milliseconds), *ports],
+        cwd=str(pathlib.Path(__file__).parents[2]),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+      )
+      assert self._relay is not None
+      assert self._relay.stdout is not None
+      if self._relay.stdout.readline() != 'ready\n':
+        raise Unavailable('the links cannot be delayed here; see above')
 
   def _build(self) -> None:
     """Creates holders, then a bridge in its own network, then the cables."""
@@ -192,12 +234,14 @@ class Hosts:
       port, card = f'port{i}', ('netns', str(self._holders[i].pid))
       pair = 'type', 'veth', 'peer', 'name', 'eth0'
       self._inside(switch, 'ip', *link, port, *pair, *card)
-      self._inside(switch, 'ip', 'link', 'set', port, 'master', 'bridge', 'up')
+      self._inside(switch, 'ip', 'link', 'set', port, 'addrgenmode', 'none')
+      self._inside(switch, 'ip', 'link', 'set', port, 'up')
       # No IPv6: it sends packets on its own, which would be counted.
       self._inside(i, 'ip', 'link', 'set', 'eth0', 'addrgenmode', 'none', 'up')
       self._inside(i, 'ip', 'address', 'add', f'{address}/16', 'dev', 'eth0')
-    if self._rate:
-      self.limit(self._rate)
+    rate, milliseconds = self._given
+    self.limit(rate)
+    self.delay(milliseconds)
 
   def _hold(self, name: str, hosts_file: str) -> None:
     """Starts the process whose namespaces are a host."""
@@ -229,16 +273,28 @@ class Hosts:
     if done.returncode:
       raise Unavailable(f'{" ".join(command)} failed: {_output(done)}')
 
+  def _end_relay(self) -> None:
+    if self._relay:
+      _kill(self._relay)
+      self._relay.communicate()
+      self._relay = None
+
   def _end(self) -> None:
     """Kills the processes on the hosts, and the hosts."""
+    self._end_relay()
     for process in self._started:
-      if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+      _kill(process)
     for holder in self._holders:
       holder.kill()
       holder.communicate()
     self._started, self._holders = [], []
+
+
+def _kill(process: subprocess.Popen[Any]) -> None:
+  """Ends a process that `Hosts.popen` started, with its children."""
+  if process.poll() is None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def bits_per_second(rate: str) -> float:
@@ -260,11 +316,14 @@ def _bucket(rate: str | None) -> list[str]:
   """The arguments of tc for the token bucket of a rate.
 
   After a pause a bucket's worth of bytes is sent at once, so it must be far
-  smaller than a message: a millisecond's worth.
+  smaller than a message: a millisecond's worth on fast links, and at most 20
+  milliseconds' worth on slow ones, where it costs little to split segments.
   """
   if rate is None:
     return []
-  burst = max(_LEAST_BURST, math.ceil(bits_per_second(rate) / 8e3))
+  per_millisecond = math.ceil(bits_per_second(rate) / 8e3)
+  least = min(_WHOLE_SEGMENT, max(_TWO_FRAMES, 20 * per_millisecond))
+  burst = max(least, per_millisecond)
   return ['tbf', 'rate', rate, 'burst', f'{burst}b', 'latency', '200ms']
 
 

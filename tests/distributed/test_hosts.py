@@ -4,9 +4,11 @@ Needs root and iproute2, and is skipped without.
 """
 
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -14,7 +16,8 @@ import time
 import pytest
 
 from benchmarks.network import hosts as hosts_lib
-from benchmarks.network import wire
+from benchmarks.network import trainers, wire
+from train.run import metrics
 
 try:
   hosts_lib.require()
@@ -39,12 +42,24 @@ connection.shutdown(socket.SHUT_WR)
 connection.recv(1)
 print(time.perf_counter() - start)
 """
+CONNECT = """
+import contextlib, socket, sys, time
+for _ in range(5):
+  start = time.perf_counter()
+  with contextlib.suppress(ConnectionRefusedError):
+    socket.create_connection((sys.argv[1], 5001)).close()
+  print(time.perf_counter() - start)
+"""
 ABANDONED = """
-import time
+import os, time
 from benchmarks.network import hosts
-with hosts.Hosts(2, '1gbit') as pair:
+with hosts.Hosts(2, '1gbit', milliseconds=1) as pair:
   pair.popen(1, ['sleep', '1000'])
-  print(pair.run(1, ['readlink', '/proc/self/ns/net']), end='', flush=True)
+  pair.run(1, ['true'])
+  with open(f'/proc/self/task/{os.getpid()}/children') as file:
+    children = file.read().split()
+  found = {os.readlink(f'/proc/{x}/ns/net') for x in children}
+  print(*found - {os.readlink('/proc/self/ns/net')}, flush=True)
   time.sleep(1000)
 """
 
@@ -93,6 +108,35 @@ def test_a_link_is_as_slow_as_asked_and_counts_its_bytes():
     assert sent_through(hosts, size) < seconds / 4
 
 
+def round_trip(hosts):
+  """Seconds of the fastest of some round trips from host 0 to host 1."""
+  done = hosts.run(0, [sys.executable, '-c', CONNECT, hosts.address(1)])
+  return min(map(float, done.split()))
+
+
+def test_a_link_takes_as_long_as_asked_at_its_rate():
+  """One way to the peer and one way back, also when it changes."""
+  size = 1_000_000
+  with hosts_lib.Hosts(2, '10mbit', milliseconds=40) as hosts:
+    assert 0.08 < round_trip(hosts) < 0.12
+    # TCP takes some round trips to reach the rate.
+    alone = 8 * size / 10e6
+    assert 0.9 * alone < sent_through(hosts, size) < alone + 10 * 0.08
+    hosts.delay(5)
+    assert 0.01 < round_trip(hosts) < 0.05
+    hosts.delay(0)
+    assert round_trip(hosts) < 0.01
+    assert sent_through(hosts, size) > 0.9 * alone
+  with pytest.raises(ValueError, match='at least 0 milliseconds, got -1'):
+    hosts.delay(-1)
+
+
+def test_slow_links_have_no_bytes_to_give_away():
+  """At 1 Mbit/s a bucket of 80 kB would be most of a second."""
+  with hosts_lib.Hosts(2, '1mbit') as hosts:
+    assert sent_through(hosts, 100_000) > 0.95 * 0.8
+
+
 def test_a_host_knows_its_name_as_gloo_needs_it():
   ask = 'import socket; print(socket.gethostbyname(socket.gethostname()))'
   with hosts_lib.Hosts(2) as hosts:
@@ -106,7 +150,7 @@ def test_a_host_knows_its_name_as_gloo_needs_it():
 def interrupted(seen):
   """Notes the networks of four hosts, and leaves them like Ctrl-C does."""
   with (
-    hosts_lib.Hosts(2, '1gbit') as some,
+    hosts_lib.Hosts(2, '1gbit', milliseconds=1) as some,
     hosts_lib.Hosts(2, '1gbit') as others,
   ):
     others.popen(0, ['sleep', '1000'])
@@ -129,13 +173,41 @@ def test_nothing_is_left_behind_by_a_program_that_is_killed():
     [sys.executable, '-c', ABANDONED], stdout=subprocess.PIPE, text=True
   )
   with program:
-    network = program.stdout.readline().strip()
-    assert network in networks()
+    seen = set(program.stdout.readline().split())
+    assert len(seen) == 3, 'two hosts and the switch between them'
+    assert seen <= networks()
     program.send_signal(signal.SIGKILL)
   until = time.monotonic() + 20
-  while network in networks() and time.monotonic() < until:
+  while seen & networks() and time.monotonic() < until:
     time.sleep(0.05)
-  assert network not in networks()
+  assert not seen & networks()
+
+
+@pytest.mark.slow
+def test_local_steps_do_not_notice_a_delay(tmp_path):
+  """The trainer, which logs every step, with 100 ms to the other host."""
+  options = wire.RUN | {
+    'steps': 17,
+    'model.width': 32,
+    'model.layers': 1,
+    'model.feed_forward': 64,
+    'data.sequence_length': 16,
+    'compression.method': 'powersgd',
+    'compression.rank': 2,
+    'compression.start_step': 0,
+    'local.every': 8,
+    'local.start_step': 1,
+  }
+  with hosts_lib.Hosts(2, '100mbit', milliseconds=100) as hosts:
+    run = trainers.start(hosts, tmp_path, wire.CONFIG, options)
+    trainers.wait(run, tmp_path, timeout=200)
+  lines = metrics.read(tmp_path / 'metrics.jsonl')
+  ends = [x['seconds'] for x in lines if 'loss' in x]
+  seconds = [b - a for a, b in itertools.pairwise(ends)]
+  local, rounds = [*seconds[:7], *seconds[8:15]], [seconds[7], seconds[15]]
+  assert len(seconds) == 16
+  assert statistics.median(local) < 0.1, 'less than one way'
+  assert min(rounds) > 0.2, 'at least there and back'
 
 
 def test_without_tools_a_line_says_what_to_install(monkeypatch):

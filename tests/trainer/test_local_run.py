@@ -9,10 +9,18 @@ import pytest
 import greedylore_jax as gl
 import runs
 from train import tasks
-from train.config.schema import Checkpoint, Compression, Evaluation, Local, Mesh
+from train.config.schema import (
+  Checkpoint,
+  Compression,
+  Evaluation,
+  Local,
+  Log,
+  Mesh,
+)
 from train.run import loop
 from train.study import budget
 
+LOG = Log(every=1, tensorboard=False)
 COMPRESSION = Compression('powersgd', rank=2, error_decay=0.9)
 
 
@@ -55,6 +63,28 @@ def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
   resumed, others = runs.run(config, tmp_path / 'parts')
   assert resumed['bytes_sent'] == summary['bytes_sent']
   runs.assert_close(params, others)
+
+
+def test_losses_of_local_steps_are_written_at_the_end_of_their_round(tmp_path):
+  """Their mean is sent, so a line waits for a step that sends anyway."""
+  config = dataclasses.replace(settings(tmp_path), log=LOG)
+  written = []
+
+  def after_step(now):
+    lines = [x['step'] for x in runs.lines_of(tmp_path / 'work') if 'loss' in x]
+    written.append(lines)
+
+  loop.run(
+    config, tmp_path / 'work', after_step=after_step, build_job=runs.build_job
+  )
+  # Rounds end after steps 1, 4, 7 and 10; the loss is evaluated after 4 and 8.
+  complete = [1, 1, 1, 4, 4, 4, 7, 8, 8, 10]
+  assert written == [[*range(1, last + 1)] for last in complete]
+  lines = runs.lines_of(tmp_path / 'work')
+  steps = [x['step'] for x in lines]
+  assert steps == sorted(steps)
+  seconds = [x['seconds'] for x in lines if 'loss' in x]
+  assert len({*seconds}) == 10, 'each was measured when its step was taken'
 
 
 def test_rounds_grow_as_the_rate_falls(tmp_path):

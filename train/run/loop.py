@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,15 @@ from train.run import (
   traffic,
 )
 from train.run.checkpoint import Snapshot
+
+
+class _Line(NamedTuple):
+  """A line of metrics that waits for the mean of its loss."""
+
+  step: int
+  loss: jax.Array
+  """A scalar, or one per worker."""
+  values: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +167,7 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     now.step == config.steps or (every and now.step % every == 0)
   )
   loss, asked_to_stop, is_save_due = None, False, False
+  lines: list[_Line] = []  # Due, and not written yet.
   while now.step < config.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
     # client deadlocks when virtual devices get too many steps ahead.
@@ -165,12 +175,21 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     jax.block_until_ready(previous)
     run.watch.saw(f'step {now.step}')
     run.bar.advance(now.step)
+    # At the end of a round all workers are at the same parameters.
+    phase = traffic.phase_of(job.plan, now.step - 1, now.opt_state)
+    ends_round = phase != 'local' or now.step == config.steps
 
     if is_due(config.log.every):
+      jax.block_until_ready(loss)
       now = now.progressed(skipped=_skipped(now))
-      line = _measured(run, now, float(_mean(loss)), clock)
-      run.write(now.step, line | seen.line())
-      _check_gradients(now, loss)
+      values = _measured(run, now, clock) | seen.line()
+      lines.append(_Line(now.step, loss, values))
+
+    # The mean of a loss travels, and local steps wait for nothing that does.
+    if lines and (ends_round or is_due(config.evaluation.every)):
+      is_finite = _write(run, lines)
+      _check_gradients(now, None if is_finite else loss)
+      lines = []
 
     if is_due(config.evaluation.every):
       with clock.stopped_after(loss):
@@ -180,9 +199,7 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
 
     asked_to_stop |= run.stop.due(now.step)
     is_save_due |= asked_to_stop or is_due(config.checkpoint.every)
-    # At the end of a round all workers are at the same parameters.
-    phase = traffic.phase_of(job.plan, now.step - 1, now.opt_state)
-    if is_save_due and (phase != 'local' or now.step == config.steps):
+    if is_save_due and ends_round:
       with clock.stopped_after(loss):
         _check_gradients(now, loss)  # A run can resume from every checkpoint.
         _check_parameters(now)
@@ -230,14 +247,13 @@ def _advance(
 
 
 def _measured(
-  run: _Run, now: Snapshot, loss: float, clock: progress.Clock
+  run: _Run, now: Snapshot, clock: progress.Clock
 ) -> dict[str, Any]:
-  """A line of metrics for the step that was just taken."""
+  """A line of metrics for the step that was just taken, without its loss."""
   task, skipped = run.job.task, now.progress.skipped
   units = run.config.batch_size * task.units_per_example
   rate = clock.lap(now.step)
   return {
-    'loss': loss,
     'learning_rate': float(run.job.schedule(now.step - 1 - skipped)),
     'seconds': clock.seconds,
     f'{task.unit}_per_second': rate * units,
@@ -258,24 +274,34 @@ def _evaluated(run: _Run, now: Snapshot) -> dict[str, Any]:
   }
 
 
+def _write(run: _Run, lines: list[_Line]) -> bool:
+  """Writes lines; returns whether the last loss is finite on all workers."""
+  means = [*map(float, _means([line.loss for line in lines]))]
+  for mean, line in zip(means, lines, strict=True):
+    run.write(line.step, {'loss': mean} | line.values)
+  return math.isfinite(means[-1])
+
+
 def _skipped(now: Snapshot) -> int:
   """Steps so far that all workers skipped: gradients were not finite."""
   return int(optax.tree.get(now.opt_state, 'total_notfinite', 0))
 
 
 @jax.jit
-def _mean(loss: jax.Array) -> jax.Array:
-  """The mean over the workers, if each has its own."""
-  return jnp.mean(loss)
+def _means(losses: list[jax.Array]) -> list[jax.Array]:
+  """The mean over the workers, if each has its own, in one message for all."""
+  stacked = jnp.stack(losses)
+  return [*jnp.mean(stacked, axis=tuple(range(1, stacked.ndim)))]
 
 
-def _check_gradients(now: Snapshot, loss: jax.Array) -> None:
+def _check_gradients(now: Snapshot, loss: jax.Array | None) -> None:
   """Raises for gradients that are not finite any more.
 
   These are many skipped steps in a row, or with local updates, where workers
-  skip steps on their own, losses that are not finite on any of them.
+  skip steps on their own, losses that are not finite on any of them. None is a
+  loss that is finite on all, so nobody is asked.
   """
-  if loss.ndim and not _any_finite(loss):
+  if loss is not None and loss.ndim and not _any_finite(loss):
     raise FloatingPointError(
       f'The loss of no worker is finite after step {now.step}: lower'
       ' optimizer.learning_rate, or look at the data.'
