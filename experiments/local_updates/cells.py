@@ -17,8 +17,8 @@ _DENSE = '--compression.method dense --compression.start_step 0'
 _START = '--compression.start_step 0'
 
 
-def _powersgd(rank: int) -> str:
-  return f'--compression.rank {rank} --compression.factor_dtype int8'
+def _powersgd(rank: int, bits: int = 4) -> str:
+  return f'--compression.rank {rank} --compression.factor_dtype int{bits}'
 
 
 def _quantize(bits: int) -> str:
@@ -42,62 +42,55 @@ _DECAY = '--compression.error_decay 0.9'
 _NO_EMBEDDINGS = '--compression.embeddings False'
 
 _FRONT = [
-  f'{_powersgd(22)} --compression.start_step 45',
   f'{_DENSE} {_rounds(10)}',
   f'{_quantize(4)} {_rounds(10)}',
-  f'{_quantize(4)} {_rounds(30)}',
   f'{_R22} {_rounds(10)}',
+  f'{_powersgd(22)} --compression.start_step 45',
+  f'{_quantize(4)} {_rounds(30)}',
   f'{_R22} {_rounds(30)}',
   f'{_R22} {_rounds(10, 0.9)}',
-  f'{_R22} {_rounds(10, 0.5)}',
   f'{_quantize(4)} {_rounds(4)}',
-  f'{_R22} {_rounds(10)} --local.start_step 45',
 ]
 _SCOUTS = [
+  f'{_powersgd(22, 8)} {_START} {_rounds(10)}',
+  f'{_powersgd(22, 8)} --compression.start_step 45',
   f'{_DENSE} {_rounds(10, 0.9)}',
   f'{_R22} {_rounds(4)}',
-  f'{_powersgd(8)} --compression.start_step 45',
-  f'{_R22} {_rounds(30, 0.9)}',
-  f'{_DENSE} {_rounds(30)}',
-  f'{_DENSE} {_rounds(30, 0.9)}',
-  f'{_DENSE} {_rounds(2)}',
-  f'{_DENSE} {_rounds(4)}',
-  # Why is low rank worse than dense in rounds of 10?
-  f'{_R22} {_rounds(10, 0.9)} {_DECAY}',
-  f'{_R22} {_rounds(10, 0.9)} {_NO_EMBEDDINGS}',
-  f'{_powersgd(22)} --compression.start_step 15 {_rounds(10, 0.9)}',
-  f'{_R64} {_rounds(10, 0.9)}',
-  f'{_R22} {_rounds(10)} {_DECAY}',
+  f'{_quantize(2)} {_rounds(10)}',
   f'{_R64} {_rounds(10)}',
-  f'{_R8} {_rounds(10)}',
+  f'{_R22} {_rounds(10, 0.5)}',
+  f'{_quantize(4)} {_rounds(10, 0.5)}',
+  f'{_powersgd(8)} --compression.start_step 45',
+  f'{_DENSE} {_rounds(30)}',
+  f'{_quantize(4)} {_rounds(30)} --local.start_step 150',
+  f'{_R22} {_rounds(10)} {_DECAY}',
+  # Why is low rank worse than dense in rounds of 10?
   f'{_R22} {_rounds(10)} {_NO_EMBEDDINGS}',
   f'{_powersgd(22)} --compression.start_step 15 {_rounds(10)}',
-  # What closes the ground between 12 and 100 times?
-  f'{_quantize(4)} {_rounds(30)} --local.start_step 45',
-  f'{_quantize(4)} {_rounds(10, 0.5)}',
-  f'{_quantize(4)} {_rounds(30, 0.5)}',
-  f'{_R22} {_rounds(4, 0.5)}',
-  f'{_R22} {_rounds(30)} --local.start_step 150',
+  f'{_R8} {_rounds(10)}',
   f'{_quantize(4)} {_rounds(100)}',
+  f'{_DENSE} {_rounds(4)}',
+  f'{_DENSE} {_rounds(2)}',
+  f'{_DENSE} {_rounds(30, 0.9)}',
+  f'{_R22} {_rounds(30, 0.9)}',
+  # What closes the ground between 12 and 100 times?
   f'{_quantize(8)} {_rounds(10)}',
-  f'{_quantize(8)} {_rounds(30)}',
-  f'{_DENSE} {_rounds(2, 0.5)}',
+  f'{_quantize(4)} {_rounds(10)} --local.average_moments 1',
+  f'{_quantize(4)} {_rounds(10)} --local.fragments 4',
+  f'{_quantize(4)} {_rounds(10)} --local.delay 4',
+  f'{_quantize(4)} {_rounds(2)}',
+  f'{_R22} {_rounds(2)}',
+  f'{_R22} {_rounds(30)} --local.start_step 150',
+  f'{_R22} {_rounds(10, 0.9)} {_DECAY}',
   f'{_DENSE} {_rounds(4, 0.5)}',
   f'{_DENSE} {_rounds(100)}',
   f'{_DENSE} {_rounds(100, 0.9)}',
-  f'{_R22} {_rounds(4)} {_DECAY}',
-  f'{_R22} {_rounds(30)} {_DECAY}',
-  f'{_R22} {_rounds(30, 0.9)} {_DECAY}',
-  f'{_R8} {_rounds(10, 0.9)}',
-  f'{_quantize(8)} {_rounds(4)}',
-  f'{_quantize(8)} {_rounds(100)}',
-  f'{_quantize(2)} {_rounds(10)}',
 ]
 # Rounds as long as their rate allows: alpha is the rate at which a round of
 # `every` steps begins to grow, times the root of `every`.
 _QSR = [
   (optimizer, f'{sent} {_rounds(4)} --local.qsr_alpha {alpha}')
-  for sent in (_R22, _quantize(4))
+  for sent in (_quantize(4), _R22)
   for optimizer, alpha in (('muon', 0.02), ('adamw', 0.004))
 ]
 
@@ -135,11 +128,13 @@ def _all_controls(shape: tuple[int, int]) -> list[Cell]:
 CELLS = [
   *_all_controls((4, 1)),
   *_part((4, 1), _FRONT, seeds=3),
-  *_part((4, 1), _SCOUTS[:20], seeds=1),
-  *(_cell(name, (4, 1), row) for name, row in _QSR),
+  *_part((4, 1), _SCOUTS[:8], seeds=1),
   *_all_controls((4, 4)),
   *_part((4, 4), _FRONT, seeds=1),
+  *_part((4, 1), _SCOUTS[8:16], seeds=1),
+  *(_cell(name, (4, 1), row) for name, row in _QSR[:2]),
   *_all_controls((8, 1))[1::2],  # Alone is as above.
   *_part((8, 1), _FRONT, seeds=1),
-  *_part((4, 1), _SCOUTS[20:], seeds=1),
+  *_part((4, 1), _SCOUTS[16:], seeds=1),
+  *(_cell(name, (4, 1), row) for name, row in _QSR[2:]),
 ]
