@@ -93,12 +93,18 @@ _SCOUTS = [
   f'{_quantize(8)} {_rounds(100)}',
   f'{_quantize(2)} {_rounds(10)}',
 ]
-# Rounds as long as their rate allows: alpha is the rate at which a round of
-# `every` steps begins to grow, times the root of `every`.
+# Rounds as long as the rate allows: at a rate of alpha / 2 they have 4 steps.
 _QSR = [
   (optimizer, f'{sent} {_rounds(4)} --local.qsr_alpha {alpha}')
   for sent in (_R22, _quantize(4))
   for optimizer, alpha in (('muon', 0.02), ('adamw', 0.004))
+]
+# What else there is to a round; QSR and SelSync take the rates in turn.
+_OPTIONS = [
+  f'{_R22} {_rounds(10)} --local.average_moments 10',
+  f'{_R22} {_rounds(10)} --local.fragments 5',
+  f'{_R22} {_rounds(10)} --local.delay 5',
+  f'{_R22} {_rounds(30)} --local.selsync_threshold 0.1',
 ]
 
 
@@ -137,6 +143,7 @@ CELLS = [
   *_part((4, 1), _FRONT, seeds=3),
   *_part((4, 1), _SCOUTS[:20], seeds=1),
   *(_cell(name, (4, 1), row) for name, row in _QSR),
+  *_part((4, 1), _OPTIONS, seeds=1),
   *_all_controls((4, 4)),
   *_part((4, 4), _FRONT, seeds=1),
   *_all_controls((8, 1))[1::2],  # Alone is as above.

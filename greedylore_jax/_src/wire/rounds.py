@@ -8,7 +8,6 @@ generator continues with its part of the reply.
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
