@@ -86,12 +86,18 @@ _SCOUTS = [
   f'{_DENSE} {_rounds(100)}',
   f'{_DENSE} {_rounds(100, 0.9)}',
 ]
-# Rounds as long as their rate allows: alpha is the rate at which a round of
-# `every` steps begins to grow, times the root of `every`.
+# Rounds as long as the rate allows: at a rate of alpha / 2 they have 4 steps.
 _QSR = [
   (optimizer, f'{sent} {_rounds(4)} --local.qsr_alpha {alpha}')
   for sent in (_quantize(4), _R22)
   for optimizer, alpha in (('muon', 0.02), ('adamw', 0.004))
+]
+# What else there is to a round; QSR and SelSync take the rates in turn.
+_OPTIONS = [
+  f'{_R22} {_rounds(10)} --local.average_moments 10',
+  f'{_R22} {_rounds(10)} --local.fragments 5',
+  f'{_R22} {_rounds(10)} --local.delay 5',
+  f'{_R22} {_rounds(30)} --local.selsync_threshold 0.1',
 ]
 
 
