@@ -21,17 +21,23 @@ RATE = 2e-3
       'local': Local(every=3, start_step=1),
       'optimizer': Optimizer('muon', RATE),
     },
-    {
-      'compression': LOW_RANK,
-      'local': Local(every=3, fragments=2, delay=1, average_moments=2),
-    },
     {'compression': LOW_RANK, 'local': Local(every=2, qsr_alpha=4e-3)},
-    {
-      'compression': Compression('dense'),
-      'local': Local(every=4, selsync_threshold=0.05),
-    },
+    pytest.param(
+      {
+        'compression': LOW_RANK,
+        'local': Local(every=3, fragments=2, delay=1, average_moments=2),
+      },
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {
+        'compression': Compression('dense'),
+        'local': Local(every=4, selsync_threshold=0.05),
+      },
+      marks=pytest.mark.slow,
+    ),
   ],
-  ids=['dense', 'rounds', 'fragments', 'qsr', 'selsync'],
+  ids=['dense', 'rounds', 'qsr', 'fragments', 'selsync'],
 )
 def test_a_lane_is_the_trainers_run(tmp_path, changes):
   config = runs.settings(tmp_path, optimizer=Optimizer(learning_rate=RATE))
