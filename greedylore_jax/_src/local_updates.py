@@ -122,9 +122,9 @@ def local_updates(
     inner: any optax transformation, such as `optax.adamw(1e-3)`; each worker
       has its own state of it.
     outer: a chain that begins with `compress_gradients` or `average_gradients`
-      and continues with the outer optimizer, for example
-      `optax.sgd(0.7, momentum=0.9, nesterov=True)`. Plain averaging is
-      `optax.sgd(1.0)`.
+      and continues with the outer optimizer: `optax.sgd(1.0)` is plain
+      averaging, `optax.sgd(0.7, momentum=0.9, nesterov=True)` that of DiLoCo,
+      for runs of many long rounds.
     every: H, the steps in a round, or a rule such as `QSR` or `SelSync`. Higher
       sends less and lets the workers move further apart.
     start_step: in the first `start_step` steps, every step is a round.
@@ -159,7 +159,7 @@ def local_updates(
     ...     optax.adamw(1e-3),
     ...     outer=optax.chain(
     ...         gl.compress_gradients(gl.PowerSGD(32), 'data'),
-    ...         optax.sgd(0.7, momentum=0.9, nesterov=True),
+    ...         optax.sgd(1.0),
     ...     ),
     ...     every=30,
     ... )

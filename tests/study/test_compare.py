@@ -121,34 +121,34 @@ def test_runs_come_in_order_and_say_what_they_are(path):
 
 
 def test_an_entry_may_set_keys_of_the_section_local(path):
-  text = 'powersgd:every=10:outer_momentum=0:local.start_step=2:start_step=3'
+  text = 'powersgd:every=10:outer_momentum=0.5:local.start_step=2:start_step=3'
   asked = choices(path, text)
   (run,) = grid.runs(asked, list(grid.variants(asked, lambda *_: None)))
-  assert run.config.local == Local(every=10, outer_momentum=0.0, start_step=2)
+  assert run.config.local == Local(every=10, outer_momentum=0.5, start_step=2)
   assert run.config.compression.start_step == 3
   assert run.title == text
 
 
 def test_candidates_are_combined_where_a_method_reads_them(path):
-  asked = grid.Choices(path, ('--local.outer_learning_rate', '1'), ())
+  asked = grid.Choices(path, ('--local.outer_learning_rate', '0.7'), ())
   of = lambda text: grid.candidates(grid.entry(text), (1, 4), ('int8',))
   settings = {}
-  for text in 'powersgd:outer_momentum=0', 'quantize', 'top_k:every=2':
+  for text in 'powersgd:outer_momentum=0.5', 'quantize', 'top_k:every=2':
     for entry in of(text):
       assert entry.group == text
       config = asked.config(*entry.options)
       local, sent = config.local, config.compression
       settings[entry.text] = local, sent.factor_dtype
   assert settings == {
-    'powersgd:outer_momentum=0:every=1:factor_dtype=int8': (Local(), 'int8'),
-    'powersgd:outer_momentum=0:every=4:factor_dtype=int8': (
-      Local(every=4, outer_momentum=0.0, outer_learning_rate=1.0),
+    'powersgd:outer_momentum=0.5:every=1:factor_dtype=int8': (Local(), 'int8'),
+    'powersgd:outer_momentum=0.5:every=4:factor_dtype=int8': (
+      Local(every=4, outer_momentum=0.5, outer_learning_rate=0.7),
       'int8',
     ),
     'quantize:every=1': (Local(), None),
-    'quantize:every=4': (Local(every=4, outer_learning_rate=1.0), None),
+    'quantize:every=4': (Local(every=4, outer_learning_rate=0.7), None),
     'top_k:every=2:factor_dtype=int8': (
-      Local(every=2, outer_learning_rate=1.0),
+      Local(every=2, outer_learning_rate=0.7),
       'int8',
     ),
   }
@@ -210,7 +210,7 @@ def test_candidates_are_combined_where_a_method_reads_them(path):
       'compression.rank must be at least 1, got 0.',
     ),
     (
-      ['--compressors', 'powersgd:outer_momentum=0'],
+      ['--compressors', 'powersgd:outer_momentum=0.5'],
       'local.outer_momentum is only for local.every above 1',
     ),
     (['--compressors', 'dense', '--seeds', '0.5'], "of integers, got ('0.5',)"),

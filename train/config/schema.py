@@ -220,10 +220,10 @@ class Local(Section):
   per step are sent for it. Higher sends less. None keeps local.every."""
   start_step: int = 0
   """Number of first steps in which every step is a round."""
-  outer_learning_rate: float = 0.7
-  """Factor on the averaged movement of the workers; 1 with outer_momentum 0 is
-  plain averaging."""
-  outer_momentum: float = 0.9
+  outer_learning_rate: float = 1.0
+  """Factor on the averaged movement of the workers. The defaults, 1 without
+  momentum, are plain averaging."""
+  outer_momentum: float = 0.0
   """Momentum over rounds."""
   outer_nesterov: bool = True
   """Nesterov momentum over rounds."""
