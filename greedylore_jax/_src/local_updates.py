@@ -327,7 +327,7 @@ def _averaged_if(
   def average(own: list[Array]) -> list[Array]:
     with jax.named_scope('greedylore.moments'):
       means = Transport(axis_name).mean(own)
-    return list(map(_varying_like, means, own))
+    return list(map(worker_axes.varying_like, means, own))
 
   own = [leaves[i] for i in floating]
   means = jax.lax.cond(is_due, average, lambda own: own, own)
@@ -343,7 +343,12 @@ def _learned_if(
 
   def learn(moments: OptState) -> OptState:
     new = after_round(moments, moved)
-    return jax.tree.map(_varying_like, new, moments)
+    # All zeros is what a round gives whose outcome was not finite.
+    counts = [jnp.any(x != 0) for x in jax.tree.leaves(moved) if x.size]
+    keep: Function = lambda new, old: worker_axes.varying_like(
+      jnp.where(jnp.any(jnp.stack(counts)), new, old), old
+    )
+    return jax.tree.map(keep, new, moments)
 
   return jax.lax.cond(is_due, learn, lambda moments: moments, moments)
 
@@ -562,13 +567,7 @@ def _zeros(x: Array) -> Array:
 
 def _zeros_like(x: Array) -> Array:
   """Zeros of the same type, also in what JAX says it varies over."""
-  return _varying_like(jnp.zeros(x.shape, x.dtype), x)
-
-
-def _varying_like(x: Array, like: Array) -> Array:
-  """x, typed as varying over all that `like` varies over."""
-  missing = worker_axes.varying_axes(like) - worker_axes.varying_axes(x)
-  return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
+  return worker_axes.varying_like(jnp.zeros(x.shape, x.dtype), x)
 
 
 def _check_averaged(updates: Updates, count: Array) -> None:

@@ -1,8 +1,11 @@
 """What a compression method is."""
 
 import abc
+from collections.abc import Generator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src.types import Array, DType, Phase, PyTree
@@ -94,6 +97,40 @@ class Compressor(abc.ABC):
     """
     del state
     return None
+
+
+def check_generator(compressor: Compressor, phase: Phase, rounds: Any) -> None:
+  """Raises unless a method's `compress` or `refresh` is a generator."""
+  if not isinstance(rounds, Generator):
+    raise TypeError(
+      f'{compressor!r} must be a generator in its {phase!r} step, got'
+      f' {type(rounds).__name__}: yield each message, and return (output, sent,'
+      ' state).'
+    )
+
+
+def check_result(
+  compressor: Compressor, phase: Phase, result: Any, h: Array, state: Any
+) -> None:
+  """Raises unless a method returns (output, sent, state) of these shapes."""
+  begin = f'{compressor!r} in its {phase!r} step must return'
+  if not isinstance(result, tuple) or len(result) != 3:
+    got = (
+      f'{len(result)} of them' if isinstance(result, tuple) else repr(result)
+    )
+    raise TypeError(f'{begin} (output, sent, state), got {got}.')
+  for name, x in zip(('output', 'sent'), result, strict=False):
+    if jnp.shape(x) != h.shape:
+      raise ValueError(
+        f'{begin} {name} with the shape of h, {h.shape}, got {jnp.shape(x)}.'
+      )
+  shapes: Any = lambda tree: jax.tree.map(jnp.shape, tree)
+  new, old = shapes(result[2]), shapes(state)
+  if new != old:
+    raise ValueError(
+      f'{begin} a state like the one that it was given, {old}, got {new}: make'
+      ' it in init.'
+    )
 
 
 def check(compressor: Any) -> None:

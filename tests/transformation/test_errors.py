@@ -417,6 +417,61 @@ def test_a_custom_compressor_that_can_change():
     gl.compress_gradients(Changing(), None)
 
 
+@pytest.mark.parametrize(
+  ('compress', 'kind', 'message'),
+  [
+    (
+      lambda self, h, state, key: (h, h, state),
+      TypeError,
+      r"a generator in its 'compress' step, got tuple: yield each message",
+    ),
+    (
+      lambda self, h, state, key: (yield from _two(h)),
+      TypeError,
+      r'must return \(output, sent, state\), got 2 of them',
+    ),
+    (
+      lambda self, h, state, key: (yield from _narrow(h, state)),
+      ValueError,
+      r'output with the shape of h, \(1, 8, 16\), got \(1, 8, 1\)',
+    ),
+    (
+      lambda self, h, state, key: (yield from _with_state(h)),
+      ValueError,
+      r'a state like the one that it was given, .*make it in init',
+    ),
+  ],
+)
+def test_a_custom_compressor_that_returns_something_else(
+  compress, kind, message
+):
+  method = dataclasses.make_dataclass(
+    'Own',
+    [],
+    bases=(gl.Compressor,),
+    frozen=True,
+    namespace={'compress': compress},
+  )
+  params = {'w': jnp.ones((8, 16))}
+  with pytest.raises(kind, match=message):
+    gl.plan(method(), params, min_compression_rate=0)
+
+
+def _two(h):
+  mean, sent = yield h
+  return mean, sent
+
+
+def _narrow(h, state):
+  mean, sent = yield h
+  return mean[:, :, :1], sent, state
+
+
+def _with_state(h):
+  mean, sent = yield h
+  return mean, sent, {'other': mean}
+
+
 def test_a_custom_compressor():
   """A method is one class with two functions: here, halves of the columns."""
 

@@ -20,6 +20,7 @@ from greedylore_jax._src.types import (
   Shape,
 )
 from greedylore_jax._src.wire import quantized, recording, rounds
+from greedylore_jax.compressors import compressor as compressor_lib
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.frozen import Frozen
@@ -217,11 +218,15 @@ class CompressedLeaf(Leaf):
     matrices, is_integer = self.matrices, self._is_integer
 
     def exchange(h: Array, state: PyTree, key: Array) -> rounds.Rounds:
-      own = method(matrices.split(h), state, key)
+      mats = matrices.split(h)
+      own = method(mats, state, key)
+      compressor_lib.check_generator(self.compressor, phase, own)
       if is_integer and phase == 'compress':
         own = quantized.as_integers(own, self.factor_dtype)
       own = rounds.multiplying(own, matrices.is_column_major)
-      output, sent, state = yield from own
+      result = yield from own
+      compressor_lib.check_result(self.compressor, phase, result, mats, state)
+      output, sent, state = result
       sent = matrices.join(sent) if self.error_feedback else None
       return matrices.join(output), sent, state
 

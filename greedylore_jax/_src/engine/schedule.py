@@ -247,6 +247,11 @@ class LocalSchedule:
     """Whether `at` says when rounds end; else each step is said to end one."""
     return self._rule.is_known
 
+  @property
+  def varies(self) -> bool:
+    """Whether rounds may be longer than the shortest."""
+    return not isinstance(self._rule.every, int)
+
   def of_round(self, number: int) -> str:
     """The phase of the step that ends a round, counted from 0, of one part."""
     always = [] if self.is_known else [LOCAL]

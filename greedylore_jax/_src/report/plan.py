@@ -92,6 +92,12 @@ class Plan:
     return LOCAL in self.rounds
 
   @property
+  def varies(self) -> bool:
+    """Whether rounds may be longer than the averages say, which are bounds."""
+    schedule = self.schedule
+    return isinstance(schedule, LocalSchedule) and schedule.varies
+
+  @property
   def is_elastic(self) -> bool:
     """Whether a checkpoint resumes exactly on any number of workers."""
     return self.is_linear and not self.is_local

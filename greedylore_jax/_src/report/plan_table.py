@@ -56,8 +56,13 @@ def step_table(p: Any) -> list[str]:
     rows += [
       (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
     ]
+    at_most = ' at most' if p.varies else ''
     rows.append(
-      ('average step sends', _human(p.bytes_per_step), ratio(p.bytes_per_step))
+      (
+        f'average step sends{at_most}',
+        _human(p.bytes_per_step),
+        ratio(p.bytes_per_step),
+      )
     )
     rows.append(('state added per worker', _human(p.state_bytes), ''))
   if p.devices_per_worker > 1:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src.types import Array, DType, Function, Shape
-from greedylore_jax._src.wire import inner_axes
+from greedylore_jax._src.wire import inner_axes, worker_axes
 
 Decomposition = Literal['gram', 'svd']
 OfMatrix = Callable[[Array], Array]
@@ -75,10 +75,9 @@ def orthonormal_by_reflections(y: Array) -> Array:
     v = v / jnp.where(length > 0, length, 1)
     return reflect(y, v), vs.at[:, j].set(v)
 
-  _, vs = jax.lax.fori_loop(
-    0, r, eliminate, (_unit_scale(y), jnp.zeros_like(y))
-  )
-  columns = jnp.eye(a, r, dtype=y.dtype)
+  zeros = worker_axes.varying_like(jnp.zeros_like(y), y)
+  _, vs = jax.lax.fori_loop(0, r, eliminate, (_unit_scale(y), zeros))
+  columns = worker_axes.varying_like(jnp.eye(a, r, dtype=y.dtype), y)
   build: Function = lambda i, q: reflect(q, vs[:, r - 1 - i])
   q: Array = jax.lax.fori_loop(0, r, build, columns)
   return q

@@ -39,6 +39,12 @@ def local(tree: PyTree, axis_name: AxisName) -> PyTree:
   return jax.tree.map(one, tree)
 
 
+def varying_like(x: Array, like: Array) -> Array:
+  """Types an array as varying over every axis over which another one varies."""
+  missing = varying_axes(like) - varying_axes(x)
+  return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
+
+
 def missing_axes(x: Array, axis_name: AxisName) -> list[str]:
   """Returns the axes over which `x` is known to be equal on all workers.
 
