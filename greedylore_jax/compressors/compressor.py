@@ -20,6 +20,7 @@ class Compressor(abc.ABC):
   of `compress` every `update_interval` steps.
 
     mean, sent = yield message          one round, an array [k, m, n]
+    mean, sent = yield Quantized(x, 4)  one round, in 4 bits per number
     x, y = yield Gather(x, y)           one round, the arrays of all workers
     y = yield Each(function, x)         no round, one matrix after the other
     y = yield Product(h, x)             no round, h @ x along its fast side
