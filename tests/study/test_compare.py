@@ -203,7 +203,7 @@ def test_candidates_are_combined_where_a_method_reads_them(path):
     (
       ['--compressors', 'powersgd', '--precisions', 'int8,int7'],
       "--precisions must be a tuple of values, each one of 'float32',"
-      " 'bfloat16', 'float16' or 'int8', got ('int8', 'int7')",
+      " 'bfloat16', 'float16', 'int8', 'int4', 'int2', got ('int8', 'int7')",
     ),
     (
       ['--compressors', 'powersgd:rank=0', '--every', '1,4'],

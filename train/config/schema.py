@@ -26,7 +26,7 @@ MatrixMethod = Literal[
   'sign',
 ]
 Method = MatrixMethod | Literal['tsr_adam']
-FactorDType = DType | Literal['int8', 'int4', 'int2']
+FactorDType = Literal['float32', 'bfloat16', 'float16', 'int8', 'int4', 'int2']
 
 _LOW_RANK = (
   'greedylore',

@@ -283,9 +283,14 @@ class LocalSchedule:
     return shares | ({LOCAL: rest} if rest > 1e-12 else {})
 
   def names(self) -> set[str]:
-    """The phases that occur in the long run or in the dense start."""
+    """The phases that occur in the long run or in a start."""
     first = {self.at(0)} if self._rule.start_step else set[str]()
-    return first | self.lasting().keys()
+    dense = {
+      self.part(i, WARMUP)
+      for i, rounds in enumerate(self._rounds)
+      if rounds.start_step
+    }
+    return first | dense | self.lasting().keys()
 
   def _averages(self, count: int) -> bool:
     """Whether moments are averaged with round number `count`, from 1 on."""
