@@ -1,13 +1,15 @@
 """Low-rank gradient compression with error feedback for distributed JAX."""
 
 from greedylore_jax._src.engine.policy import PolicyOptions
-from greedylore_jax._src.engine.round_length import QSR
+from greedylore_jax._src.engine.round_length import QSR, SelSync
 from greedylore_jax._src.gradients import value_and_local_grad
 from greedylore_jax._src.local_updates import (
+  InFlight,
   LocalUpdatesState,
   local_params,
   local_updates,
 )
+from greedylore_jax._src.lordo import lordo
 from greedylore_jax._src.report.collectives import Collective, collectives
 from greedylore_jax._src.report.diagnostics import Diagnostics
 from greedylore_jax._src.report.plan import Plan, plan
@@ -28,7 +30,7 @@ from greedylore_jax._src.transform import (
   greedylore,
 )
 from greedylore_jax._src.tsr_adam import TSRAdamState, tsr_adam
-from greedylore_jax._src.wire.rounds import Each, Gather, Product
+from greedylore_jax._src.wire.rounds import Each, Gather, Product, Quantized
 from greedylore_jax.compressors import (
   TSR,
   Compressor,
@@ -58,6 +60,7 @@ __all__ = [
   'Frozen',
   'Gather',
   'GreedyLore',
+  'InFlight',
   'LocalUpdatesState',
   'PerWorker',
   'Plan',
@@ -66,9 +69,11 @@ __all__ = [
   'Prediction',
   'Product',
   'Quantize',
+  'Quantized',
   'RandomK',
   'RandomSubspace',
   'RangeFinder',
+  'SelSync',
   'Sign',
   'TSRAdamState',
   'TopK',
@@ -82,6 +87,7 @@ __all__ = [
   'init_state',
   'local_params',
   'local_updates',
+  'lordo',
   'make_train_step',
   'place_state',
   'plan',

@@ -1,7 +1,8 @@
 """Several compressors on the same run, at the same bytes: a table, a figure.
 
 `python -m train.compare CONFIG --compressors dense,powersgd:rank=8
-[--budgets 3,8] [--seeds 0,1,2] [--learning_rates 1e-3,2e-3] [--key VALUE]`
+[--budgets 3,8 --every 1,4,10 --precisions float32,int8] [--seeds 0,1,2]
+[--learning_rates 1e-3,2e-3] [--key VALUE]`
 """
 
 from collections.abc import Callable
@@ -35,12 +36,21 @@ class Options(command_line.Options):
   config: str
   """A file of configs/, or FILE:VARIANT."""
   compressors: tuple[str, ...]
-  """Values of compression.method with commas between them, each with settings
-  of that section where needed: dense,greedylore:probes=0,powersgd:rank=8."""
+  """Values of compression.method with commas between them, each with keys of
+  the sections compression and local where needed:
+  dense,powersgd:rank=8,powersgd:every=10:local.start_step=50. A start_step
+  without its section is compression.start_step."""
   budgets: tuple[float, ...] = ()
   """Times fewer bytes than dense over the whole run, as 3,8. Each method gets
   the largest rank (or density) that stays within it, unless it sets its
   own."""
+  every: tuple[int, ...] = ()
+  """Candidates for local.every, as 1,4,10: each method runs with each of them
+  at each budget, and the table marks the best. 1 sends in every step, without
+  the other keys of section local."""
+  precisions: tuple[schema.FactorDType, ...] = ()
+  """Candidates for compression.factor_dtype, as float32,int8, for the methods
+  whose messages have a type. They are combined with those of --every."""
   learning_rates: tuple[float, ...] = ()
   """Values of optimizer.learning_rate, as 1e-3,2e-3; the best of each method
   counts."""
@@ -60,8 +70,16 @@ class Options(command_line.Options):
 
   def _check(self) -> None:
     self._at_least(1, 'budgets')
+    self._at_least(1, 'every')
     self._at_least(0, 'learning_rates', 'seeds')
-    for values in self.methods, self.budgets, self.learning_rates, self.seeds:
+    for values in (
+      self.methods,
+      self.budgets,
+      self.every,
+      self.precisions,
+      self.learning_rates,
+      self.seeds,
+    ):
       if len({*values}) < len(values):
         given = ','.join(map(str, values))
         raise ValueError(f'expected values that differ, got {given}')
@@ -77,10 +95,8 @@ def main(
   """Runs what is not done yet, then compares; returns the exit code."""
   try:
     options, overrides = command_line.read(argv, Options, grid.PROG)
-    choices = _choices(options, overrides)
-    for method in choices.entries:  # Before JAX starts: spelling mistakes.
-      _check_entry(method, choices.config(*method.options).compression)
-    from train.run import lock
+    choices = _choices(options, overrides)  # Finds mistakes before JAX starts.
+    from train.run import lock, paths
     from train.study import runner
 
     name = f'{reader.name_of(choices.path)}-compare'
@@ -94,7 +110,12 @@ def main(
           code, said = study.run(run_python if call is None else call)
       except KeyboardInterrupt:
         code, said = exit_codes.INTERRUPTED, 'Interrupted.'
-      study.report(options.bandwidth)
+      if not study.report(options.bandwidth) and options.report:
+        raise exit_codes.UsageError(
+          f'--report needs finished runs, but {folder} has none of this study:'
+          ' leave --report out to run it, or set --workdir to the folder of its'
+          f' {paths.RESULTS}'
+        )
   except (exit_codes.UsageError, ValueError, OSError, ImportError) as error:
     return exit_codes.fail(error)
   except KeyboardInterrupt:
@@ -110,23 +131,55 @@ def main(
 
 def _choices(options: Options, overrides: list[str]) -> grid.Choices:
   _check_overrides(options, overrides)
-  return grid.Choices(
+  choices = grid.Choices(
     options.config,
     tuple(overrides),
-    tuple(map(grid.entry, options.methods)),
+    (),
     options.budgets,
     options.learning_rates,
     options.seeds,
   )
+  entries = [
+    entry
+    for method in map(grid.entry, options.methods)
+    for entry in _possible(
+      choices, [*grid.candidates(method, options.every, options.precisions)]
+    )
+  ]
+  return dataclasses.replace(choices, entries=tuple(entries))
+
+
+def _possible(
+  choices: grid.Choices, candidates: list[grid.Entry]
+) -> list[grid.Entry]:
+  """The candidates of a method that can be; prints which are left out.
+
+  Raises:
+    UsageError: if there is none.
+  """
+  refused: dict[grid.Entry, exit_codes.UsageError] = {}
+  for entry in candidates:
+    try:
+      _check_entry(entry, choices.config(*entry.options).compression)
+    except exit_codes.UsageError as error:
+      refused[entry] = error
+  possible = [x for x in candidates if x not in refused]
+  if not possible:
+    raise refused[candidates[0]]
+  for entry, reason in refused.items():
+    print(f'Left out: {entry.text}: {reason}', flush=True)
+  return possible
 
 
 def _check_entry(method: grid.Entry, compression: schema.Compression) -> None:
   """Raises a UsageError for a setting of a method that it does not read."""
-  for key in {*compression.unread()} & {*dict(method.settings)}:
-    raise exit_codes.UsageError(
-      f'--compressors {method.text}: {method.method} does not read {key},'
-      f' which is for {", ".join(schema.METHODS_OF[key])}; leave it out'
-    )
+  given = dict(method.settings)
+  for key in compression.unread():
+    if f'compression.{key}' in given:
+      raise exit_codes.UsageError(
+        f'--compressors {method.text}: {method.method} does not read {key},'
+        f' which is for {", ".join(schema.METHODS_OF[key])}; leave it out'
+      )
 
 
 def _check_overrides(options: Options, overrides: list[str]) -> None:
@@ -135,6 +188,8 @@ def _check_overrides(options: Options, overrides: list[str]) -> None:
     ('--compressors', True, ('compression.method',)),
     ('--learning_rates', options.learning_rates, grid.RATE_KEYS),
     ('--seeds', options.seeds, grid.SEED_KEYS),
+    ('--every', options.every, grid.EVERY_KEYS),
+    ('--precisions', options.precisions, grid.PRECISION_KEYS),
   ):
     for key in keys if given else ():
       if command_line.without(overrides, {key}) != overrides:

@@ -1,22 +1,25 @@
 """What compression costs one worker: a training step with and without it.
 
-    python -m benchmarks.compute.one_worker [CONFIG ...] [--tokens 16384]
+    python -m benchmarks.compute.one_worker [CONFIG ...] [--tokens 16384] \
+        [--section.key VALUE ...]
 
 Runs on CPU, GPU or TPU, whichever JAX finds. For each configuration it times
 the step of one worker on one device, dense and compressed in turns and in every
 phase, and reads the device's peak memory from the compiler. Tokens are random,
-because no time depends on them.
+because no time depends on them. Keys of the configuration change all of them.
 """
 
 import argparse
 import dataclasses
+import math
+import time
 
 import jax
 import numpy as np
 
 from benchmarks import machine
 from train import tasks
-from train.config import reader
+from train.config import command_line
 from train.config import schema as config
 from train.data import text, windows
 from train.distributed import cluster
@@ -40,6 +43,7 @@ _COLUMNS = (
   'dense, GB',
   'compressed, GB',
   'plan adds, GB',
+  'compile, s',
 )
 
 
@@ -50,11 +54,21 @@ def main() -> None:
   add('configs', nargs='*', default=_CONFIGS)
   add('--tokens', type=int, default=16_384, help='in a step')
   add('--methods', nargs='+', default=_METHODS, help='dense shows the noise')
-  given = parser.parse_args()
+  add('--turns', type=int, default=3, help='of each method; more is steadier')
+  add('--limit_s', type=float, default=math.inf, help='no new CONFIG after it')
+  given, overrides = parser.parse_known_args()
+  begin = time.monotonic()
   print(f'{machine.describe()}; {jax.devices()[0].device_kind}\n')
   print(tables.head(*_COLUMNS))
   for path in given.configs:
-    run = forecast.of_one_worker(reader.load(path))
+    if time.monotonic() - begin > given.limit_s:
+      print(f'{path}: not begun after {given.limit_s:g} s', flush=True)
+      continue
+    words = [path, *overrides]
+    run, _ = command_line.parse(
+      words, 'python -m benchmarks.compute.one_worker'
+    )
+    run = forecast.of_one_worker(run)
     run = dataclasses.replace(
       run,
       batch_size=max(1, given.tokens // run.data.sequence_length),
@@ -63,7 +77,7 @@ def main() -> None:
     )
     mesh = cluster.start(run)
     runs = [forecast.with_dense(run), *(_with(run, x) for x in given.methods)]
-    dense, *others = forecast.measure(runs, mesh, _task(run))
+    dense, *others = forecast.measure(runs, mesh, _task(run), turns=given.turns)
     for method, compressed in zip(given.methods, others, strict=True):
       print(_row(path, method, dense, compressed), flush=True)
 
@@ -113,6 +127,7 @@ def _row(path, method, dense, compressed) -> str:
     f'{dense.memory / 1e9:.2f}',
     f'{compressed.memory / 1e9:.2f}',
     f'{compressed.added / 1e9:.2f}',
+    f'{compressed.build_seconds:.0f}',
   )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from greedylore_jax._src.types import Function, KeyPath
+from greedylore_jax._src.types import Function, KeyPath, PyTree
 
 FLOATING = 'bfloat16', 'float16', 'float32', 'float64'
 
@@ -97,9 +98,17 @@ def check_dtype(name: str, value: Any, known: Sequence[str]) -> None:
 
 
 def check_patterns_match(
-  where: str, patterns: Sequence[str], paths: Sequence[str]
+  where: str, patterns: Sequence[str], tree: PyTree
 ) -> None:
-  """Raises if a pattern of an argument matches no leaf."""
+  """Raises if a pattern of an argument matches no leaf of a tree.
+
+  A leaf for which the tree holds an `optax.MaskedNode` counts, too.
+  """
+  is_masked: Function = lambda x: isinstance(x, optax.MaskedNode)
+  paths = [
+    path_name(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_masked)
+  ]
   for pattern in patterns:
     if paths and not any(re.search(pattern, path) for path in paths):
       raise ValueError(

@@ -1,5 +1,7 @@
 """When to send: workers take local steps, then average how far they moved."""
 
+import contextlib
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,11 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.engine.round_length import QSR, Rule
+from greedylore_jax._src.engine import fragments as fragments_lib
+from greedylore_jax._src.engine.round_length import Length, Rule, SelSync
 from greedylore_jax._src.state import checkpoint, per_worker
 from greedylore_jax._src.state.per_worker import PerWorker
 from greedylore_jax._src.types import (
   Array,
+  AxisName,
   Function,
   OptState,
   Params,
@@ -19,7 +23,22 @@ from greedylore_jax._src.types import (
   Updates,
 )
 from greedylore_jax._src.wire import worker_axes
-from greedylore_jax._src.wire.transport import all_finite
+from greedylore_jax._src.wire.transport import Transport, all_finite
+
+
+class InFlight(NamedTuple):
+  """What has been sent and not arrived yet, see `delay` of `local_updates`.
+
+  Attributes:
+    left: int32 [fragments], steps until it arrives, 0 if nothing is in flight;
+      equal on all workers.
+    moves: the updates of x that will arrive; equal on all workers.
+    sent: how far each worker had moved when it sent.
+  """
+
+  left: Array
+  moves: Updates
+  sent: PerWorker
 
 
 class LocalUpdatesState(NamedTuple):
@@ -27,27 +46,59 @@ class LocalUpdatesState(NamedTuple):
 
   Attributes:
     count: int32 scalar, steps taken; equal on all workers.
-    since: int32 scalar, steps since the last round; equal on all workers.
-    delta: y_i - x, how far each worker is from the global parameters; zero
-      after a round. Its leaves have at least float32.
+    since: int32 [fragments], steps since the last round of each; equal on all
+      workers.
+    rounds: int32 [fragments], rounds ended; equal on all workers.
+    delta: y_i - x - (what is in flight), how far each worker moved since it
+      last sent; zero after a round. Its leaves have at least float32.
     inner: the inner optimizer's state of each worker.
-    outer: the state of the outer chain, with the errors of its compressor.
+    outer: the state of the outer chain with the errors of its compressor, one
+      for each fragment.
+    in_flight: `InFlight` with a `delay`, else ().
+    norm: the smoothed squared gradient norm of each worker with `SelSync`, else
+      ().
   """
 
   count: Array  # type: ignore[assignment]
   since: Array
+  rounds: Array
   delta: PerWorker
   inner: PerWorker
-  outer: OptState
+  outer: tuple[OptState, ...]
+  in_flight: InFlight | tuple[()] = ()
+  norm: PerWorker | tuple[()] = ()
+
+
+_UNKNOWN_AXIS: Any = object()
+
+
+class RoundOptimizer(NamedTuple):
+  """An inner optimizer that learns from the outcome of each round.
+
+  Attributes:
+    init: as of an `optax.GradientTransformation`.
+    update: as of an `optax.GradientTransformation`.
+    after_round: (state, moved) -> state, called on every worker at the end of a
+      round. `moved` is what x receives, equal on all workers; a leaf of zeros
+      took no part in the round. It must not communicate.
+  """
+
+  init: Function
+  update: Function
+  after_round: Function
 
 
 def local_updates(
-  inner: optax.GradientTransformation,
+  inner: optax.GradientTransformation | RoundOptimizer,
   *,
   outer: optax.GradientTransformation,
-  every: int | QSR,
+  every: Length,
   start_step: int = 0,
   total_steps: int | None = None,
+  fragments: int = 1,
+  delay: int = 0,
+  average_moments: int = 0,
+  axis_name: AxisName = _UNKNOWN_AXIS,
 ) -> optax.GradientTransformation:
   """Averages how far the workers moved in a round, not every gradient.
 
@@ -74,11 +125,25 @@ def local_updates(
       and continues with the outer optimizer, for example
       `optax.sgd(0.7, momentum=0.9, nesterov=True)`. Plain averaging is
       `optax.sgd(1.0)`.
-    every: H, the steps in a round, or a rule such as `QSR`. Higher sends less
-      and lets the workers move further apart.
+    every: H, the steps in a round, or a rule such as `QSR` or `SelSync`. Higher
+      sends less and lets the workers move further apart.
     start_step: in the first `start_step` steps, every step is a round.
     total_steps: the length of the run, whose last step then ends a round. None
       is no end; steps after the last round are not part of x.
+    fragments: the leaves are averaged in so many groups of about equal size,
+      each every H steps and at its own time, so that no step after `start_step`
+      sends more than about 1 / fragments of a round. Each has its own state of
+      `outer`, which must not mix leaves of different groups.
+    delay: x receives the outcome of a round so many steps later, and workers
+      take local steps in the meantime, which count: y_i becomes the new x plus
+      what worker i moved since it sent. That leaves time for a message to
+      travel. It must be shorter than a round. Rounds of `start_step` and the
+      last one do not wait.
+    average_moments: in every so many rounds the workers also average the inner
+      optimizer's state (its floating-point numbers), which is sent in full; 0
+      never does.
+    axis_name: mesh axis (or tuple of axes) of the workers, needed for `SelSync`
+      and `average_moments`, which send on their own.
 
   Returns:
     An `optax.GradientTransformation` whose state is a `LocalUpdatesState`. Its
@@ -101,27 +166,58 @@ def local_updates(
 
   References:
     DiLoCo, arXiv 2311.08105 (2023), Algorithm 1; here with any compressor.
+    Fragments: Streaming DiLoCo, arXiv 2501.18512 (2025). Averaged moments:
+    DES-LoC, arXiv 2505.22549 (2025).
   """
   rule = Rule(every, start_step, total_steps)
+  after_round: Function | None = None
+  if isinstance(inner, RoundOptimizer):
+    *functions, after_round = inner
+    inner = optax.GradientTransformation(*functions)
+    if delay:
+      raise ValueError(
+        'An inner optimizer that learns from rounds, such as that of lordo,'
+        f' needs their outcome at once, got delay={delay}: leave it at 0.'
+      )
   for name, tx in (('inner', inner), ('outer', outer)):
     if not isinstance(tx, optax.GradientTransformation):
       raise TypeError(
         f'{name} must be an optax.GradientTransformation, got {tx!r}.'
       )
+  _check_options(rule, fragments, delay, average_moments)
+  if axis_name is _UNKNOWN_AXIS and (
+    average_moments or isinstance(every, SelSync)
+  ):
+    raise TypeError(
+      'SelSync and average_moments communicate, so local_updates needs the'
+      " workers' axis_name, got none: pass the one that outer uses."
+    )
   inner = optax.with_extra_args_support(inner)
   outer = optax.with_extra_args_support(outer)
+  ahead = fragments_lib.offsets(rule.shortest, fragments)
 
   def init(params: Params) -> LocalUpdatesState:
-    inner_state, outer_state = inner.init(params), outer.init(params)
-    _check_parts(inner_state, outer_state)
+    inner_state = inner.init(params)
+    outer_states = tuple(
+      outer.init(fragments_lib.take(params, members))
+      for members in fragments_lib.assign(params, fragments)
+    )
+    _check_parts(inner_state, outer_states)
     # Each in its own buffer, as a step that donates them requires.
-    zero: Function = lambda: jnp.zeros([], jnp.int32)
+    zeros: Function = lambda: per_worker.of(jax.tree.map(_zeros, params))
+    in_flight: Any = ()
+    if delay:
+      moves = jax.tree.map(jnp.zeros_like, params)
+      in_flight = InFlight(jnp.zeros(fragments, jnp.int32), moves, zeros())
     return LocalUpdatesState(
-      count=zero(),
-      since=zero(),
-      delta=per_worker.of(jax.tree.map(_zeros, params)),
+      count=jnp.zeros([], jnp.int32),
+      since=jnp.array(ahead, jnp.int32),
+      rounds=jnp.zeros(fragments, jnp.int32),
+      delta=zeros(),
       inner=per_worker.of(inner_state),
-      outer=outer_state,
+      outer=outer_states,
+      in_flight=in_flight,
+      norm=per_worker.of(jnp.float32(0)) if isinstance(every, SelSync) else (),
     )
 
   def update(
@@ -136,48 +232,211 @@ def local_updates(
         ' tx.update(grads, state, params).'
       )
     _check_given(state, updates)
-    local = _moved(params, state.delta.own)
-    moves, moments = inner.update(updates, state.inner.own, local, **extra)
-    finite = all_finite(jax.tree.leaves(moves))
-    keep = lambda new, old: jnp.where(finite, new, old)
-    delta = jax.tree.map(
-      lambda d, move: jnp.where(finite, d + move.astype(d.dtype), d),
-      state.delta.own,
-      moves,
+    count = state.count
+    ends: Array = rule.is_end(state.since + 1, count)
+    norm = state.norm
+    if isinstance(every, SelSync) and isinstance(norm, PerWorker):
+      asks, own_norm = every.asks(norm.own, updates)
+      with jax.named_scope('greedylore.local'):
+        (share,) = Transport(axis_name).mean([asks.astype(jnp.float32)])
+      ends, norm = ends | (share > 0), per_worker.of(own_norm)
+    delta, moments = _local_step(inner, updates, state, params, extra)
+    if average_moments:
+      is_due = ends[0] & ((state.rounds[0] + 1) % average_moments == 0)
+      moments = _averaged_if(is_due, moments, axis_name)
+
+    groups = fragments_lib.assign(params, fragments)
+    waits = delay and ~((count < start_step) | rule.is_last(count))
+    moved, held = [], []
+    for i, members in enumerate(groups):
+      own: Function = functools.partial(fragments_lib.take, members=members)
+      before = _Held(own(delta), state.outer[i])
+      if isinstance(state.in_flight, InFlight):
+        left, moves, sent = state.in_flight
+        before = before._replace(
+          left=left[i], moves=own(moves), sent=own(sent.own)
+        )
+      end = _Ending(outer, ends[i], delay, waits)
+      with _scope(i, fragments):
+        new = end(before, own(params), count)
+      moved.append(new[0])
+      held.append(new[1])
+
+    merged: Function = lambda parts: fragments_lib.merge(parts, groups, params)
+    if after_round is not None:
+      moments = _learned_if(jnp.any(ends), after_round, moments, merged(moved))
+    in_flight: Any = ()
+    if delay:
+      in_flight = InFlight(
+        left=jnp.stack([x.left for x in held]),
+        moves=merged([x.moves for x in held]),
+        sent=per_worker.of(merged([x.sent for x in held])),
+      )
+    first = jnp.where(count < start_step, jnp.array(ahead, jnp.int32), 0)
+    return merged(moved), LocalUpdatesState(
+      count=count + 1,
+      since=jnp.where(ends, first, state.since + 1),
+      rounds=state.rounds + ends,
+      delta=per_worker.of(merged([x.delta for x in held])),
+      inner=per_worker.of(moments),
+      outer=tuple(x.outer for x in held),
+      in_flight=in_flight,
+      norm=norm,
     )
-    moments = jax.tree.map(keep, moments, state.inner.own)
-    count, since = state.count + 1, state.since + 1
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scope(i: int, count: int) -> Any:
+  """Says in the compiled program which of several fragments it is."""
+  if count == 1:
+    return contextlib.nullcontext()
+  scope = f'greedylore.{fragments_lib.SCOPE}{i + 1}of{count}'
+  return jax.named_scope(scope)
+
+
+def _local_step(
+  inner: optax.GradientTransformationExtraArgs,
+  updates: Updates,
+  state: LocalUpdatesState,
+  params: Params,
+  extra: dict[str, Any],
+) -> tuple[PyTree, OptState]:
+  """The delta and inner state after a step of this worker on its own."""
+  local = local_params(params, state)
+  moves, moments = inner.update(updates, state.inner.own, local, **extra)
+  finite = all_finite(jax.tree.leaves(moves))
+  keep = lambda new, old: jnp.where(finite, new, old)
+  delta = jax.tree.map(
+    lambda d, move: jnp.where(finite, d + move.astype(d.dtype), d),
+    state.delta.own,
+    moves,
+  )
+  return delta, jax.tree.map(keep, moments, state.inner.own)
+
+
+def _averaged_if(
+  is_due: Array, moments: OptState, axis_name: AxisName
+) -> OptState:
+  """The inner state with its floating-point numbers averaged, if it is due."""
+  leaves, treedef = jax.tree.flatten(moments)
+  floating = [
+    i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+
+  def average(own: list[Array]) -> list[Array]:
+    with jax.named_scope('greedylore.moments'):
+      means = Transport(axis_name).mean(own)
+    return list(map(_varying_like, means, own))
+
+  own = [leaves[i] for i in floating]
+  means = jax.lax.cond(is_due, average, lambda own: own, own)
+  for i, mean in zip(floating, means, strict=True):
+    leaves[i] = mean
+  return jax.tree.unflatten(treedef, leaves)
+
+
+def _learned_if(
+  is_due: Array, after_round: Function, moments: OptState, moved: Updates
+) -> OptState:
+  """The inner state after what x has received, if a round has ended."""
+
+  def learn(moments: OptState) -> OptState:
+    new = after_round(moments, moved)
+    return jax.tree.map(_varying_like, new, moments)
+
+  return jax.lax.cond(is_due, learn, lambda moments: moments, moments)
+
+
+class _Held(NamedTuple):
+  """What a worker holds for one fragment; the last three with a delay only."""
+
+  delta: PyTree
+  outer: OptState
+  left: Any = None
+  moves: Updates = None
+  sent: PyTree = None
+
+
+class _Ending(NamedTuple):
+  """The end of a fragment's round, if it is one.
+
+  Attributes:
+    outer: the outer chain.
+    is_end: whether the round ends with this step.
+    delay: steps until x receives the outcome.
+    waits: whether this round's outcome is delayed.
+  """
+
+  outer: optax.GradientTransformationExtraArgs
+  is_end: Array
+  delay: int
+  waits: Array | int
+
+  def __call__(
+    self, held: _Held, params: Params, count: Array
+  ) -> tuple[Updates, _Held]:
+    """The update of x in this step, and what is held after it."""
+    if not self.delay:
+      moved, delta, outer = self._round(held, params, count)
+      return moved, _Held(delta, outer)
+    # What is in flight arrives in time, but not after the next round begins.
+    arrives = (held.left == 1) | (self.is_end & (held.left > 0))
+    arrived = _where(arrives, held.moves, 0)
+    sent = _where(arrives, 0, held.sent)
+    left = jnp.where(arrives, 0, jnp.maximum(held.left - 1, 0))
+    params = optax.apply_updates(params, arrived)
+    moved, delta, outer = self._round(held, params, count)
+    departs = self.is_end & self.waits
+    finite = all_finite(jax.tree.leaves(held.delta))
+    after = _Held(
+      delta,
+      outer,
+      jnp.where(departs, self.delay, left),
+      _where(departs, moved, held.moves),
+      _where(departs, _where(finite, held.delta, 0), sent),
+    )
+    now = _where(departs, 0, moved)
+    return jax.tree.map(jnp.add, arrived, now), after
+
+  def _round(
+    self, held: _Held, params: Params, count: Array
+  ) -> tuple[Updates, PyTree, OptState]:
+    """(update of x, delta, outer state), after the round if it ends."""
 
     def end_round(delta: PyTree, outer_state: OptState) -> Any:
       finite = all_finite(jax.tree.leaves(delta))
       gradient = jax.tree.map(
         lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), delta, params
       )
-      moved, new_state = outer.update(gradient, outer_state, params)
+      moved, new_state = self.outer.update(gradient, outer_state, params)
       _check_averaged(moved, count)
       # Received by all, so all agree on whether the round counts.
       finite = all_finite(jax.tree.leaves(moved))
-      moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
       keep = lambda new, old: jnp.where(finite, new, old)
       outer_state = jax.tree.map(keep, new_state, outer_state)
-      return moved, jax.tree.map(_zeros_like, delta), outer_state
+      return (
+        _where(finite, moved, 0),
+        jax.tree.map(_zeros_like, delta),
+        outer_state,
+      )
 
     def stay(delta: PyTree, outer_state: OptState) -> Any:
       return jax.tree.map(jnp.zeros_like, params), delta, outer_state
 
-    is_round = rule.is_end(state.count - state.since, state.count)
-    moved, delta, outer_state = jax.lax.cond(
-      is_round, end_round, stay, delta, state.outer
+    result: tuple[Updates, PyTree, OptState] = jax.lax.cond(
+      self.is_end, end_round, stay, held.delta, held.outer
     )
-    return moved, LocalUpdatesState(
-      count=count,
-      since=jnp.where(is_round, 0, since),
-      delta=per_worker.of(delta),
-      inner=per_worker.of(moments),
-      outer=outer_state,
-    )
+    return result
 
-  return optax.GradientTransformationExtraArgs(init, update)
+
+def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+  """`jnp.where` on the leaves of two trees, one of which may be a number."""
+  if isinstance(new, int):
+    return jax.tree.map(lambda y: jnp.where(condition, new, y), old)
+  if isinstance(old, int):
+    return jax.tree.map(lambda x: jnp.where(condition, x, old), new)
+  return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
 def local_params(params: Params, opt_state: OptState) -> Params:
@@ -188,8 +447,8 @@ def local_params(params: Params, opt_state: OptState) -> Params:
     opt_state: on one worker, as in `jax.shard_map`.
 
   Returns:
-    y_i = x + delta_i, one per worker; `params` themselves without
-    `local_updates` in the chain.
+    y_i = x + delta_i, one per worker, and with a `delay` what is in flight;
+    `params` themselves without `local_updates` in the chain.
 
   Raises:
     ValueError: if there are several `local_updates` in the chain.
@@ -207,7 +466,12 @@ def local_params(params: Params, opt_state: OptState) -> Params:
     [0. 0. 0.] [0.9 0.9 0.9]
   """
   state = find_local(opt_state)
-  return params if state is None else _moved(params, state.delta.own)
+  if state is None:
+    return params
+  delta = state.delta.own
+  if isinstance(state.in_flight, InFlight):
+    delta = jax.tree.map(jnp.add, delta, state.in_flight.sent.own)
+  return _moved(params, delta)
 
 
 def find_local(opt_state: OptState) -> LocalUpdatesState | None:
@@ -232,6 +496,30 @@ def _moved(params: Params, delta: PyTree) -> Params:
     params,
     is_leaf=is_masked,
   )
+
+
+def _check_options(
+  rule: Rule, fragments: int, delay: int, average_moments: int
+) -> None:
+  """Raises for options out of range, or that do not go together."""
+  checks.check_integer('fragments', fragments)
+  checks.check_integer('delay', delay, at_least=0)
+  checks.check_integer('average_moments', average_moments, at_least=0)
+  if fragments > 1 and not isinstance(rule.every, int):
+    raise ValueError(
+      'fragments need rounds of equal length, got every='
+      f'{type(rule.every).__name__}: use a number, or fragments=1.'
+    )
+  if fragments > rule.shortest and fragments > 1:
+    raise ValueError(
+      f'fragments must be at most every, {rule.shortest}, so that each has a'
+      f' step of its own, got {fragments}.'
+    )
+  if delay and delay >= rule.shortest:
+    raise ValueError(
+      f'delay must be shorter than a round, {rule.shortest} steps, got'
+      f' {delay}: a message has to arrive before the next one leaves.'
+    )
 
 
 def _check_parts(inner_state: OptState, outer_state: OptState) -> None:
@@ -274,11 +562,13 @@ def _zeros(x: Array) -> Array:
 
 def _zeros_like(x: Array) -> Array:
   """Zeros of the same type, also in what JAX says it varies over."""
-  zeros = jnp.zeros(x.shape, x.dtype)
-  missing = worker_axes.varying_axes(x) - worker_axes.varying_axes(zeros)
-  return (
-    jax.lax.pcast(zeros, tuple(missing), to='varying') if missing else zeros
-  )
+  return _varying_like(jnp.zeros(x.shape, x.dtype), x)
+
+
+def _varying_like(x: Array, like: Array) -> Array:
+  """x, typed as varying over all that `like` varies over."""
+  missing = worker_axes.varying_axes(like) - worker_axes.varying_axes(x)
+  return jax.lax.pcast(x, tuple(missing), to='varying') if missing else x
 
 
 def _check_averaged(updates: Updates, count: Array) -> None:

@@ -45,6 +45,7 @@ class TrainStep:
     mesh: the devices.
     axis_name: mesh axis (or tuple of axes) of the workers.
     accumulate_steps: micro-batches per step.
+    steps_per_call: steps that one call takes.
 
   Example:
     See `make_train_step`, which makes it.
@@ -54,6 +55,7 @@ class TrainStep:
   mesh: jax.sharding.Mesh
   axis_name: AxisName
   accumulate_steps: int = 1
+  steps_per_call: int = 1
 
   def __call__(
     self,
@@ -99,7 +101,7 @@ class TrainStep:
   ) -> tuple[tuple[Spec, ...], '_Call']:
     """The call on the mesh, and how parameters and state are sharded there."""
     workers = placement.workers_on(self.mesh, self.axis_name)
-    _check_batch(call.batch, workers, self.accumulate_steps)
+    self._check_batch(call.batch, workers)
     specs: list[Spec] = []
 
     def place(x: Any, otherwise: Any) -> Any:
@@ -115,11 +117,38 @@ class TrainStep:
     params = each(call.params, _P())
     opt_state = jax.tree.map(lambda x: place(x, None), call.opt_state)
     held = tuple(specs)
-    batch = each(call.batch, _P(self.axis_name))
+    batch = each(call.batch, _batch_spec(self.axis_name, self.steps_per_call))
     if self.axis_name is None:
       _check_shared(specs, self.mesh)
     args, key = each((call.args, call.key), _P())
     return held, _Call(params, opt_state, batch, args, key)
+
+  def _check_batch(self, batch: PyTree, workers: int) -> None:
+    """Raises unless every leaf divides over steps, workers, micro-batches."""
+    several = self.steps_per_call > 1
+    parts = workers * self.accumulate_steps
+    for path, x in jax.tree_util.tree_leaves_with_path(batch):
+      name = checks.path_name(path) or 'batch'
+      if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+        raise ValueError(
+          f'The batch must hold arrays of examples, got a PRNG key in {name!r}:'
+          ' pass it as step(params, opt_state, batch, key=key), which gives'
+          ' every worker its own.'
+        )
+      shape = jnp.shape(x)
+      if several and shape[:1] != (self.steps_per_call,):
+        raise ValueError(
+          f'The leading axis of {name!r} in the batch must be the'
+          f' {self.steps_per_call} steps of a call, got shape {shape}: stack'
+          ' the batches of these steps.'
+        )
+      size = shape[several : several + 1]
+      if not size or size[0] % parts:
+        raise ValueError(
+          f'The {"second" if several else "leading"} axis of {name!r} in the'
+          f' batch must be a multiple of {workers} workers x'
+          f' {self.accumulate_steps} micro-batches, got shape {shape}.'
+        )
 
 
 class _Call(NamedTuple):
@@ -145,6 +174,7 @@ def make_train_step(
   axis_name: AxisName,
   has_aux: bool = False,
   accumulate_steps: int = 1,
+  steps_per_call: int = 1,
   donate: bool = True,
   diagnose: bool = False,
 ) -> TrainStep:
@@ -168,6 +198,9 @@ def make_train_step(
     accumulate_steps: micro-batches into which a worker cuts its part of the
       batch. Their gradients are averaged before anything is sent, so more of
       them save memory and cost no bytes.
+    steps_per_call: steps that one call takes, in a `jax.lax.scan`, which saves
+      the time of starting them. The batch of each step is an entry of a new
+      leading axis: leaves are [steps_per_call, batch, ...].
     donate: whether the step reuses the memory of the parameters and the state
       that it is given; do not use these again. False keeps them and
       needs that much more memory.
@@ -180,8 +213,10 @@ def make_train_step(
     the last of them is a pair of that and `Diagnostics`. Leaves of `batch` have
     a leading axis that is divided over the workers. `args` are equal on all
     workers. From `key`, a PRNG key for dropout and the like, every worker and
-    micro-batch gets its own; pass a new one in every step. The loss is the mean
-    over all workers and, like the parameters, equal everywhere.
+    micro-batch gets its own; pass a new one in every call. The loss is the mean
+    over all workers and, like the parameters, equal everywhere; with
+    `local_updates` it is [num_workers], one per worker. With `steps_per_call`
+    above 1, losses and what comes with them have a leading axis of steps.
     `step.lower(...)` works as for any jitted function.
 
   Raises:
@@ -205,6 +240,7 @@ def make_train_step(
     64.0
   """
   checks.check_integer('accumulate_steps', accumulate_steps)
+  checks.check_integer('steps_per_call', steps_per_call)
   checks.check_bool('diagnose', diagnose)
   workers = placement.workers_on(mesh, axis_name)
   grad_fn = gradients.value_and_local_grad(loss_fn, axis_name, has_aux)
@@ -236,21 +272,32 @@ def make_train_step(
         'diagnose=True sends in every step, got local_updates, which must not:'
         ' leave diagnose at False.'
       )
-    sharded = jax.shard_map(
+    sharded: Function = jax.shard_map(
       functools.partial(local_step, _without(held, axis_name)),
       mesh=mesh,
       axis_names=_manual(mesh, axis_name),
       in_specs=(_P(), states, _P(axis_name), (_P(), _P())),
       out_specs=(_P(), states, _P(axis_name) if is_local else _P()),
     )
-    result: tuple[Params, OptState, Any] = sharded(
-      params, opt_state, batch, (args, key)
-    )
-    return result
+    if steps_per_call == 1:
+      result: tuple[Params, OptState, Any] = sharded(
+        params, opt_state, batch, (args, key)
+      )
+      return result
+
+    def one(held: Any, now: tuple[Array, PyTree]) -> tuple[Any, Any]:
+      i, batch = now
+      own = None if key is None else jax.random.fold_in(key, i)
+      params, opt_state, value = sharded(*held, batch, (args, own))
+      return (params, opt_state), value
+
+    steps = jnp.arange(steps_per_call), batch
+    (params, opt_state), values = jax.lax.scan(one, (params, opt_state), steps)
+    return params, opt_state, values
 
   donated = (1, 2) if donate else ()
   jitted = jax.jit(step, donate_argnums=donated, static_argnums=0)
-  return TrainStep(jitted, mesh, axis_name, accumulate_steps)
+  return TrainStep(jitted, mesh, axis_name, accumulate_steps, steps_per_call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -438,20 +485,6 @@ def _check_shared(specs: Sequence[Spec], mesh: jax.sharding.Mesh) -> None:
     )
 
 
-def _check_batch(batch: PyTree, workers: int, accumulate_steps: int) -> None:
-  """Raises unless every leaf divides over workers and micro-batches."""
-  for path, x in jax.tree_util.tree_leaves_with_path(batch):
-    name = checks.path_name(path) or 'batch'
-    if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
-      raise ValueError(
-        f'The batch must hold arrays of examples, got a PRNG key in {name!r}:'
-        ' pass it as step(params, opt_state, batch, key=key), which gives'
-        ' every worker its own.'
-      )
-    shape = jnp.shape(x)
-    if not shape or shape[0] % (workers * accumulate_steps):
-      raise ValueError(
-        f'The leading axis of {name!r} in the batch must be a multiple of'
-        f' {workers} workers x {accumulate_steps} micro-batches, got shape'
-        f' {shape}.'
-      )
+def _batch_spec(axis_name: AxisName, steps_per_call: int) -> Spec:
+  """How a batch is divided over the workers."""
+  return _P(axis_name) if steps_per_call == 1 else _P(None, axis_name)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks
+from greedylore_jax._src import checks, links
+from greedylore_jax._src.engine import leaf as leaf_lib
 from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf
 from greedylore_jax._src.engine.policy import (
   Policy,
@@ -18,14 +19,7 @@ from greedylore_jax._src.engine.policy import (
 )
 from greedylore_jax._src.state.compress_state import CompressState
 from greedylore_jax._src.transform import compress_gradients
-from greedylore_jax._src.types import (
-  Array,
-  AxisName,
-  Function,
-  Params,
-  PyTree,
-  Updates,
-)
+from greedylore_jax._src.types import Array, AxisName, Function, Params, Updates
 from greedylore_jax.compressors import tsr
 from greedylore_jax.compressors.compressor import Compressor
 
@@ -137,24 +131,17 @@ def tsr_adam(
     min_compression_rate=min_compression_rate,
     weight_dimension_numbers=weight_dimension_numbers,
   )
-  is_matrix = lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
-  decay = optax.identity()
-  if not isinstance(weight_decay, int | float) or weight_decay:
-    decay = optax.add_decayed_weights(weight_decay, is_matrix)
-  clip = optax.identity()
-  if clip_norm is not None:
-    clip = optax.clip_by_global_norm(clip_norm)
   on_cores = _AdamOnCores(
     send=compress_gradients(rules, axis_name, seed=seed, **options),
     policy=Policy.of(rules, **options),
-    clip=clip,
+    clip=links.clipping(clip_norm),
     adam=optax.scale_by_adam(b1, b2, eps),
     rotate_moments=rotate_moments,
     scale=scale,
   )
   return optax.chain(
     optax.GradientTransformationExtraArgs(on_cores.init, on_cores.update),
-    decay,
+    links.weight_decay(weight_decay),
     optax.scale_by_learning_rate(learning_rate),
   )
 
@@ -174,7 +161,7 @@ class _AdamOnCores:
     """Bases and moments before the first step."""
     sent = self.send.init(params)
     leaves = self.policy.leaves(params)
-    cores = _per_leaf(_core, leaves, params, sent.compressor_state)
+    cores = leaf_lib.map_leaves(_core, leaves, params, sent.compressor_state)
     return TSRAdamState(sent, self.adam.init(cores))
 
   def update(
@@ -190,13 +177,13 @@ class _AdamOnCores:
     bases, before = sent.compressor_state, state.compress.compressor_state
     moments = state.adam
     if self.rotate_moments:
-      rotated: Function = lambda moment, power: _per_leaf(
+      rotated: Function = lambda moment, power: leaf_lib.map_leaves(
         functools.partial(_rotated, power), leaves, moment, before, bases
       )
       moments = moments._replace(
         mu=rotated(moments.mu, 1), nu=rotated(moments.nu, 2)
       )
-    cores = _per_leaf(_core, leaves, means, bases)
+    cores = leaf_lib.map_leaves(_core, leaves, means, bases)
     cores, _ = self.clip.update(cores, optax.EmptyState())
     steps, moments = self.adam.update(cores, moments)
     # A step that is not finite is not counted and moves nothing.
@@ -206,20 +193,10 @@ class _AdamOnCores:
     lifted = functools.partial(_lifted, self.scale)
     steps = jax.tree.map(
       lambda step, mean: jnp.where(finite, step, jnp.nan).astype(mean.dtype),
-      _per_leaf(lifted, leaves, steps, bases),
+      leaf_lib.map_leaves(lifted, leaves, steps, bases),
       means,
     )
     return steps, TSRAdamState(sent, moments)
-
-
-def _per_leaf(
-  function: Function, leaves: list[Leaf], tree: PyTree, *trees: PyTree
-) -> PyTree:
-  """The tree with function(leaf, x, *what other trees have in its place)."""
-  treedef: Any = jax.tree.structure(tree)
-  columns = map(treedef.flatten_up_to, (tree, *trees))
-  rows = zip(leaves, *columns, strict=True)
-  return treedef.unflatten([function(*row) for row in rows])
 
 
 def _core(leaf: Leaf, mean: Array, state: Any) -> Array:

@@ -26,7 +26,7 @@ METHODS = {
   'top entries': gl.TopK(0.2, indices='own'),
   'random entries': gl.RandomK(0.2),
   '8 bits': gl.Quantize(8),
-  '2 bits': gl.Quantize(2, stochastic=False),
+  '2 bits': gl.Quantize(2),
   'sign': gl.Sign(),
 }
 LINEAR = [name for name, method in METHODS.items() if method.linear]

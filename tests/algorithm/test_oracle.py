@@ -119,11 +119,6 @@ METHODS = {
     ),
     lambda key, k, a, b: (jax.random.uniform(key, (k, a * b)), None),
   ),
-  '4 bits': (
-    gl.Quantize(4, stochastic=False),
-    lambda n: (oracle.levels(4),),
-    lambda key, k, a, b: (None, None),
-  ),
   'sign': (
     gl.Sign(),
     lambda n: (oracle.signs,),

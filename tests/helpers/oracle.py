@@ -146,18 +146,6 @@ def entries(count, scores_of):
   return compress
 
 
-def levels(bits):
-  def compress(h, memory, draw):
-    s = 2 ** (bits - 1) - 1
-    largest = [np.abs(x).max(axis=1, keepdims=True) for x in h]
-    sent = [
-      t / s * np.floor(x / t * s + 0.5) for x, t in zip(h, largest, strict=True)
-    ]
-    return mean(sent), sent, None
-
-  return compress
-
-
 def signs(h, memory, draw):
   sent = [
     np.where(x < 0, -1, 1) * np.abs(x).mean(axis=1, keepdims=True) for x in h

@@ -25,9 +25,10 @@ def result(loss, sent=1000.0, seconds=0.01, **more):
   }
 
 
-def run(method, budget=None, rate=1e-3):
+def run(method, budget=None, rate=1e-3, group=None):
   return grid.Run(
     method,
+    group or method,
     budget,
     grid.Knob('rank', 3) if budget else None,
     '',

@@ -14,13 +14,13 @@ PUBLIC = {
     'Compressor Dense FixedSubspace Frozen GreedyLore PowerSGD Quantize RandomK'
     ' RandomSubspace RangeFinder Sign TSR TopK'
   ),
-  'their parts': 'Each Gather Product',
+  'their parts': 'Each Gather Product Quantized',
   'transformations': (
     'compress_gradients greedylore average_gradients tsr_adam PolicyOptions'
-    ' local_updates local_params QSR'
+    ' local_updates local_params QSR SelSync lordo'
   ),
   'states': (
-    'CompressState TSRAdamState LocalUpdatesState PerWorker init_state'
+    'CompressState TSRAdamState LocalUpdatesState InFlight PerWorker init_state'
     ' place_state state_partition_specs'
     ' state_template collapse expand'
   ),

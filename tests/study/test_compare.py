@@ -8,7 +8,7 @@ import pytest
 import texts
 from train import compare
 from train.config import command_line
-from train.config.schema import Compression
+from train.config.schema import Compression, Local
 from train.run import paths
 from train.study import grid, results
 
@@ -120,6 +120,40 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     assert command_line.parse([*run.options], 'train')[0] == run.config
 
 
+def test_an_entry_may_set_keys_of_the_section_local(path):
+  text = 'powersgd:every=10:outer_momentum=0:local.start_step=2:start_step=3'
+  asked = choices(path, text)
+  (run,) = grid.runs(asked, list(grid.variants(asked, lambda *_: None)))
+  assert run.config.local == Local(every=10, outer_momentum=0.0, start_step=2)
+  assert run.config.compression.start_step == 3
+  assert run.title == text
+
+
+def test_candidates_are_combined_where_a_method_reads_them(path):
+  asked = grid.Choices(path, ('--local.outer_learning_rate', '1'), ())
+  of = lambda text: grid.candidates(grid.entry(text), (1, 4), ('int8',))
+  settings = {}
+  for text in 'powersgd:outer_momentum=0', 'quantize', 'top_k:every=2':
+    for entry in of(text):
+      assert entry.group == text
+      config = asked.config(*entry.options)
+      local, sent = config.local, config.compression
+      settings[entry.text] = local, sent.factor_dtype
+  assert settings == {
+    'powersgd:outer_momentum=0:every=1:factor_dtype=int8': (Local(), 'int8'),
+    'powersgd:outer_momentum=0:every=4:factor_dtype=int8': (
+      Local(every=4, outer_momentum=0.0, outer_learning_rate=1.0),
+      'int8',
+    ),
+    'quantize:every=1': (Local(), None),
+    'quantize:every=4': (Local(every=4, outer_learning_rate=1.0), None),
+    'top_k:every=2:factor_dtype=int8': (
+      Local(every=2, outer_learning_rate=1.0),
+      'int8',
+    ),
+  }
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
@@ -130,8 +164,8 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     ),
     (
       ['--compressors', 'dense,powersgd:rnak=3'],
-      '--compressors powersgd:rnak=3: there is no compression.rnak to set; the'
-      " nearest is 'rank'",
+      '--compressors powersgd:rnak=3: the sections compression and local have'
+      " no key rnak to set; the nearest is 'rank'",
     ),
     (
       ['--compressors', 'dense:rank'],
@@ -157,6 +191,27 @@ def test_runs_come_in_order_and_say_what_they_are(path):
     (
       ['--compressors', 'dense', '--budgets', '0.5'],
       '--budgets must be at least 1, got 0.5',
+    ),
+    (
+      ['--compressors', 'powersgd', '--every', '1,4', '--local.every', '4'],
+      '--every sets local.every in every run of a study',
+    ),
+    (
+      ['--compressors', 'powersgd', '--every', '0,4'],
+      '--every must be at least 1, got 0',
+    ),
+    (
+      ['--compressors', 'powersgd', '--precisions', 'int8,int7'],
+      "--precisions must be a tuple of values, each one of 'float32',"
+      " 'bfloat16', 'float16' or 'int8', got ('int8', 'int7')",
+    ),
+    (
+      ['--compressors', 'powersgd:rank=0', '--every', '1,4'],
+      'compression.rank must be at least 1, got 0.',
+    ),
+    (
+      ['--compressors', 'powersgd:outer_momentum=0'],
+      'local.outer_momentum is only for local.every above 1',
     ),
     (['--compressors', 'dense', '--seeds', '0.5'], "of integers, got ('0.5',)"),
     (['--compressors', 'dense', '--learning-rates', 'nan'], "got ('nan',)"),
@@ -223,6 +278,41 @@ def test_budgets_are_for_methods_that_have_a_choice(
   assert table.count('| powersgd |') == 2, 'a row for each budget'
   assert table.count('| powersgd:rank=4 |') == 1
   assert 'powersgd | 900x' not in table
+
+
+def test_budgets_search_rounds_and_precisions_together(
+  path, started, capsys, tmp_path
+):
+  """Each combination has its largest rank; those that cannot be are named."""
+  code = compare.main(
+    [
+      path,
+      '--compressors=dense,powersgd,tsr_adam',
+      '--budgets=22',
+      '--every=1,3',
+      '--precisions=float32,int8',
+      '--compression.embeddings=True',
+      '--compression.start_step=0',
+      '--steps=30',
+      f'--workdir={tmp_path}',
+    ],
+    call=started,
+  )
+  assert code == 0
+  out = capsys.readouterr().out
+  assert 'Left out: tsr_adam:every=3: local.every is only for' in out
+  assert 'Left out: powersgd:every=1:factor_dtype=float32 cannot' in out
+  rank = lambda text: int(out.split(f'{text} within 22x: rank ')[1].split()[0])
+  text = 'powersgd:every={}:factor_dtype={}'.format
+  assert rank(text(1, 'int8')) <= rank(text(3, 'float32'))
+  assert rank(text(3, 'float32')) < rank(text(3, 'int8'))
+  assert len(started) == 5
+  table = (tmp_path / 'table.md').read_text(encoding='utf-8')
+  # Equal losses: the first of the candidates counts as the best.
+  best = [x for x in table.splitlines() if '**' in x]
+  methods = [x.split(' | ')[0] for x in best]
+  assert methods == ['| dense:every=1', '| powersgd:every=1:factor_dtype=int8']
+  assert table.count('| powersgd:') == 3
 
 
 # Results.
@@ -366,6 +456,14 @@ def test_a_run_that_fails_ends_the_study_and_the_others_stay(
     'range_finder',
     'powersgd',
   ]
+
+
+def test_a_report_without_finished_runs_says_what_to_do(run, capsys):
+  run('--report', code=2)
+  out, err = capsys.readouterr()
+  assert not out
+  assert err.startswith('error: --report needs finished runs, but ')
+  assert err.count('\n') == 1 and 'leave --report out' in err
 
 
 def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(

@@ -63,6 +63,28 @@ def test_the_table_says_what_the_best_rate_gave():
   assert cells(by_rate, 'dense')[2:] == ['2.2000 (1)', '**2.0000 (1)**']
 
 
+def test_the_best_candidate_of_each_budget_is_bold():
+  finished = [
+    (run(f'powersgd:every={every}', times, group='powersgd'), result(loss))
+    for times, every, loss in (
+      (3.0, 1, 2.2),
+      (3.0, 4, 2.1),
+      (8.0, 4, 2.4),
+      (8.0, 10, math.nan),
+    )
+  ]
+  rows = comparison.rows([*finished, (run('dense'), result(2.0))])
+  text = comparison.table(rows, 100)
+  bold = [x.split(' | ')[:2] for x in text.splitlines() if '**' in x]
+  assert bold == [
+    ['| powersgd:every=4', '3x'],
+    ['| powersgd:every=4', '8x'],
+    ['| dense', ''],
+  ]
+  assert [row.loss for row in comparison.best(rows)] == [2.1, 2.4, 2.0]
+  assert 'In bold' not in comparison.table(rows[-1:], 100)
+
+
 def test_a_best_rate_at_an_end_of_the_grid_is_told():
   finished = [(run('dense', rate=r), result(r)) for r in (1.0, 2.0, 3.0)]
   finished += [(run('sign', rate=r), result(abs(r - 2))) for r in (1.0, 2.0)]

@@ -458,6 +458,20 @@ def test_a_variant_that_is_missing_or_unknown(refused, write):
 # Wrong files.
 
 
+@pytest.mark.parametrize(
+  ('word', 'near'),
+  [
+    ('configs/llama.py', 'configs/greedylore/llama.py'),
+    ('llama_60m', 'configs/greedylore/llama.py'),
+    ('quickstart.py', 'configs/quickstart.py'),
+  ],
+)
+def test_a_file_that_is_not_there_gets_the_nearest(refused, word, near):
+  message = refused(word)
+  assert message.startswith(f'{word}: No such file or directory; the nearest')
+  assert near in message
+
+
 def test_a_file_that_is_not_there_or_no_text(refused, tmp_path):
   path = str(tmp_path / 'absent.py')
   assert refused(path) == f'{path}: No such file or directory'

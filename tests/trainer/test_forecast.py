@@ -6,7 +6,11 @@ import pytest
 
 import runs
 from train import __main__ as program
+from train import tasks
+from train.config import command_line
+from train.config.schema import Compression, Local
 from train.run import forecast
+from train.study import budget
 
 
 @pytest.fixture(scope='module')
@@ -59,6 +63,48 @@ def test_slower_links_win_more_and_the_verdict_fits(text):
       assert rate <= below
     if gain < 0.99:
       assert rate >= below
+
+
+@pytest.mark.parametrize('alpha', [None, 4e-3], ids=['fixed', 'QSR'])
+def test_rounds_have_an_average_a_peak_and_a_bandwidth(tmp_path, alpha):
+  config = runs.settings(
+    tmp_path,
+    steps=20,
+    compression=Compression('powersgd', rank=2, start_step=1),
+    local=Local(every=3, qsr_alpha=alpha),
+  )
+  text = forecast.describe(config)
+  plan = budget.plan(config, tasks.load(config))
+  found = re.search(
+    r'Rounds of (at least )?3 steps send (at most )?([\d.]+) kB per step on'
+    r' average, and ([\d.]+) kB .*20 steps sends ([\d.]+) kB',
+    text,
+  )
+  assert found
+  assert bool(found[1]) == bool(found[2]) == (alpha is not None)
+  average, peak, of_run = (1e3 * float(found[i]) for i in (3, 4, 5))
+  assert average == pytest.approx(plan.bytes_in('compress') / 3, abs=51)
+  assert peak == pytest.approx(plan.bytes_in('warmup'), abs=51)
+  assert of_run == pytest.approx(plan.bytes_after(20) / 20, abs=51)
+  measured = re.search(r'compress ([\d.]+) ms, local ([\d.]+) ms\.', text)
+  assert measured
+  seconds = 1e-3 * (float(measured[1]) / 3 + float(measured[2]) * 2 / 3)
+  mbits = re.search(r'computing below (at most )?([\d.]+) Mbit/s', text)
+  assert mbits
+  # A ring of 4, whose links leave 95 % to the payload.
+  expected = 8e-6 * 1.5 * average / 0.95 / seconds
+  assert float(mbits[2]) == pytest.approx(expected, rel=0.02)
+  assert re.search(r'^ +0\.001 ', text, re.M), 'links that rounds are for'
+
+
+def test_without_its_data_a_plan_says_how_to_do_without(capsys):
+  argv = ['configs/greedylore/llama.py:9m']
+  assert program.main([*argv, '--plan']) == 2
+  error = capsys.readouterr().err
+  assert "no 'data/t5.model' in" in error and error.count('\n') == 1
+  words = error.split(' bytes, add ')[1].removesuffix('.\n').split()
+  without = command_line.parse([*argv, *words], 'train')[0]
+  assert tasks.load(without).description['tokenizer'] == 'bytes'
 
 
 def test_the_command_prints_it_and_trains_nothing(

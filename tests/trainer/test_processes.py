@@ -16,7 +16,7 @@ import runs
 import train
 from train import __main__ as program
 from train.config import command_line, exit_codes
-from train.config.schema import Compression, Config, Mesh
+from train.config.schema import Compression, Config, Local, Mesh
 from train.distributed import agreement
 from train.run import loop
 
@@ -147,19 +147,28 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_at_once_and_any_number_resumes(tmp_path, capsys):
+@pytest.mark.parametrize('every', [1, 3])
+def test_sigterm_saves_at_once_and_any_number_resumes(tmp_path, capsys, every):
   """SIGTERM for one process stops both, with a code that says: go on."""
-  with Processes(tmp_path, 2, LONG) as run:
+  options = (*LONG, '--local.every', str(every))
+  with Processes(tmp_path, 2, options) as run:
     run.await_step(25)
     run.all[1].terminate()
     assert run.codes() == [exit_codes.PREEMPTED] * 2
     stopped = int(re.search(r'Stopped after step (\d+)', run.said(0))[1])
     assert f'Stopped after step {stopped}, as asked' in run.said(1)
+  assert stopped % every == 0, 'at the end of a round'
   fewer = runs.settings(
-    tmp_path, steps=100000, mesh=Mesh(replica=2), compression=POWERSGD
+    tmp_path,
+    steps=100000,
+    mesh=Mesh(replica=2),
+    compression=POWERSGD,
+    local=Local(every=every),
   )
   runs.interrupt(fewer, tmp_path / 'work', stopped + 3)
-  assert f'Continuing after step {stopped}.' in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert f'Continuing after step {stopped}.' in out
+  assert ('each of 2 begins with the mean' in out) == (every > 1)
 
 
 @pytest.mark.slow

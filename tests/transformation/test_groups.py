@@ -24,7 +24,7 @@ METHODS = {
   'random_subspace': gl.RandomSubspace(2, 3),
   'top_k': gl.TopK(0.2),
   'random_k': gl.RandomK(0.2),
-  'quantize': gl.Quantize(4, stochastic=False),
+  'quantize': gl.Quantize(4),
   'sign': gl.Sign(),
 }
 # Two leaves of each method, so that all are compiled in one program.

@@ -17,6 +17,7 @@ variant.
 
 import ast
 import dataclasses
+import difflib
 import os
 import pathlib
 import textwrap
@@ -84,6 +85,20 @@ def catalogue() -> dict[str, str]:
   }
 
 
+def _near(path: str) -> str:
+  """The files of configs/ whose names are nearest, or nothing."""
+  files = sorted(_FOLDER.rglob('*.py'))
+  stems = difflib.get_close_matches(
+    pathlib.Path(path).stem, {x.stem: x for x in files}
+  )
+  names = [os.path.relpath(x) for x in files if x.stem in stems]
+  if not names:
+    return ''
+  alike = lambda name: difflib.SequenceMatcher(None, name, path).ratio()
+  nearest_names = sorted(names, key=alike, reverse=True)[:3]
+  return f'; the nearest are {", ".join(nearest_names)}'
+
+
 def read(path: str) -> dict[str, Entry]:
   """The variants of a file by name; '' is the file without a variant.
 
@@ -93,6 +108,8 @@ def read(path: str) -> dict[str, Entry]:
   try:
     text = pathlib.Path(path).read_text(encoding='utf-8')
     return _entries(ast.parse(text, path), path)
+  except FileNotFoundError as error:
+    raise UsageError(f'{path}: {error.strerror}{_near(path)}') from None
   except OSError as error:
     raise UsageError(f'{path}: {error.strerror}') from None
   except (RecursionError, MemoryError):

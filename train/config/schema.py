@@ -26,6 +26,7 @@ MatrixMethod = Literal[
   'sign',
 ]
 Method = MatrixMethod | Literal['tsr_adam']
+FactorDType = DType | Literal['int8', 'int4', 'int2']
 
 _LOW_RANK = (
   'greedylore',
@@ -56,13 +57,18 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Section):
-  """The optimizer behind the compression: one that optax has by name."""
+  """The optimizer behind the compression: one of optax by name, or Muon."""
 
   name: str = 'adamw'
   """An optax factory that requires only a learning rate and whose updates need
-  only gradients: adamw, sgd, lion, adafactor, ..."""
+  only gradients: adamw, sgd, lion, adafactor, ...; or muon, which is
+  optax.contrib.muon for the matrices of the blocks and adamw for everything
+  else."""
   learning_rate: float = 3e-3
-  """Peak of the schedule."""
+  """Peak of the schedule; of muon, for the matrices of the blocks."""
+  adam_learning_rate: float | None = None
+  """muon: peak of the schedule for everything else. None is a tenth of
+  optimizer.learning_rate: 1e-3 goes with a rate of 1e-2 for muon."""
   warmup_fraction: float = 0.1
   """Share of the steps in which the learning rate rises linearly from 0."""
   final_fraction: float = 0.1
@@ -71,13 +77,14 @@ class Optimizer(Section):
   """Global norm to which the averaged gradient is clipped; 0 disables it."""
   weight_decay: float | None = None
   """Decay of matrices (norm gains are exempt): decoupled where the optax
-  factory supports it (adamw, lion), else added to the gradient (sgd, adam).
-  None keeps the default of optax; for tsr_adam it is 0."""
+  factory supports it (adamw, lion, muon), else added to the gradient (sgd,
+  adam). None keeps the default of optax; for tsr_adam it is 0."""
   momentum: float | None = None
-  """Momentum of sgd and similar optimizers; None keeps the default of optax."""
-  nesterov: bool | None = None
-  """Nesterov momentum for sgd and similar optimizers; None keeps the default of
+  """Momentum of sgd, muon and similar optimizers; None keeps the default of
   optax."""
+  nesterov: bool | None = None
+  """Nesterov momentum for sgd, muon and similar optimizers; None keeps the
+  default of optax."""
   b1: float | None = None
   """First-moment decay of the Adam family; None keeps the default of optax."""
   b2: float | None = None
@@ -93,8 +100,18 @@ class Optimizer(Section):
 
   def _check(self) -> None:
     self._at_least(0, 'learning_rate', 'clip_norm', 'weight_decay', 'eps')
+    self._at_least(0, 'adam_learning_rate')
     self._fraction('warmup_fraction', 'final_fraction', 'momentum', 'b1', 'b2')
     self._below(1, 'b1', 'b2')
+    if self.name != 'muon':
+      self.only_for('optimizer.name muon', 'adam_learning_rate')
+      return
+    self._below(1, 'momentum')
+    if self.learning_rate == 0:
+      self.only_for(
+        'optimizer.learning_rate above 0, as both rates follow one schedule',
+        'adam_learning_rate',
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +173,7 @@ class Compression(Section):
   compression.update_interval."""
   error_dtype: DType | None = None
   """Type in which the errors are stored; None is float32."""
-  factor_dtype: DType | Literal['int8'] | None = None
+  factor_dtype: FactorDType | None = None
   """Type of compressed messages; None is the type of the gradients."""
   stagger: bool = False
   """Refresh at most one basis per step instead of all in the same step, which
@@ -197,6 +214,10 @@ class Local(Section):
   qsr_alpha: float | None = None
   """Longer rounds at lower learning rates: at least local.every steps, and
   (qsr_alpha / learning rate)^2. None keeps local.every."""
+  selsync_threshold: float | None = None
+  """A round ends when the smoothed gradient norm of a worker has changed by
+  more than this share of it, and after local.every steps at the latest. 4 bytes
+  per step are sent for it. Higher sends less. None keeps local.every."""
   start_step: int = 0
   """Number of first steps in which every step is a round."""
   outer_learning_rate: float = 0.7
@@ -206,24 +227,45 @@ class Local(Section):
   """Momentum over rounds."""
   outer_nesterov: bool = True
   """Nesterov momentum over rounds."""
+  fragments: int = 1
+  """Groups of parameters that are averaged at different steps of a round, so
+  that no step sends more than about 1 / fragments of it."""
+  delay: int = 0
+  """Steps between the end of a round and the update of the global parameters,
+  in which messages may travel while workers train; below local.every."""
+  average_moments: int = 0
+  """Rounds after which the state of the optimizer is averaged over the workers,
+  too, without compression; 0 never does."""
 
   @property
   def is_on(self) -> bool:
     """Whether there are rounds of several steps."""
-    return self.every > 1 or self.qsr_alpha is not None
+    rules = self.qsr_alpha, self.selsync_threshold
+    return self.every > 1 or any(x is not None for x in rules)
 
   def _check(self) -> None:
-    self._at_least(1, 'every')
-    self._at_least(0, 'start_step', 'outer_learning_rate', 'qsr_alpha')
+    self._at_least(1, 'every', 'fragments')
+    self._at_least(0, 'start_step', 'outer_learning_rate')
+    self._at_least(0, 'delay', 'average_moments')
+    self._above(0, 'qsr_alpha', 'selsync_threshold')
     self._fraction('outer_momentum')
     self._below(1, 'outer_momentum')
     if not self.is_on:
       self.only_for(
-        'local.every above 1 or local.qsr_alpha',
+        'local.every above 1 or a rule for it',
         'start_step',
         'outer_learning_rate',
         'outer_momentum',
         'outer_nesterov',
+        'selsync_threshold',
+        'fragments',
+        'delay',
+        'average_moments',
+      )
+    if self.qsr_alpha is not None and self.selsync_threshold is not None:
+      raise ValueError(
+        'local.qsr_alpha and local.selsync_threshold are two rules for the'
+        ' length of a round: set one of them.'
       )
 
 
@@ -350,3 +392,5 @@ class Config(Section):
     read = not is_tsr_adam or not sent.error_feedback
     only(sent, read, others, 'error_feedback')
     only(self.optimizer, not is_tsr_adam, others, 'momentum', 'nesterov')
+    only_compress = 'a compression.method that only compresses, such as tsr'
+    only(self.local, not is_tsr_adam, only_compress, 'every', 'qsr_alpha')

@@ -69,6 +69,9 @@ class Section:
   def _at_least(self, bound: float, *names: str) -> None:
     self._require(lambda x: x >= bound, f'at least {bound}', *names)
 
+  def _above(self, bound: float, *names: str) -> None:
+    self._require(lambda x: x > bound, f'above {bound}', *names)
+
   def _at_most(self, bound: float, *names: str) -> None:
     self._require(lambda x: x <= bound, f'at most {bound}', *names)
 
@@ -126,8 +129,10 @@ def describe_type(hint: Any) -> str:
     case types.UnionType | typing.Union:
       return ' or '.join(map(describe_type, typing.get_args(hint)))
     case origin if origin is tuple:
+      item = typing.get_args(hint)[0]
       items = {int: 'integers', float: 'finite numbers', str: 'strings'}
-      return f'a tuple of {items[typing.get_args(hint)[0]]}'
+      each = items.get(item) or f'values, each {describe_type(item)}'
+      return f'a tuple of {each}'
   names = {int: 'an integer', float: 'a finite number', str: 'a string'}
   names |= {bool: 'True or False', types.NoneType: 'None'}
   return names.get(hint, f'a {hint.__name__}')

@@ -58,7 +58,8 @@ def load(tokenizer: str) -> Tokenizer:
   if not os.path.isfile(path):
     raise ValueError(
       f'data.tokenizer must name a file, but there is no {tokenizer!r} in'
-      f' {os.getcwd()!r}: check the path.'
+      f' {os.getcwd()!r}: put it there (the configuration says at its top where'
+      ' it comes from), or set --data.tokenizer to another path.'
     )
   is_model = path.endswith('.model')
   return SentencePiece(path) if is_model else HuggingFace(path)

@@ -6,6 +6,10 @@ with the same checkpoints therefore give the same numbers, interrupted or not
 (an additional checkpoint changes the rounding), and the size on disk does not
 depend on the number of workers. Nonlinear methods save the errors of all.
 
+With local updates, the optimizer state of every worker is saved. The same
+number of workers resumes exactly. Of another number, each begins with the mean
+of these states and of the errors.
+
 Saving continues in the background; a checkpoint gets its name when it is
 complete. It holds a checksum of every array, of the progress, which contains
 the step, and of the run's identity. A checkpoint that does not match its
@@ -65,6 +69,8 @@ class Snapshot:
   params: Any
   opt_state: Any
   progress: Progress
+  averaged_over: int | None = None
+  """The workers whose states were averaged for another number of them."""
 
   def progressed(self, **changes: Any) -> 'Snapshot':
     """The same state with other values in its progress."""
@@ -83,18 +89,21 @@ class Checkpoints:
     *,
     data: dict[str, Any],
     is_elastic: bool,
+    is_local: bool = False,
   ):
     """Opens the folder.
 
     `data` describes the data and must be equal to resume. So must the number of
-    workers unless `is_elastic`, see `gl.Plan`.
+    workers unless `is_elastic` or `is_local`, see `gl.Plan`.
     """
     # Orbax logs the errors of its threads, with tracebacks, and raises them.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._mesh = mesh
-    workers = mesh.shape[cluster.WORKER_AXIS]
+    self._workers = workers = mesh.shape[cluster.WORKER_AXIS]
+    self._is_local = is_local
     self._collapse = _OnMesh(gl.collapse, mesh)
     self._expand = _OnMesh(lambda state: gl.expand(state, workers), mesh)
+    self._average = _OnMesh(lambda state: _averaged(state, workers), mesh)
     self._identity = {
       'config': identity(config),
       # Further held-out texts may change.
@@ -148,7 +157,11 @@ class Checkpoints:
     if step is None:
       return fresh
     notes, checksums = self._notes(step)
-    _check_identity(notes['identity'], self._identity, self._manager.directory)
+    expected, before = self._identity, self._workers
+    if self._is_local and isinstance(notes['identity']['workers'], int):
+      before = notes['identity']['workers']
+      expected = expected | {'workers': before}
+    _check_identity(notes['identity'], expected, self._manager.directory)
     with self._reading(step, 'progress'):
       was = notes['progress'].pop('step')
       progress = Progress(**notes['progress'])
@@ -158,7 +171,9 @@ class Checkpoints:
         f' step {step}, got that after step {was}. Give the folder its own'
         ' name back, or delete it to resume from the checkpoint before it.'
       )
-    collapsed = jax.eval_shape(gl.collapse, fresh.opt_state)
+    collapsed = jax.eval_shape(
+      lambda state: gl.collapse(_averaged(state, before)), fresh.opt_state
+    )
     shardings = _shardings(collapsed, fresh.params, self._mesh)
     placed = lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding
@@ -175,11 +190,13 @@ class Checkpoints:
     agreement.check(restored=arrays)
     with self._reading(step, 'state'):
       _check_checksums(arrays, checksums['state'])
+    expand = self._expand if before == self._workers else self._average
     return Snapshot(
       step,
       restored['params'],
-      self._expand(restored['opt_state'], restored['params']),
+      expand(restored['opt_state'], restored['params']),
       progress,
+      averaged_over=before if before != self._workers else None,
     )
 
   def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -226,6 +243,12 @@ class Checkpoints:
         f'{folder} is damaged ({part}: {_reason(error)}). Delete it to'
         ' resume from the checkpoint before it, or put back a copy of it.'
       ) from error
+
+
+def _averaged(opt_state: Any, workers: int) -> Any:
+  """The state of so many workers, each with the mean of the saved ones."""
+  mean = gl.collapse(opt_state, exact=False)
+  return gl.expand(mean, workers, exact=False)
 
 
 class _OnMesh:

@@ -16,11 +16,12 @@ import numpy as np
 import greedylore_jax as gl
 from train import tasks
 from train.config import machines
-from train.config.schema import Config, Local
+from train.config.schema import Config, Data, Local
 from train.distributed import cluster
 from train.run import build, optimizer
 
 _GBITS = 0.1, 1, 10, 100
+_GBITS_OF_ROUNDS = 0.001, 0.01, *_GBITS
 _SHARE = 0.95  # Of a link's rate; headers take the rest.
 _LATENCY = 1e-4
 _TURNS = 3
@@ -42,7 +43,7 @@ def describe(config: Config) -> str:
       f' {config.batch_size}.'
     )
   alone = dataclasses.replace(alone, batch_size=config.batch_size // workers)
-  task = tasks.load(alone)
+  task = _load(alone)
   dense, compressed = measure([with_dense(alone), alone], mesh, task)
   if config.local.is_on:  # A local step computes what a dense one does.
     (seconds,) = dense.seconds.values()
@@ -58,8 +59,30 @@ def describe(config: Config) -> str:
       *_worker_lines(dense, compressed, alone.batch_size, mesh),
       '',
       *_link_lines(plan, dense, compressed),
+      *(_round_lines(config, plan, compressed) if plan.is_local else ()),
     ]
   )
+
+
+def _load(config: Config) -> tasks.Task:
+  """The task; its errors say how to plan without data that are not there."""
+  try:
+    return tasks.load(config)
+  except (ValueError, OSError) as error:
+    data, usual = config.data, Data()
+    keys = 'source', 'stream', 'max_bytes', 'tokenizer'
+    options = [
+      f'--data.{key} {getattr(usual, key)}'
+      for key in keys
+      if getattr(data, key) != getattr(usual, key)
+    ]
+    own_files = data.files or data.held_out
+    if config.model.name != 'llama' or own_files or not options:
+      raise
+    raise ValueError(
+      f'{error} To plan without these files, with a vocabulary of 256 bytes,'
+      f' add {" ".join(options)}.'
+    ) from None
 
 
 def of_one_worker(config: Config) -> Config:
@@ -91,19 +114,23 @@ class Measured:
     seconds: of a step, by phase.
     memory: bytes of a device, at the peak of a step.
     added: bytes that compression adds to it, by the plan.
+    build_seconds: to trace and compile a step, and to make the first state.
   """
 
   params: Any
   seconds: dict[str, float]
   memory: int
   added: int
+  build_seconds: float
 
 
 class Worker:
   """One worker of a run, which times its own steps."""
 
   def __init__(self, config: Config, mesh: jax.sharding.Mesh, task: tasks.Task):
+    begin = time.perf_counter()
     job = build.job(config, mesh, task)
+    self._build_seconds = time.perf_counter() - begin
     fresh = job.fresh.params, job.fresh.opt_state
     self._params = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -137,6 +164,7 @@ class Worker:
       seconds={x: statistics.median(s) for x, s in self._seconds.items()},
       memory=_peak(self._step.memory_analysis()),
       added=self._plan.state_bytes,
+      build_seconds=self._build_seconds,
     )
 
 
@@ -145,16 +173,18 @@ def measure(
   mesh: jax.sharding.Mesh,
   task: tasks.Task,
   *,
+  turns: int = _TURNS,
   worker: Callable[..., Worker] = Worker,
 ) -> list[Measured]:
   """Takes some steps of every lasting phase, alternating between the runs.
 
   So other load on the machine affects all of them equally. The state of one run
   at a time is on the device; the others wait on the host. The mesh has the
-  devices of one worker, and `worker` makes what takes the steps of a run.
+  devices of one worker, `turns` is how often it alternates, and `worker` makes
+  what takes the steps of a run.
   """
   workers = [worker(run, mesh, task) for run in runs]
-  for _ in range(_TURNS):
+  for _ in range(turns):
     for each in workers:
       each.take_turn()
   return [each.measured() for each in workers]
@@ -217,13 +247,38 @@ def _link_lines(
     f' {1e3 * _LATENCY:g} ms to a neighbour:',
     f'{"Gbit/s":>8}{"dense":>12}{"compressed":>12}{"worst":>12}{"":4}',
   ]
-  for gbits in _GBITS:
+  for gbits in _GBITS_OF_ROUNDS if plan.is_local else _GBITS:
     x = predict(gbits)
     lines.append(
       f'{gbits:8g}{x.dense:12.4g}{x.average:12.4g}{x.worst:12.4g}'
       f'{x.dense / x.average:9.2f}x'
     )
   return [*lines, _verdict(8e-9 / _SHARE * predict(1).break_even)]
+
+
+def _round_lines(
+  config: Config, plan: gl.Plan, compressed: Measured
+) -> list[str]:
+  """What rounds of local steps send, and on which links steps wait."""
+  local, steps = config.local, config.steps
+  by_rule = local.qsr_alpha is not None
+  computing = sum(
+    share * compressed.seconds[phase]
+    for phase, share in plan.lasting_phases().items()
+  )
+  kilobytes = lambda count: f'{count / 1e3:,.1f} kB'
+  at_most = 'at most ' if by_rule else ''
+  bits = 8 * plan.ring_factor * plan.bytes_per_step
+  return [
+    f'Rounds of {"at least " if by_rule else ""}{local.every} steps send'
+    f' {at_most}{kilobytes(plan.bytes_per_step)} per step on average, and'
+    f' {kilobytes(plan.peak_bytes)} in the step that sends most. This run of'
+    f' {steps} steps sends {kilobytes(plan.bytes_after(steps) / steps)} per'
+    ' step.',
+    f'Sending takes longer than computing below {at_most}'
+    f'{1e-6 / _SHARE * bits / computing:.3g} Mbit/s: steps then wait even if'
+    ' the two overlap.',
+  ]
 
 
 def _verdict(gbits: float) -> str:

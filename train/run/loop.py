@@ -32,6 +32,7 @@ from train.run import (
   paths,
   progress,
   report,
+  traffic,
 )
 from train.run.checkpoint import Snapshot
 
@@ -119,6 +120,7 @@ def run(
         mesh,
         data=task.description,
         is_elastic=job.plan.is_elastic,
+        is_local=job.plan.is_local,
       )
     )
     now = checkpoints.latest(job.fresh)
@@ -174,9 +176,8 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     run.watch.saw(f'step {now.step}')
     run.bar.advance(now.step)
     # At the end of a round all workers are at the same parameters.
-    ends_round = (
-      job.plan.phase_at(now.step - 1) != 'local' or now.step == config.steps
-    )
+    phase = traffic.phase_of(job.plan, now.step - 1, now.opt_state)
+    ends_round = phase != 'local' or now.step == config.steps
 
     if is_due(config.log.every):
       jax.block_until_ready(loss)
@@ -232,13 +233,14 @@ def _advance(
   was = now.progress
   # A skipped step does not count for the phases.
   counted = now.step - was.skipped
+  phase = traffic.phase_of(job.plan, counted, opt_state)
   if job.diagnosed:
     loss, of_step = loss
-    seen.add(job.plan.phase_at(counted), of_step)
+    seen.add(phase, of_step)
   done = dataclasses.replace(
     was,
     data=batches.get_state(),
-    bytes_sent=was.bytes_sent + job.traffic.step_bytes(counted),
+    bytes_sent=was.bytes_sent + job.traffic.step_bytes(phase),
     dense_bytes=was.dense_bytes + job.traffic.dense_bytes,
   )
   return Snapshot(now.step + 1, params, opt_state, done), loss

@@ -20,7 +20,11 @@ _SKIPPED = 2**31 - 1
 
 
 def build(
-  config: Config, axis_name: str, task: tasks.Task
+  config: Config,
+  axis_name: str,
+  task: tasks.Task,
+  *,
+  schedule: optax.Schedule | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns the optax chain of a run and its learning-rate schedule.
 
@@ -30,13 +34,15 @@ def build(
   Args:
     config: the configuration.
     axis_name: mesh axis of the workers.
-    task: says which parameters are matrices, for the compression.
+    task: says which parameters are matrices, for the compression and Muon.
+    schedule: replaces `learning_rates(config)`, also in QSR and, scaled, for
+      what Muon leaves to AdamW. Its values may be traced.
 
   Raises:
     ValueError: if optax has no such optimizer or it takes no such option.
   """
   compression, options = config.compression, config.optimizer
-  schedule = learning_rates(config)
+  schedule = learning_rates(config) if schedule is None else schedule
   if config.local.is_on:
     return _local(config, schedule, axis_name, task), schedule
   if compression.method == 'tsr_adam':
@@ -80,17 +86,8 @@ def _clipped(
 def _local(
   config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
-  """Rounds of local steps of the optimizer, whose outcome is compressed.
-
-  Raises:
-    ValueError: for tsr_adam, which sends in every step.
-  """
+  """Rounds of local steps of the optimizer, whose outcome is compressed."""
   compression, local = config.compression, config.local
-  if compression.method == 'tsr_adam':
-    raise ValueError(
-      'local.every needs a method that only compresses, got compression.method'
-      ' tsr_adam, which is an optimizer: use tsr.'
-    )
   return gl.local_updates(
     _clipped(config.optimizer, schedule, task),
     outer=optax.chain(
@@ -106,18 +103,26 @@ def _local(
         nesterov=local.outer_nesterov and bool(local.outer_momentum),
       ),
     ),
-    every=round_length(config),
+    every=round_length(config, schedule),
     start_step=local.start_step,
     total_steps=config.steps,
+    fragments=local.fragments,
+    delay=local.delay,
+    average_moments=local.average_moments,
+    axis_name=axis_name,
   )
 
 
-def round_length(config: Config) -> int | gl.QSR:
+def round_length(
+  config: Config, schedule: optax.Schedule
+) -> int | gl.QSR | gl.SelSync:
   """The number of local steps in a round, or its rule."""
   local = config.local
-  if local.qsr_alpha is None:
-    return local.every
-  return gl.QSR(learning_rates(config), local.qsr_alpha, local.every)
+  if local.qsr_alpha is not None:
+    return gl.QSR(schedule, local.qsr_alpha, local.every)
+  if local.selsync_threshold is not None:
+    return gl.SelSync(local.selsync_threshold, max_steps=local.every)
+  return local.every
 
 
 def _tsr_adam(
@@ -243,14 +248,18 @@ def plan(
   Raises:
     ValueError: if the options of the compression contradict each other.
   """
+  local, schedule = config.local, learning_rates(config)
   return gl.plan(
     compressors(config.compression, task),
     params,
     num_workers=num_workers,
     devices_per_worker=devices_per_worker,
-    every=round_length(config),
-    local_start_step=config.local.start_step,
+    every=round_length(config, schedule),
+    local_start_step=local.start_step,
     total_steps=config.steps,
+    fragments=local.fragments,
+    average_moments=local.average_moments,
+    inner=_clipped(config.optimizer, schedule, task),
     **policy(config.compression, task),
   )
 
@@ -265,7 +274,9 @@ def _matrices(
 def _by_name(
   options: Optimizer, schedule: optax.Schedule, task: tasks.Task
 ) -> optax.GradientTransformation:
-  """`optax.NAME(schedule, ...)` with the options that were set."""
+  """`optax.NAME(schedule, ...)` with the options that were set, or Muon."""
+  if options.name == 'muon':
+    return _muon(options, schedule, task)
   factory: Any = getattr(optax, options.name, None)
   takes = inspect.signature(factory).parameters if callable(factory) else {}
   if 'learning_rate' not in takes:
@@ -294,6 +305,37 @@ def _by_name(
   return optax.chain(decays, optimizer)
 
 
+def _muon(
+  options: Optimizer, schedule: optax.Schedule, task: tasks.Task
+) -> optax.GradientTransformation:
+  """Muon for the matrices without embeddings and head, AdamW for the rest."""
+  # Without a key of its own, AdamW's 1e-3 goes with Muon's 1e-2.
+  ratio = 0.1
+  if options.adam_learning_rate is not None:
+    ratio = options.adam_learning_rate / options.learning_rate
+  decay = options.given('weight_decay')
+  momentum = {} if options.momentum is None else {'beta': options.momentum}
+  numbers = lambda params: task.matrices(params, False)
+  muon = optax.contrib.muon(
+    schedule,
+    muon_weight_dimension_numbers=numbers,
+    **momentum,
+    **decay,
+    **options.given('nesterov'),
+  )
+  adamw = optax.adamw(
+    lambda count: ratio * schedule(count),
+    mask=_is_matrix(task),
+    **decay,
+    **options.given('b1', 'b2', 'eps'),
+  )
+  label = lambda _, x: 'adamw' if x is None else 'muon'
+  return optax.partition(
+    {'muon': muon, 'adamw': adamw},
+    lambda params: _map_matrices(label, params, numbers(params)),
+  )
+
+
 def _check_steps(
   name: str, make: Callable[[], optax.GradientTransformation]
 ) -> None:
@@ -315,19 +357,21 @@ def _check_steps(
 
 def _is_matrix(task: tasks.Task) -> Callable[[Any], Any]:
   """What decays: everything but gains and biases."""
+  return lambda params: _map_matrices(
+    lambda _, x: x is not None, params, task.matrices(params, True)
+  )
 
-  def mask(params: Any) -> Any:
-    numbers = task.matrices(params, True)
-    is_none = lambda x: x is None
-    return jax.tree.map(
-      lambda _, x: x is not None, params, numbers, is_leaf=is_none
-    )
 
-  return mask
+def _map_matrices(
+  function: Callable[[Any, Any], Any], params: Any, numbers: Any
+) -> Any:
+  """Maps parameters and their dimension numbers, None for no matrix."""
+  return jax.tree.map(function, params, numbers, is_leaf=lambda x: x is None)
 
 
 def _nearest_optimizer(name: str) -> str:
-  known = [
+  known = ['muon']
+  known += [
     x
     for x in dir(optax)
     if inspect.isfunction(getattr(optax, x))

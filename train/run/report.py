@@ -33,6 +33,12 @@ def introduction(config: Config, job: build.Job, now: Snapshot) -> str:
     lines.append(f'Not used by {compression.method}: {", ".join(values)}.')
   if now.step:
     lines.append(f'Continuing after step {now.step}.')
+  if now.averaged_over:
+    lines.append(
+      f'The checkpoint is of {now.averaged_over} workers: each of'
+      f' {job.workers} begins with the mean of their optimizer states and'
+      ' errors.'
+    )
   return '\n'.join(lines)
 
 

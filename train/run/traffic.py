@@ -8,8 +8,10 @@ a run is saved, not on its method, so they are counted separately.
 
 import collections
 import functools
+from typing import Any
 
 import jax
+import optax
 
 import greedylore_jax as gl
 
@@ -37,6 +39,15 @@ def extra_bytes(plan: gl.Plan, diagnosed: bool) -> int:
   devices = plan.devices_per_worker
   up = lambda count: 4 * devices * -(-count // devices)
   return up(_LOSS) + (up(_DIAGNOSTICS) if diagnosed else 0)
+
+
+def phase_of(plan: gl.Plan, step: int, opt_state: Any) -> str:
+  """The phase of a step, counted from 0, after which the state is this one."""
+  if plan.is_exact:
+    return plan.phase_at(step)
+  if int(optax.tree.get(opt_state, 'since')[0]):
+    return 'local'
+  return plan.phase_after_round(int(optax.tree.get(opt_state, 'rounds')[0]))
 
 
 def dense_bytes(plan: gl.Plan) -> int:
@@ -72,9 +83,10 @@ class Traffic:
     self.dense_bytes = 0 if alone else dense_bytes(plan)
     self.save_bytes = 0 if alone or not plan.is_linear else errors
 
-  def step_bytes(self, step: int) -> int:
-    """Bytes of a step, counted from 0."""
-    return self._by_phase[None] + self._by_phase[self._plan.phase_at(step)]
+  def step_bytes(self, phase: str) -> int:
+    """Bytes of a step in this phase."""
+    parts = phase.split('+')
+    return self._by_phase[None] + sum(self._by_phase[x] for x in parts)
 
   def describe(self) -> str:
     """Whether the compiled program sends what was planned, in a sentence."""

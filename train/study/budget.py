@@ -89,7 +89,7 @@ def largest(config: Config, task: tasks.Task, budget: float) -> float:
   )
   if too_high == 0:
     raise LookupError(
-      f'{method} cannot send {budget:g} times fewer bytes than dense; its'
+      f'cannot send {budget:g} times fewer bytes than dense; its'
       f' smallest {name}, {values[0]:g}, sends {reached(values[0]):.2f} times'
       ' fewer (compression.start_step and .update_interval count too)'
     )

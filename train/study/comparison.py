@@ -21,6 +21,8 @@ class Row:
 
   method: str
   """Its entry: 'greedylore:probes=0'."""
+  group: str
+  """The entry that it is a candidate of, or its own."""
   budget: float | None
   knob: grid.Knob | None
   by_rate: dict[float, list[Line]]
@@ -86,11 +88,20 @@ def rows(finished: list[tuple[grid.Run, Line]]) -> list[Row]:
   found: dict[Any, Row] = {}
   for run, line in finished:
     key = run.entry, run.budget
-    new = Row(run.entry, run.budget, run.knob, {})
+    new = Row(run.entry, run.group, run.budget, run.knob, {})
     by_rate = found.setdefault(key, new).by_rate
     rate = run.config.optimizer.learning_rate
     by_rate.setdefault(rate, []).append(line)
   return list(found.values())
+
+
+def best(rows: list[Row]) -> list[Row]:
+  """The row with the lowest loss of every entry and budget, in order."""
+  found: dict[Any, Row] = {}
+  for row in rows:
+    key = row.group, row.budget
+    found[key] = min(found.get(key, row), row, key=lambda x: x.loss)
+  return [row for row in rows if any(row is x for x in found.values())]
 
 
 def wire_seconds(line: Line, num_bytes: float, bandwidth: float) -> float:
@@ -119,6 +130,11 @@ def table(rows: list[Row], bandwidth: float) -> str:
     ' at a bandwidth: measured computing, then 2 (N - 1) / N times the bytes on'
     ' the link of each of N workers.\n'
   )
+  if len(best(rows)) < len(rows):
+    text += (
+      '\nIn bold: the best of the candidates of an entry and a budget. The'
+      ' figure shows these.\n'
+    )
   rates = sorted({rate for row in rows for rate in row.by_rate})
   if len(rates) > 1:
     text += '\nHeld-out loss by learning rate:\n\n' + tables.table(
@@ -150,13 +166,19 @@ def _columns(
     sent = row.mean('bytes_per_step')
     return row.compute_seconds + wire_seconds(row.lines[0], sent, bandwidth)
 
+  bests = best(rows)
+
+  def losses(row: Row) -> str:
+    is_best = len(bests) < len(rows) and any(row is x for x in bests)
+    return _bold(_spread(row.lines), is_best)
+
   knob = lambda x: f'{x.name} {x.value:g}' if x else ''
   columns: dict[str, Callable[[Row], str]] = {
     'method': lambda row: row.method,
     'budget': _times,
     'setting': lambda row: knob(row.knob),
     'learning rate': lambda row: f'{row.rate:g}',
-    'held-out loss (seeds)': lambda row: _spread(row.lines),
+    'held-out loss (seeds)': losses,
     'over dense': over_dense,
   }
   for score in scores:
@@ -185,8 +207,12 @@ def _grid_cells(row: Row, rates: list[float]) -> list[str]:
   cells = []
   for rate in rates:
     text = _spread(row.by_rate[rate]) if rate in row.by_rate else ''
-    cells.append(f'**{text}**' if rate == row.rate else text)
+    cells.append(_bold(text, rate == row.rate))
   return cells
+
+
+def _bold(text: str, is_bold: bool) -> str:
+  return f'**{text}**' if is_bold else text
 
 
 def _times(row: Row) -> str:

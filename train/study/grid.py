@@ -6,13 +6,33 @@ import itertools
 import re
 
 from train.config import command_line, exit_codes, section
-from train.config.schema import Compression, Config
+from train.config.schema import METHODS_OF, Compression, Config, Local
 
 PROG = 'python -m train.compare'
 # The keys that --learning_rates and --seeds set.
 RATE_KEYS = ('optimizer.learning_rate',)
 SEED_KEYS = ('seed', 'data.seed', 'compression.seed')
-_KEYS = [x.name for x in dataclasses.fields(Compression)]
+# The keys that --every and --precisions set.
+EVERY_KEYS = ('local.every',)
+PRECISION_KEYS = ('compression.factor_dtype',)
+# The keys of an entry, also without their section: start_step is compression's.
+_LOCAL_KEYS = [f'local.{x.name}' for x in dataclasses.fields(Local)]
+_COMPRESSION_KEYS = [
+  f'compression.{x.name}'
+  for x in dataclasses.fields(Compression)
+  if x.name != 'method'
+]
+_KEYS = {
+  name: key
+  for key in (*_LOCAL_KEYS, *_COMPRESSION_KEYS)
+  for name in (key, key.partition('.')[2])
+}
+# What a run without local steps has.
+_NOT_LOCAL = tuple(
+  (f'local.{x.name}', f'{x.default}') for x in dataclasses.fields(Local)
+)
+# Methods whose messages have a type to choose.
+_WITH_PRECISION = {*METHODS_OF['rank'], *METHODS_OF['density']} - {'tsr_adam'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +43,15 @@ class Entry:
   """As it was written: 'greedylore:probes=0'."""
   method: str
   settings: tuple[tuple[str, str], ...]
-  """Keys of the compression section and their values."""
+  """Keys of the configuration and their values."""
+  group: str
+  """The entry that this one is a candidate of, or its own text."""
 
   @property
   def options(self) -> tuple[str, ...]:
     """It as options of a run."""
-    pairs = (('method', self.method), *self.settings)
-    words = ((f'--compression.{key}', value) for key, value in pairs)
+    pairs = (('compression.method', self.method), *self.settings)
+    words = ((f'--{key}', value) for key, value in pairs)
     return tuple(itertools.chain.from_iterable(words))
 
 
@@ -39,11 +61,11 @@ def entry(text: str) -> Entry:
   Method and values are left for the configuration to check.
 
   Raises:
-    UsageError: if a key is not one of the compression section.
+    UsageError: if a key is not one of the sections compression and local.
 
   Example:
-    >>> entry('greedylore:probes=0').settings
-    (('probes', '0'),)
+    >>> entry('powersgd:rank=8:every=10').settings
+    (('compression.rank', '8'), ('local.every', '10'))
   """
   method, *words = text.split(':')
   settings = []
@@ -53,13 +75,43 @@ def entry(text: str) -> Entry:
       raise exit_codes.UsageError(
         f'--compressors takes METHOD:key=value, got {word!r} in {text!r}'
       )
-    if key not in _KEYS[1:]:
+    if key not in _KEYS:
       raise exit_codes.UsageError(
-        f'--compressors {text}: there is no compression.{key} to set'
-        f'{section.nearest(key, _KEYS[1:])}'
+        f'--compressors {text}: the sections compression and local have no'
+        f' key {key} to set{section.nearest(key, [*_KEYS])}'
       )
-    settings.append((key, value))
-  return Entry(text, method, tuple(settings))
+    settings.append((_KEYS[key], value))
+  return Entry(text, method, tuple(settings), text)
+
+
+def candidates(
+  of: Entry, every: tuple[int, ...], precisions: tuple[str, ...]
+) -> Iterator[Entry]:
+  """The entry with each of the values; what it sets itself stays.
+
+  A value of 1 for `every` sends in every step, without local steps.
+
+  Example:
+    >>> [x.text for x in candidates(entry('powersgd'), (1, 4), ('int8',))]
+    ['powersgd:every=1:factor_dtype=int8', 'powersgd:every=4:factor_dtype=int8']
+  """
+  own = dict(of.settings)
+  if not every or own.keys() & {*EVERY_KEYS}:
+    every = (0,)
+  if of.method not in _WITH_PRECISION or own.keys() & {*PRECISION_KEYS}:
+    precisions = ()
+  for steps, precision in itertools.product(every, precisions or ('',)):
+    text, settings = of.text, of.settings
+    if steps:
+      text += f':every={steps}'
+      settings += tuple((key, f'{steps}') for key in EVERY_KEYS)
+    if steps == 1:
+      others = [x for x in settings if x[0] not in dict(_NOT_LOCAL)]
+      settings = (*others, *_NOT_LOCAL)
+    if precision:
+      text += f':factor_dtype={precision}'
+      settings += tuple((key, precision) for key in PRECISION_KEYS)
+    yield dataclasses.replace(of, text=text, settings=settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +153,8 @@ class Run:
   """One run of a study."""
 
   entry: str
+  group: str
+  """As in `Entry`; of its runs, a table marks the best at each budget."""
   budget: float | None
   """Times fewer bytes than dense; None where nothing was chosen for one."""
   knob: Knob | None
@@ -123,14 +177,15 @@ def variants(
   """The methods of a study, each with the setting that meets each budget.
 
   `choose` returns that setting. It returns None if the method has none, which
-  then runs once for all budgets, and raises LookupError to leave it out.
+  then runs once for all budgets, and raises LookupError, saying what the method
+  cannot, to leave it out.
   """
   for method in choices.entries:
     for budget in choices.budgets or (None,):
       try:
         knob = None if budget is None else choose(method, budget)
       except LookupError as missing:
-        print(f'Left out: {missing.args[0]}', flush=True)
+        print(f'Left out: {method.text} {missing.args[0]}', flush=True)
         continue
       yield method, budget if knob else None, knob
       if not knob:
@@ -169,6 +224,7 @@ def _run(
   options = (*method.options, *itertools.chain.from_iterable(pairs))
   return Run(
     entry=method.text,
+    group=method.group,
     budget=budget,
     knob=knob,
     name=re.sub(r'[^\w.=+-]', '-', name),

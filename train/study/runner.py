@@ -63,8 +63,8 @@ class Study:
       results.lighten(folder)
     return 0, ''
 
-  def report(self, bandwidth: float) -> None:
-    """Writes table.md and compare.png of the finished runs."""
+  def report(self, bandwidth: float) -> bool:
+    """Writes table.md and compare.png; False if no run is finished."""
     rows = comparison.rows(
       [
         (run, self._results.lines[identity])
@@ -74,11 +74,13 @@ class Study:
       ]
     )
     if not rows:
-      return
+      return False
     table = comparison.table(rows, bandwidth)
     (self._folder / paths.TABLE).write_text(table, encoding='utf-8')
-    figure.draw(self._folder / paths.FIGURE, rows, bandwidth)
+    best = comparison.best(rows)
+    figure.draw(self._folder / paths.FIGURE, best, bandwidth)
     print(f'\n{table}\nTable and figure are in {self._folder}.')
+    return True
 
   def _time_left(self) -> str:
     """What the unfinished runs may take, from what the finished ones took."""
@@ -98,7 +100,8 @@ def _runs(choices: grid.Choices) -> dict[str, list[grid.Run]]:
   """All runs by their identity, checked. Several of them may be equal."""
   # The memory of an accelerator belongs to the runs.
   jax.config.update('jax_platforms', 'cpu')
-  config = choices.config()
+  # All entries have the same data, model and mesh.
+  config = choices.config(*choices.entries[0].options)
   if not config.mesh.replica:
     raise exit_codes.UsageError(
       'a study needs a fixed number of workers: set mesh.replica, got 0, which'
@@ -108,7 +111,7 @@ def _runs(choices: grid.Choices) -> dict[str, list[grid.Run]]:
 
   def choose(method: grid.Entry, times: float) -> grid.Knob | None:
     name = budget.knob(method.method)
-    if name is None or name in dict(method.settings):
+    if name is None or f'compression.{name}' in dict(method.settings):
       return None
     value = budget.largest(choices.config(*method.options), task, times)
     print(f'{method.text} within {times:g}x: {name} {value:g}', flush=True)

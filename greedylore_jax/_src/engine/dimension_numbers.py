@@ -76,7 +76,7 @@ def is_gain_or_offset(path: str) -> bool:
 
 
 def _by_patterns(
-  rules: Sequence[Any], leaves: Sequence[tuple[str, Shape]]
+  rules: Sequence[Any], leaves: Sequence[tuple[str, Shape]], params: Params
 ) -> list[DimensionNumbers | None]:
   """The numbers of the first pattern in a path; the default without a match."""
   for rule in rules:
@@ -92,9 +92,7 @@ def _by_patterns(
         f' {rule!r}.'
       )
   checks.check_patterns_match(
-    'weight_dimension_numbers',
-    [pattern for pattern, _ in rules],
-    [path for path, _ in leaves],
+    'weight_dimension_numbers', [pattern for pattern, _ in rules], params
   )
 
   def numbers(path: str, shape: Shape) -> DimensionNumbers | None:
@@ -147,7 +145,7 @@ def dimension_numbers(
     return [default_dimension_numbers(*leaf) for leaf in leaves]
   is_numbers = isinstance(given, DimensionNumbers)
   if isinstance(given, list | tuple) and not is_numbers:
-    return _by_patterns(given, leaves)
+    return _by_patterns(given, leaves, params)
   tree = given(params) if callable(given) else given
   is_leaf: Any = lambda x: x is None or isinstance(x, DimensionNumbers)
   try:

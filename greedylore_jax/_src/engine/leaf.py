@@ -1,17 +1,24 @@
 """One leaf of the parameters: what is sent for it, and what is kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import math
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src.engine.matrices import Matrices
-from greedylore_jax._src.types import Array, DType, Phase, PyTree, Shape
+from greedylore_jax._src.types import (
+  Array,
+  DType,
+  Function,
+  Phase,
+  PyTree,
+  Shape,
+)
 from greedylore_jax._src.wire import quantized, recording, rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
@@ -212,7 +219,7 @@ class CompressedLeaf(Leaf):
     def exchange(h: Array, state: PyTree, key: Array) -> rounds.Rounds:
       own = method(matrices.split(h), state, key)
       if is_integer and phase == 'compress':
-        own = quantized.as_integers(own, self.factor_dtype, num_workers)
+        own = quantized.as_integers(own, self.factor_dtype)
       own = rounds.multiplying(own, matrices.is_column_major)
       output, sent, state = yield from own
       sent = matrices.join(sent) if self.error_feedback else None
@@ -246,6 +253,16 @@ class CompressedLeaf(Leaf):
 def compute_dtype(dtype: DType) -> DType:
   """The dtype of the linear algebra: float32 unless the gradient has more."""
   return jnp.promote_types(dtype, jnp.float32)
+
+
+def map_leaves(
+  function: Function, leaves: Sequence[Leaf], tree: PyTree, *trees: PyTree
+) -> PyTree:
+  """The tree with function(leaf, x, *what other trees have in its place)."""
+  treedef: Any = jax.tree.structure(tree)
+  columns = map(treedef.flatten_up_to, (tree, *trees))
+  rows = zip(leaves, *columns, strict=True)
+  return treedef.unflatten([function(*row) for row in rows])
 
 
 def of_equal_shape(leaves: Iterable[tuple[int, Leaf]]) -> dict[str, list[int]]:

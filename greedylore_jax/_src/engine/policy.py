@@ -85,10 +85,10 @@ class PolicyOptions(TypedDict, total=False):
       compressed steps; None, the default, is the gradient's. The error keeps
       what a lower one rounds away, except for the rounding of a sum of floating
       numbers. XLA widens 16-bit all-reduces to float32 on CPU. float16 ends at
-      65,504; bfloat16 has float32's range. 'int8' scales each row or column,
-      for which a small round is sent first; N workers share the range, so a
-      step of int8 is N / 127 of the row's largest entry. Gathered messages are
-      sent unchanged.
+      65,504; bfloat16 has float32's range. 'int8', 'int4' and 'int2' send so
+      many bits per number and a scale for each 64 of them, see `Quantized`;
+      how precise that is does not depend on the number of workers. It takes two
+      collectives a round. Gathered messages are sent unchanged.
     stagger: True refreshes at most one leaf per step rather than all together,
       so that no step sends more than a compressed one and one leaf (except for
       the first, which refreshes all). The method of each leaf is the same, at
@@ -151,7 +151,7 @@ class Policy:
         f' min_compression_rate={self.min_compression_rate!r}.'
       )
     checks.check_dtype('error_dtype', self.error_dtype, checks.FLOATING)
-    known = 'int8', *checks.FLOATING
+    known = 'int8', 'int4', 'int2', *checks.FLOATING
     checks.check_dtype('factor_dtype', self.factor_dtype, known)
 
   @functools.cached_property
@@ -193,9 +193,7 @@ class Policy:
       for path, x in jax.tree_util.tree_leaves_with_path(params)
     ]
     checks.check_patterns_match(
-      'the list of compressors',
-      [pattern for pattern, _ in self.rules],
-      [path for path, _ in paths],
+      'the list of compressors', [pattern for pattern, _ in self.rules], params
     )
     return [
       self._leaf(path, x, n)

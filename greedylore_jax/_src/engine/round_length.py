@@ -47,6 +47,9 @@ class QSR:
   min_steps: int = 1
 
   def __post_init__(self) -> None:
+    rate = self.learning_rate
+    if not callable(rate):
+      checks.check_positive('learning_rate', rate)
     checks.check_positive('alpha', self.alpha)
     checks.check_integer('min_steps', self.min_steps)
 
@@ -61,6 +64,67 @@ class QSR:
 
 
 @dataclasses.dataclass(frozen=True)
+class SelSync:
+  """Selective synchronisation: a round ends when gradients change.
+
+  Worker i smooths the squared norm of its gradients,
+
+    s_i <- (1 - smoothing) s_i + smoothing |g_i|^2,
+
+  and asks for the end of the round if s_i has changed by more than `threshold`
+  times its value in this step. One number per step is averaged over the
+  workers, so that all know whether anyone asked: unlike the other rules, this
+  one communicates in every step.
+
+  Args:
+    threshold: relative change; higher sends less.
+    smoothing: weight of the newest gradient; lower sends less.
+    max_steps: the longest round.
+
+  Raises:
+    ValueError, TypeError: for arguments out of range.
+
+  Example:
+    >>> import greedylore_jax as gl, optax
+    >>> tx = gl.local_updates(
+    ...     optax.adamw(1e-3),
+    ...     outer=optax.chain(gl.average_gradients('data'), optax.sgd(1.0)),
+    ...     every=gl.SelSync(0.1),
+    ...     axis_name='data',
+    ... )
+
+  References:
+    SelSync, arXiv 2307.07950 (2023).
+  """
+
+  threshold: float
+  smoothing: float = 0.1
+  max_steps: int = 100
+
+  def __post_init__(self) -> None:
+    checks.check_positive('threshold', self.threshold)
+    checks.check_share('smoothing', self.smoothing)
+    checks.check_integer('max_steps', self.max_steps)
+
+  def asks(self, norm: Array, gradients: Any) -> tuple[Array, Array]:
+    """Whether this worker asks for the end of the round, and its new s_i."""
+    squares = [
+      jnp.sum(jnp.square(x.astype(jnp.float32)))
+      for x in jax.tree.leaves(gradients)
+    ]
+    now = sum(squares, jnp.zeros([], jnp.float32))
+    smooth = (1 - self.smoothing) * norm + self.smoothing * now
+    # The first gradient has nothing to be compared with.
+    new = jnp.where(norm == 0, now, smooth)
+    new = jnp.where(jnp.isfinite(new), new, norm)
+    asks = (norm > 0) & (jnp.abs(new - norm) > self.threshold * norm)
+    return asks, new
+
+
+Length = int | QSR | SelSync
+
+
+@dataclasses.dataclass(frozen=True)
 class Rule:
   """When rounds end.
 
@@ -70,12 +134,12 @@ class Rule:
     total_steps: a round ends with the last of these steps; None is no end.
   """
 
-  every: int | QSR
+  every: Length
   start_step: int = 0
   total_steps: int | None = None
 
   def __post_init__(self) -> None:
-    if not isinstance(self.every, QSR):
+    if not isinstance(self.every, QSR | SelSync):
       checks.check_integer('every', self.every)
     checks.check_integer('start_step', self.start_step, at_least=0)
     if self.total_steps is not None:
@@ -84,30 +148,54 @@ class Rule:
   @property
   def shortest(self) -> int:
     """The length of the shortest rounds after the start."""
+    if isinstance(self.every, SelSync):
+      return 1
     return self.every.min_steps if isinstance(self.every, QSR) else self.every
 
-  def length(self, count: Array) -> Array:
-    """The length of a round at the step after `count` steps."""
-    every = self.every
-    rule = every.length(count) if isinstance(every, QSR) else jnp.int32(every)
-    return jnp.where(count < self.start_step, 1, rule)
+  @property
+  def is_known(self) -> bool:
+    """Whether it is known in advance which steps end a round."""
+    return not isinstance(self.every, SelSync)
 
-  def is_end(self, start: Array, now: Array) -> Array:
-    """Whether a round that began at step `start` ends with step `now`."""
-    length = jnp.minimum(self.length(start), self.length(now))
-    is_last = now + 1 == (self.total_steps or 0)
-    return (now - start + 1 >= length) | is_last
+  def is_last(self, now: Array) -> Array:
+    """Whether the run ends with step `now`."""
+    return now + 1 == (self.total_steps or 0)
 
-  def ends(self) -> Iterator[bool]:
-    """`is_end` for all steps from 0 on."""
-    start = of_start = 0
+  def is_end(self, taken: Array, now: Array) -> Array:
+    """Whether a round ends with step `now`, its step number `taken`."""
+    length = self._length(now)
+    if isinstance(self.every, QSR):
+      length = jnp.minimum(length, self._length(now + 1 - taken))
+    return (taken >= length) | self.is_last(now)
+
+  def ends(self, ahead: int = 0) -> Iterator[bool]:
+    """`is_end` for all steps from 0 on, as far as it is known in advance.
+
+    If it is not, every step may be the end of a round.
+
+    Args:
+      ahead: steps by which the rounds of a fragment are ahead of others.
+    """
+    taken, of_start = ahead, 0
     for begin in itertools.count(0, _CHUNK):
       counts = begin + jnp.arange(_CHUNK, dtype=jnp.int32)
       for now, length in enumerate(
-        jax.vmap(self.length)(counts).tolist(), begin
+        jax.vmap(self._length)(counts).tolist(), begin
       ):
-        of_start = length if now == start else of_start
-        is_last = now + 1 == self.total_steps
-        is_end = is_last or now - start + 1 >= min(of_start, length)
-        start = now + 1 if is_end else start
-        yield is_end
+        taken += 1
+        if taken == 1 or not isinstance(self.every, QSR):
+          of_start = length
+        is_end = taken >= min(of_start, length) or now + 1 == self.total_steps
+        if is_end:
+          taken = ahead if now < self.start_step else 0
+        yield is_end or not self.is_known
+
+  def _length(self, count: Array) -> Array:
+    """The length of a round at the step after `count` steps."""
+    if isinstance(self.every, QSR):
+      rule = self.every.length(count)
+    elif isinstance(self.every, SelSync):
+      rule = jnp.int32(self.every.max_steps)
+    else:
+      rule = jnp.int32(self.every)
+    return jnp.where(count < self.start_step, 1, rule)

@@ -12,6 +12,7 @@ import math
 
 import jax.numpy as jnp
 
+from greedylore_jax._src.engine import fragments
 from greedylore_jax._src.engine.round_length import Rule
 from greedylore_jax._src.types import Array, Phase
 
@@ -21,7 +22,9 @@ COMPRESS: Phase = 'compress'
 DENSE = 'dense'
 """The only phase of a step where no leaf is compressed."""
 LOCAL = 'local'
-"""The phase of a step in which nothing is sent."""
+"""The phase of a step that does not end a round."""
+MOMENTS = 'moments'
+"""The mean of the inner optimizers' states, in addition to another phase."""
 
 
 def check_nested(intervals: Iterable[int | None]) -> None:
@@ -207,42 +210,82 @@ class Staggered(Schedule):
     return phase
 
 
-class LocalSchedule(Schedule):
+class LocalSchedule:
   """The phases of a run with local updates, see `local_updates`.
 
-  A step at the end of a round is in a phase of the rounds' own schedule, which
-  counts rounds. All others are 'local' and send nothing.
+  At the end of a round, a step is in a phase of the rounds' own schedule, which
+  counts rounds. All others are 'local' and send nothing. What several things
+  send in one step is joined by '+': 'compress_1of2+compress_2of2+moments'.
   """
 
-  def __init__(self, rounds: Schedule, rule: Rule):
-    """Takes the schedule of rounds, and the rule for their length."""
-    self.rounds, self.rule = rounds, rule
-    self.start_step, self.intervals = rounds.start_step, rounds.intervals
-    self.phases = [LOCAL, *rounds.phases]
-    self._ends, self._phases = rule.ends(), list[str]()
-    self._count = 0
+  def __init__(
+    self, rounds: Sequence[Schedule], rule: Rule, average_moments: int = 0
+  ):
+    """Takes the schedule of rounds of each fragment, and when rounds end."""
+    self._rounds, self._rule = rounds, rule
+    self._average_moments = average_moments
+    ahead = fragments.offsets(rule.shortest, len(rounds))
+    self._ends = [rule.ends(steps) for steps in ahead]
+    self._names = list[str]()
+    self._counts = [0] * len(rounds)
 
   def at(self, step: int) -> str:
     """The phase of a step, counted from 0."""
-    while len(self._phases) <= step:
-      is_end = next(self._ends)
-      self._phases.append(self.rounds.at(self._count) if is_end else LOCAL)
-      self._count += is_end
-    return self._phases[step]
+    while len(self._names) <= step:
+      parts = [] if self.is_known else [LOCAL]
+      for i, ends in enumerate(self._ends):
+        if next(ends):
+          parts.append(self.part(i, self._rounds[i].at(self._counts[i])))
+          self._counts[i] += 1
+          if i == 0 and self._averages(self._counts[0]):
+            parts.append(MOMENTS)
+      self._names.append('+'.join(parts) or LOCAL)
+    return self._names[step]
 
-  def of_leaf(self, phase: str, interval: int | None) -> Phase:
-    """What a compressed leaf of this update interval does in a phase."""
-    return self.rounds.of_leaf(phase, interval)
+  @property
+  def is_known(self) -> bool:
+    """Whether `at` says when rounds end; else each step is said to end one."""
+    return self._rule.is_known
 
-  def members(self, phase: str) -> tuple[int, ...]:
-    """The leaves of which one is refreshed in this phase, if staggered."""
-    return self.rounds.members(phase)
+  def of_round(self, number: int) -> str:
+    """The phase of the step that ends a round, counted from 0, of one part."""
+    always = [] if self.is_known else [LOCAL]
+    moments = [MOMENTS] if self._averages(number + 1) else []
+    return '+'.join([*always, self._rounds[0].at(number), *moments])
+
+  def part(self, fragment: int, phase: str) -> str:
+    """The name of what a fragment sends at the end of such a round."""
+    count = len(self._rounds)
+    return phase if count == 1 else f'{phase}_{fragment + 1}of{count}'
 
   def lasting(self) -> dict[str, float]:
     """The share of steps of each phase if all rounds are the shortest."""
-    rounds = 1 / self.rule.shortest
-    shares = {phase: x * rounds for phase, x in self.rounds.lasting().items()}
-    return shares | {LOCAL: 1 - rounds}
+    every = self._rule.shortest
+    often = 1 / self._average_moments if self._average_moments else 0.0
+    always = '' if self.is_known else f'{LOCAL}+'
+    shares = dict[str, float]()
+    for i, rounds in enumerate(self._rounds):
+      for phase, share in rounds.lasting().items():
+        name = always + self.part(i, phase)
+        with_moments = often if i == 0 else 0.0
+        for suffix, x in (
+          ('', 1 - with_moments),
+          (f'+{MOMENTS}', with_moments),
+        ):
+          if x:
+            shares[name + suffix] = share / every * x
+    rest = 1 - sum(shares.values())
+    return shares | ({LOCAL: rest} if rest > 1e-12 else {})
+
+  def names(self) -> set[str]:
+    """The phases that occur in the long run or in the dense start."""
+    first = {self.at(0)} if self._rule.start_step else set[str]()
+    return first | self.lasting().keys()
+
+  def _averages(self, count: int) -> bool:
+    """Whether moments are averaged with round number `count`, from 1 on."""
+    every = self._average_moments
+    return bool(every) and count % every == 0
 
 
 def _offsets(intervals: Mapping[int, int]) -> dict[int, int]:

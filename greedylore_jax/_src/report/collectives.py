@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from greedylore_jax._src.engine import fragments
+
 _KINDS = (
   'all-reduce',
   'all-gather',
@@ -89,10 +91,11 @@ class Collective:
   def payload(self) -> int:
     """Bytes of an all-reduce that takes as long in a ring of workers.
 
-    A ring carries a sum around twice and what it gathers once, so half of an
-    all-gather's result counts.
+    A ring carries a sum around twice. What it gathers or exchanges it carries
+    once, so half of the result of an all-gather or an all-to-all counts.
     """
-    return self.bytes // 2 if self.kind == 'all-gather' else self.bytes
+    once = self.kind in ('all-gather', 'all-to-all')
+    return self.bytes // 2 if once else self.bytes
 
 
 def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
@@ -140,22 +143,34 @@ def _parse(line: str, mesh: Any) -> list[Collective]:
   found = _INSTRUCTION.search(line)
   if not found:
     return []
-  phase: Any = _PHASE.search(line)
+  phase = _phase_of(line)
   arrays = _ARRAY.findall(found['result'])
   if found['start'] and found['kind'] == 'all-gather':
     arrays = arrays[len(arrays) // 2 :]  # The operands come before the results.
   if found['start'] and found['kind'] == 'collective-permute':
     arrays = arrays[1:2]  # Operand, result, contexts.
+  if found['kind'] == 'all-to-all' and len(arrays) > 1:
+    dtype, dims = arrays[0]  # One array for each worker.
+    arrays = [(dtype, f'{len(arrays)},{dims}')]
   return [
     Collective(
       found['kind'],
       _axes_of(line, mesh) if mesh else None,
       _DTYPES[dtype],
       tuple(int(n) for n in dims.split(',') if n),
-      phase and phase[1],
+      phase,
     )
     for dtype, dims in arrays
   ]
+
+
+def _phase_of(line: str) -> str | None:
+  """The phase in whose scope an operation is, with its fragment if any."""
+  found = _PHASE.findall(line)
+  fragment = [x for x in found if x.startswith(fragments.SCOPE)]
+  names = [x for x in found if x not in fragment]
+  suffix = f'_{fragment[0].removeprefix(fragments.SCOPE)}' if fragment else ''
+  return names[0] + suffix if names else None
 
 
 def _axes_of(line: str, mesh: Any) -> tuple[str, ...]:

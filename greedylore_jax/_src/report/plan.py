@@ -6,22 +6,26 @@ import dataclasses
 from typing import Any, Unpack
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from greedylore_jax._src import checks
+from greedylore_jax._src.engine import fragments as fragments_lib
 from greedylore_jax._src.engine import policy as policy_lib
 from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf
 from greedylore_jax._src.engine.policy import Compressors, Policy, PolicyOptions
-from greedylore_jax._src.engine.round_length import QSR, Rule
+from greedylore_jax._src.engine.round_length import Length, Rule, SelSync
 from greedylore_jax._src.engine.schedule import (
   COMPRESS,
   LOCAL,
+  MOMENTS,
   REFRESH,
   LocalSchedule,
   Schedule,
 )
 from greedylore_jax._src.report import plan_table
 from greedylore_jax._src.types import Function, Params, Phase, Shape
-from greedylore_jax._src.wire.recording import Message
+from greedylore_jax._src.wire.recording import QUANTIZED, Message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Plan:
   Attributes:
     leaves: one `LeafPlan` per leaf.
     rounds: phase -> the collectives of such a step, one (kind, dtype name,
-      numbers per worker) per round and dtype, in order.
+      numbers per worker) per round and dtype, in order. With `local_updates`
+      some steps send what several entries say, see `phase_at`.
     num_workers: N.
     devices_per_worker: each of which sends an equal part of every message.
     schedule: which phase comes when.
@@ -78,7 +83,7 @@ class Plan:
   rounds: dict[str, list[Message]]
   num_workers: int
   devices_per_worker: int
-  schedule: Schedule
+  schedule: Schedule | LocalSchedule
   is_linear: bool
 
   @property
@@ -96,13 +101,37 @@ class Plan:
     """Bytes per step if nothing were compressed."""
     return sum(leaf.dense_bytes for leaf in self.leaves)
 
+  def messages_in(self, phase: str) -> list[Message]:
+    """The collectives of a step in this phase, in order."""
+    return [x for part in phase.split('+') for x in self.rounds[part]]
+
   def bytes_in(self, phase: str) -> int:
-    """Bytes of a step in this phase; see `rounds` for the phases there are."""
-    return sum(_payload(x, self.num_workers) for x in self.rounds[phase])
+    """Bytes of a step in this phase, an entry of `rounds` or several."""
+    return sum(_payload(x, self.num_workers) for x in self.messages_in(phase))
 
   def phase_at(self, step: int) -> str:
-    """The phase of a step, counted from 0."""
+    """The phase of a step, counted from 0; entries of `rounds` joined by +.
+
+    With `SelSync`, which decides while training, any step may end a round, and
+    so do all of them here.
+    """
     return self.schedule.at(step)
+
+  def phase_after_round(self, rounds: int) -> str:
+    """The phase of a step with which the number of ended rounds became this.
+
+    Where `phase_at` cannot say, as with `SelSync`; for one fragment.
+    """
+    if not isinstance(self.schedule, LocalSchedule):
+      return self.schedule.at(rounds - 1)
+    return self.schedule.of_round(rounds - 1)
+
+  @property
+  def is_exact(self) -> bool:
+    """Whether `phase_at` is exact; else any step may send less than it says."""
+    return (
+      not isinstance(self.schedule, LocalSchedule) or self.schedule.is_known
+    )
 
   def bytes_after(self, steps: int) -> int:
     """Bytes of the first `steps` steps together."""
@@ -127,7 +156,10 @@ class Plan:
   @property
   def peak_bytes(self) -> int:
     """Bytes of the step that sends most."""
-    return max(self.bytes_in(phase) for phase in self.rounds)
+    names = {*self.rounds}
+    if isinstance(self.schedule, LocalSchedule):
+      names = self.schedule.names()
+    return max(map(self.bytes_in, names))
 
   @property
   def state_bytes(self) -> int:
@@ -157,9 +189,12 @@ def plan(
   *,
   num_workers: int = 1,
   devices_per_worker: int = 1,
-  every: int | QSR = 1,
+  every: Length = 1,
   local_start_step: int = 0,
   total_steps: int | None = None,
+  fragments: int = 1,
+  average_moments: int = 0,
+  inner: optax.GradientTransformation | None = None,
   **options: Unpack[PolicyOptions],
 ) -> Plan:
   """Computes what `compress_gradients` with the same arguments sends and keeps.
@@ -180,6 +215,9 @@ def plan(
       are those of its shortest rounds, an upper bound; `bytes_after` is exact.
     local_start_step: the `start_step` of `local_updates`.
     total_steps: that of `local_updates`.
+    fragments: that of `local_updates`.
+    average_moments: that of `local_updates`; it needs `inner`.
+    inner: the inner optimizer, whose state is averaged.
     **options: see `PolicyOptions`.
 
   Returns:
@@ -199,35 +237,108 @@ def plan(
   """
   checks.check_integer('num_workers', num_workers)
   checks.check_integer('devices_per_worker', devices_per_worker)
-  policy = Policy.of(compressor, **options)
-  leaves = policy.leaves(params)
-  schedule = policy.schedule(leaves)
-  if isinstance(every, QSR) or every > 1:
-    schedule = LocalSchedule(
-      schedule, Rule(every, local_start_step, total_steps)
+  if average_moments and inner is None:
+    raise TypeError(
+      'plan needs the inner optimizer whose state average_moments sends, got'
+      ' inner=None: pass inner=.'
     )
-  messages: dict[str, list[list[Message]]] = {
-    phase: [[]] * len(leaves)
-    if phase == LOCAL
-    else [
-      leaf.messages(own, num_workers=num_workers, devices=devices_per_worker)
-      for own, leaf in _exchanged(schedule, phase, leaves)
-    ]
-    for phase in schedule.phases
-  }
-  sent: Function = lambda i: {
-    phase: sum(_payload(x, num_workers) for x in of_leaves[i])
-    for phase, of_leaves in messages.items()
-  }
+  policy = Policy.of(compressor, **options)
+  groups = fragments_lib.assign(params, fragments)
+  parts = [
+    _Part.of(
+      policy,
+      fragments_lib.take(params, members),
+      num_workers=num_workers,
+      devices=devices_per_worker,
+    )
+    for members in groups
+  ]
+  is_local = not isinstance(every, int) or every > 1
+  local = LocalSchedule(
+    [x.schedule for x in parts],
+    Rule(every, local_start_step, total_steps),
+    average_moments,
+  )
+  rounds = {LOCAL: _flag(every)} if is_local else {}
+  sent: dict[int, dict[str, int]] = {}
+  for i, (part, members) in enumerate(zip(parts, groups, strict=True)):
+    for phase, of_leaves in part.messages.items():
+      name = local.part(i, phase)
+      rounds[name] = _packed(of_leaves, num_workers, devices_per_worker)
+      for j, messages in zip(members, of_leaves, strict=False):
+        own = sent.setdefault(j, {LOCAL: 0} if is_local else {})
+        own[name] = sum(_payload(x, num_workers) for x in messages)
+  if average_moments:
+    rounds[MOMENTS] = _moments(inner, params, devices_per_worker)
   arrays = jax.tree.leaves(params)
+  leaves = dict(
+    zip(
+      (i for members in groups for i in members),
+      (leaf for part in parts for leaf in part.leaves),
+      strict=True,
+    )
+  )
   return Plan(
-    leaves=[_leaf_plan(x, sent(i), arrays[i]) for i, x in enumerate(leaves)],
-    rounds={phase: _packed(of_leaves) for phase, of_leaves in messages.items()},
+    leaves=[_leaf_plan(leaves[i], sent[i], arrays[i]) for i in sorted(leaves)],
+    rounds=rounds,
     num_workers=num_workers,
     devices_per_worker=devices_per_worker,
-    schedule=schedule,
-    is_linear=all(leaf.is_linear for leaf in leaves),
+    schedule=local if is_local else parts[0].schedule,
+    is_linear=all(leaf.is_linear for leaf in leaves.values()),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """What the leaves of one fragment send.
+
+  Attributes:
+    leaves: its leaves.
+    schedule: of its rounds, or of the steps without local updates.
+    messages: phase -> those of each leaf, and last, if refreshes are staggered,
+      of the one that is refreshed in addition.
+  """
+
+  leaves: Sequence[Leaf]
+  schedule: Schedule
+  messages: dict[str, list[list[Message]]]
+
+  @classmethod
+  def of(
+    cls, policy: Policy, params: Params, *, num_workers: int, devices: int
+  ) -> '_Part':
+    """Traces what is sent for these parameters."""
+    leaves = policy.leaves(params)
+    schedule = policy.schedule(leaves)
+    messages = {
+      phase: [
+        leaf.messages(own, num_workers=num_workers, devices=devices)
+        for own, leaf in _exchanged(schedule, phase, leaves)
+      ]
+      for phase in schedule.phases
+    }
+    return cls(leaves, schedule, messages)
+
+
+def _flag(every: Length) -> list[Message]:
+  """What every step sends so that workers agree on the end of a round."""
+  if not isinstance(every, SelSync):
+    return []
+  return [Message('all-reduce', 'float32', 1)]
+
+
+def _moments(
+  inner: optax.GradientTransformation | None, params: Params, devices: int
+) -> list[Message]:
+  """The floating-point numbers of the inner optimizer's state."""
+  shapes = jax.eval_shape(inner.init, params) if inner else ()
+  sizes: collections.Counter[str] = collections.Counter()
+  for x in jax.tree.leaves(shapes):
+    if jnp.issubdtype(x.dtype, jnp.floating):
+      sizes[x.dtype.name] += devices * -(-x.size // devices)
+  return [
+    Message('all-reduce', dtype, size) for dtype, size in sorted(sizes.items())
+  ]
 
 
 def _exchanged(
@@ -241,22 +352,28 @@ def _exchanged(
 
 def _payload(sent: Message, num_workers: int) -> int:
   """Bytes of a message, as those of an all-reduce that takes as long."""
-  gathered = 'gather' in sent.kind
-  return sent.bytes * max(num_workers, 2) // 2 if gathered else sent.bytes
+  if sent.kind == 'all-gather':
+    return sent.bytes * max(num_workers, 2) // 2
+  return sent.bytes // 2 if sent.kind == 'all-to-all' else sent.bytes
 
 
-def _packed(of_leaves: Sequence[list[Message]]) -> list[Message]:
+def _packed(
+  of_leaves: Sequence[list[Message]], num_workers: int, devices: int
+) -> list[Message]:
   """Messages per leaf as they are packed: one per round, kind and dtype."""
+  order: Function = lambda key: (key[0] == QUANTIZED, key[0] != 'all-reduce')
   packed = []
   for i in range(max(map(len, of_leaves), default=0)):
     sizes: collections.Counter[tuple[str, str]] = collections.Counter()
     for messages in of_leaves:
       if i < len(messages):
         sizes[messages[i].kind, messages[i].dtype] += messages[i].size
-    packed += [
-      Message(kind, dtype, size)
-      for (kind, dtype), size in sorted(sizes.items(), reverse=True)
-    ]
+    for kind, dtype in sorted(sorted(sizes, reverse=True), key=order):
+      message = Message(kind, dtype, sizes[kind, dtype])
+      is_quantized = kind == QUANTIZED
+      packed += (
+        message.halves(num_workers, devices) if is_quantized else [message]
+      )
   return packed
 
 

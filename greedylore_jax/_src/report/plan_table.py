@@ -17,10 +17,9 @@ def leaf_table(p: Any) -> list[str]:
     how = x.how + (f', gathered: {x.gathered}' if x.gathered else '')
     kinds[_family(x.path), x.shape, how].append(x)
   rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
-  phase = list(p.rounds)[-1]
   for (path, shape, how), group in kinds.items():
     size = f'{len(group)} x ' if len(group) > 1 else ''
-    sent = sum(x.sent[phase] for x in group)
+    sent = sum([*x.sent.values()][-1] for x in group)  # Of its last phase.
     whole = sum(x.dense_bytes for x in group)
     rows.append(
       (

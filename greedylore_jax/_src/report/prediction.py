@@ -99,11 +99,13 @@ def predict(
   workers, ring = plan.num_workers, plan.ring_factor
 
   def waiting(sent: Message) -> float:
-    return latency * (workers - 1) * (1 if 'gather' in sent.kind else 2)
+    return latency * (workers - 1) * (2 if sent.kind == 'all-reduce' else 1)
 
   # Besides the wire: starting messages, and computing.
   dense_other = latency * 2 * (workers - 1)
-  other = {x: sum(map(waiting, plan.rounds[x])) + overheads[x] for x in phases}
+  other = {
+    x: sum(map(waiting, plan.messages_in(x))) + overheads[x] for x in phases
+  }
   dense = compute_seconds + dense_other + ring * plan.dense_bytes / bandwidth
   seconds = {
     x: compute_seconds + other[x] + ring * plan.bytes_in(x) / bandwidth

@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.types import Array, DType, Shape
+from greedylore_jax._src.types import Array, DType, Function, Shape
 from greedylore_jax._src.wire import inner_axes
 
 Decomposition = Literal['gram', 'svd']
@@ -34,12 +34,54 @@ def thin_product(x: Array, y: Array, transposed: bool) -> Array:
   return inner_axes.constrain(product)
 
 
+def of_each(function: OfMatrix, matrices: Array) -> Array:
+  """Returns function(matrix) of each one in a stack, [k, ...].
+
+  One after the other, except `orthonormal` on accelerators, whose libraries
+  take a small matrix at a time and leave the device idle.
+  """
+  one_by_one: Function = functools.partial(jax.lax.map, function)
+  if function is not orthonormal:
+    done: Array = one_by_one(matrices)
+    return done
+  done = jax.lax.platform_dependent(
+    matrices, cpu=one_by_one, default=jax.vmap(orthonormal_by_reflections)
+  )
+  return done
+
+
 def orthonormal(y: Array) -> Array:
   """Returns orthonormal columns that span those of `y`, [a, r] -> [a, r].
 
   By Householder reflections, so they are orthonormal whatever the rank of `y`.
   """
   return jnp.linalg.qr(_unit_scale(y))[0]
+
+
+def orthonormal_by_reflections(y: Array) -> Array:
+  """Returns what `orthonormal` does, in operations that `jax.vmap` batches."""
+  a, r = y.shape
+  rows = jnp.arange(a)
+
+  def reflect(x: Array, v: Array) -> Array:
+    return x - 2 * jnp.outer(v, v @ x)
+
+  def eliminate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    y, vs = carry
+    v = _unit_scale(jnp.where(rows >= j, y[:, j], 0))
+    norm = jnp.linalg.norm(v)
+    v = v.at[j].add(jnp.where(v[j] < 0, -norm, norm))
+    length = jnp.linalg.norm(v)
+    v = v / jnp.where(length > 0, length, 1)
+    return reflect(y, v), vs.at[:, j].set(v)
+
+  _, vs = jax.lax.fori_loop(
+    0, r, eliminate, (_unit_scale(y), jnp.zeros_like(y))
+  )
+  columns = jnp.eye(a, r, dtype=y.dtype)
+  build: Function = lambda i, q: reflect(q, vs[:, r - 1 - i])
+  q: Array = jax.lax.fori_loop(0, r, build, columns)
+  return q
 
 
 def left_singular_basis(decomposition: Decomposition) -> OfMatrix:
@@ -49,6 +91,13 @@ def left_singular_basis(decomposition: Decomposition) -> OfMatrix:
   matrix, and each one's entry of largest magnitude is positive.
   """
   return {'gram': _basis_by_gram, 'svd': _basis_by_svd}[decomposition]
+
+
+@functools.cache
+def leading_directions(decomposition: Decomposition, rank: int) -> OfMatrix:
+  """Returns a function to the first of them, [a, b] -> [a, rank]."""
+  basis = left_singular_basis(decomposition)
+  return lambda h: basis(h)[:, :rank]
 
 
 def _basis_by_gram(h: Array) -> Array:

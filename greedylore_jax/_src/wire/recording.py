@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src.types import Array, DType, Function
-from greedylore_jax._src.wire import inner_axes, rounds
+from greedylore_jax._src.wire import inner_axes, quantized, rounds
 
 
 class Message(NamedTuple):
   """One collective and its payload per worker.
 
   Attributes:
-    kind: 'all-reduce' or 'all-gather'.
+    kind: 'all-reduce', 'all-gather' or, for the two halves of a quantised mean,
+      'all-to-all' and 'all-gather'. Of one leaf, both are a 'quantized-mean'.
     dtype: its name.
-    size: how many numbers of that dtype a worker sends.
+    size: how many numbers of that dtype a worker sends; of a quantised mean, in
+      chunks of 64.
   """
 
   kind: str
@@ -26,7 +28,21 @@ class Message(NamedTuple):
   @property
   def bytes(self) -> int:
     """Bytes of the payload."""
+    if self.kind == QUANTIZED:
+      return self.size * quantized.chunk_bytes(quantized.bits_of(self.dtype))
     return self.size * jnp.dtype(self.dtype).itemsize
+
+  def halves(self, num_workers: int, devices: int) -> 'list[Message]':
+    """A quantised mean as it is sent: each worker has the same share of it."""
+    width = quantized.chunk_bytes(quantized.bits_of(self.dtype))
+    share = -(-self.size // (devices * num_workers)) * devices * width
+    return [
+      Message('all-to-all', 'uint8', num_workers * share),
+      Message('all-gather', 'uint8', share),
+    ]
+
+
+QUANTIZED = 'quantized-mean'
 
 
 class Recorder:
@@ -51,6 +67,17 @@ class Recorder:
       self.messages.append(Message('all-gather', 'uint8', size))
     copies: Function = lambda x: jnp.stack([x] * self.num_workers)
     return [[copies(x) for x in message.arrays] for message in messages]
+
+  def quantized_mean(
+    self, arrays: Sequence[Array], bits: int
+  ) -> list[tuple[Array, Array]]:
+    """The arrays themselves."""
+    for x in arrays:
+      chunks = self.devices * inner_axes.part_size(
+        quantized.num_chunks(x.shape), self.devices
+      )
+      self.messages.append(Message(QUANTIZED, f'int{bits}', chunks))
+    return [(x, x) for x in arrays]
 
   def _sent(self, x: Array) -> int:
     """The numbers in the parts of an array that all devices send."""

@@ -8,16 +8,15 @@ generator continues with its part of the reply.
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from greedylore_jax._src.types import Array, DType
 from greedylore_jax._src.wire import inner_axes, linalg
 
-# Yields messages and returns anything. The reply to an array is (its mean over
-# the workers, what this worker sent), that to a `Gather` the arrays of all
-# workers, and that to an `Each` or a `Product` the result.
+# Yields messages and returns anything. The reply to an array or `Quantized` is
+# (its mean over the workers, what this worker sent), that to a `Gather` the
+# arrays of all workers, and that to an `Each` or a `Product` the result.
 Rounds = Generator[Any, Any, Any]
 
 
@@ -31,6 +30,24 @@ class Gather:
 
   def __init__(self, *arrays: Array):
     self.arrays = arrays
+
+
+class Quantized:
+  """A mean of numbers in a few bits: `mean, sent = yield Quantized(x, bits)`.
+
+  The message is averaged in two halves: workers send each other parts of it in
+  so many bits, and the mean of these parts again in so many. `mean` is what
+  everybody received, and `sent` is this worker's share of it, with the rounding
+  of both, so that mean_i sent_i == mean. How precise that is and how many bytes
+  it takes do not depend on the number of workers.
+
+  Attributes:
+    x: [k, m, n].
+    bits: of a number: 8, 4 or 2.
+  """
+
+  def __init__(self, x: Array, bits: int):
+    self.x, self.bits = x, bits
 
 
 class Each:
@@ -68,6 +85,11 @@ class Wire(Protocol):
   def gather(self, messages: Sequence[Gather]) -> list[list[Array]]:
     """The arrays of all workers, [N, *shape] each, per message."""
 
+  def quantized_mean(
+    self, arrays: Sequence[Array], bits: int
+  ) -> list[tuple[Array, Array]]:
+    """(mean, sent) of arrays [k, m, n], see `Quantized`."""
+
 
 def run(
   generators: Sequence[Rounds], dtypes: Sequence[DType], wire: Wire
@@ -95,15 +117,21 @@ def run(
     # Work that needs no message comes first.
     messages = {i: waiting.pop(i) for i in list(tasks or waiting)}
     gathers = {i: x for i, x in messages.items() if isinstance(x, Gather)}
+    coarse = {i: x for i, x in messages.items() if isinstance(x, Quantized)}
     means = {
       i: _as_sent(x, dtypes[i])
       for i, x in messages.items()
-      if i not in tasks and i not in gathers
+      if i not in tasks | gathers | coarse
     }
     for i, result in zip(tasks, each([*tasks.values()]), strict=True):
       resume(i, result)
     received = wire.mean([*means.values()]) if means else []
     arrays = wire.gather([*gathers.values()]) if gathers else []
+    for bits in sorted({x.bits for x in coarse.values()}):
+      of_bits = {i: x.x for i, x in coarse.items() if x.bits == bits}
+      replies = wire.quantized_mean([*of_bits.values()], bits)
+      for (i, x), reply in zip(of_bits.items(), replies, strict=True):
+        resume(i, tuple(y.astype(x.dtype) for y in reply))
     for (i, sent), mean in zip(means.items(), received, strict=True):
       own = messages[i].dtype
       kept = own if jnp.issubdtype(own, jnp.floating) else mean.dtype
@@ -130,7 +158,7 @@ def each(tasks: Sequence[Each]) -> list[Array]:
   results: list[Any] = [None] * len(tasks)
   for members in together.values():
     stacks = [tasks[i].matrices for i in members]
-    done = jax.lax.map(tasks[members[0]].function, jnp.concatenate(stacks))
+    done = linalg.of_each(tasks[members[0]].function, jnp.concatenate(stacks))
     ends = np.cumsum([len(x) for x in stacks])
     for i, y in zip(members, jnp.split(done, ends[:-1]), strict=True):
       results[i] = y

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from greedylore_jax._src.types import Array, AxisName, DType, Function
-from greedylore_jax._src.wire import inner_axes, rounds, worker_axes
+from greedylore_jax._src.wire import inner_axes, quantized, rounds, worker_axes
 
 
 class Transport:
@@ -50,6 +50,25 @@ class Transport:
       ]
     )
     return [[next(joined) for _ in m.arrays] for m in messages]
+
+  def quantized_mean(
+    self, arrays: Sequence[Array], bits: int
+  ) -> list[tuple[Array, Array]]:
+    """(mean, sent) of arrays [k, m, n] in so many bits, see `rounds.Quantized`.
+
+    Worker j averages part j of the packed message of all arrays, which takes an
+    all-to-all, and an all-gather spreads its mean.
+    """
+    chunks = [quantized.to_chunks(x.astype(jnp.float32)) for x in arrays]
+    parts = self._exchange(
+      functools.partial(self._quantized, bits=bits), chunks
+    )
+    replies = [
+      quantized.from_chunks(inner_axes.join(part, c.shape), x.shape)
+      for part, c, x in zip(parts, 2 * chunks, [*arrays, *arrays], strict=True)
+    ]
+    count = len(arrays)
+    return list(zip(replies[:count], replies[count:], strict=True))
 
   def _exchange(
     self, collective: Function, arrays: Sequence[Array]
@@ -96,6 +115,34 @@ class Transport:
       for x, part in zip(_split(buffer, as_bytes), parts, strict=True)
     ]
     return received, all_finite(received)
+
+  def _quantized(
+    self, parts: Sequence[Array], bits: int
+  ) -> tuple[list[Array], Array]:
+    """[1, n] each -> all means, then all that was sent; and if it is finite."""
+    workers = worker_axes.num_workers(self.axis_name)
+    flat = jnp.concatenate(parts, axis=1)
+    size = flat.shape[1]
+    flat = jnp.pad(flat, ((0, 0), (0, -size % (workers * quantized.CHUNK))))
+    own = quantized.encode(flat.reshape(workers, -1, quantized.CHUNK), bits)
+    if self.axis_name is None:
+      mine = jnp.array(0)
+      received = own
+    else:
+      mine = jax.lax.axis_index(self.axis_name)
+      received = jax.lax.all_to_all(own, self.axis_name, 0, 0)
+    part = jnp.mean(quantized.decode(received, bits), axis=0)
+    rounded = quantized.encode(part, bits)
+    (everybodys,), _ = self._gather([rounded.reshape(1, -1)])
+    mean = quantized.decode(everybodys.reshape(own.shape), bits)
+    # The second rounding is known to the owner of the part only.
+    late = workers * (quantized.decode(rounded, bits) - part)
+    is_mine = (jnp.arange(workers) == mine)[:, None, None]
+    sent = quantized.decode(own, bits) + jnp.where(is_mine, late, 0)
+    means, sents = (
+      _split(x.reshape(1, -1)[:, :size], parts) for x in (mean, sent)
+    )
+    return [*means, *sents], all_finite([mean])
 
 
 def all_finite(arrays: Sequence[Array]) -> Array:

@@ -1,0 +1,1 @@
+"""Runs with local updates, resumed on another number of workers."""

@@ -1,0 +1,1 @@
+"""LoRDO beside local steps of AdamW; see README.md."""

@@ -1,0 +1,1 @@
+"""Many short runs of the trainer on one device, as one program each."""

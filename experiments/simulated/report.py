@@ -1,0 +1,336 @@
+"""`python -m experiments.simulated.report FOLDER`: a table and a figure.
+
+Reads FOLDER/results*.jsonl and writes table.md and compare.png next to them.
+Every row is a cell at its best learning rate, which the first seed chooses.
+"""
+
+import collections
+from collections.abc import Iterable
+import dataclasses
+import json
+import math
+import pathlib
+import statistics
+import sys
+from typing import Any
+
+import matplotlib
+
+from train.config import command_line
+from train.config.schema import Config, Local
+from train.study import tables
+
+matplotlib.use('Agg')
+from matplotlib import lines as lines_lib
+import matplotlib.pyplot as plt
+
+_COLUMNS = (
+  'times fewer bytes',
+  'what is sent',
+  'when',
+  'rate',
+  'held-out nats',
+  'seeds',
+  'over dense',
+  'gain kept',
+)
+_MARKERS = 'os^DvP*X<>'
+# Optimizer, workers, and sequences of a worker in a step.
+_Group = tuple[str, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A cell at its best learning rate."""
+
+  config: Config
+  times_fewer: float | None
+  rate: float
+  at_end: bool
+  """Whether no higher, or no lower rate was tried."""
+  losses: list[float]
+  """Of the seeds; infinity if a run diverged."""
+
+  @property
+  def group(self) -> _Group:
+    """What it is compared within."""
+    workers = self.config.mesh.replica
+    sequences = self.config.batch_size // workers
+    return self.config.optimizer.name, workers, sequences
+
+  @property
+  def loss(self) -> float:
+    """The mean over the seeds."""
+    return statistics.fmean(self.losses)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Rows that compare, by falling bytes, with their controls."""
+
+  key: _Group
+  rows: list[Row]
+  dense: Row | None
+  alone: Row | None
+
+  def over_dense(self, loss: float) -> float:
+    """Per cent above dense averaging in every step."""
+    return 100 * (loss / self.dense.loss - 1) if self.dense else math.nan
+
+  def kept(self, loss: float) -> float:
+    """Per cent of what the workers gain over one alone."""
+    if not self.dense or not self.alone:
+      return math.nan
+    gain = self.alone.loss - self.dense.loss
+    return 100 * (self.alone.loss - loss) / gain
+
+
+def main(folder: str) -> None:
+  """Writes the table and the figure."""
+  path = pathlib.Path(folder)
+  found = []
+  for file in sorted(path.glob('results*.jsonl')):
+    found += map(json.loads, file.read_text(encoding='utf-8').splitlines())
+  groups = grouped(rows_of(found))
+  (path / 'table.md').write_text(table(groups), encoding='utf-8')
+  draw(path / 'compare.png', groups)
+
+
+def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
+  """A row for each cell that has results."""
+  cells: dict[Any, dict[float, dict[int, dict[str, Any]]]] = {}
+  for x in results:
+    if 'error' not in x:
+      rates = cells.setdefault((x['config'], x['overrides']), {})
+      rates.setdefault(x['rate'], {})[x['seed']] = x
+  rows = []
+  for (path, overrides), rates in cells.items():
+    first = lambda rate, rates=rates: _loss(min(rates[rate].items())[1])
+    best = min(rates, key=first)
+    config, _ = command_line.parse([path, *overrides.split()], 'report')
+    seeds = [x for _, x in sorted(rates[best].items())]
+    rows.append(
+      Row(
+        config=config,
+        times_fewer=seeds[0]['times_fewer'],
+        rate=best,
+        at_end=best in (min(rates), max(rates)),
+        losses=[_loss(x) for x in seeds],
+      )
+    )
+  return rows
+
+
+def _loss(result: dict[str, Any]) -> float:
+  return math.inf if result['loss'] is None else result['loss']
+
+
+def grouped(rows: Iterable[Row]) -> list[Group]:
+  """Rows by what they are compared within."""
+  members = collections.defaultdict(list)
+  alone = {}
+  for row in rows:
+    name, workers, sequences = row.group
+    if workers == 1:
+      alone[name, sequences] = row
+    else:
+      members[row.group].append(row)
+  groups = []
+  for key, of_group in sorted(members.items(), key=lambda x: x[0][1:]):
+    of_group.sort(key=lambda row: row.times_fewer)
+    is_dense = lambda row: row.times_fewer == 1
+    dense = next(filter(is_dense, of_group), None)
+    name, _, sequences = key
+    groups.append(Group(key, of_group, dense, alone.get((name, sequences))))
+  return groups
+
+
+def table(groups: Iterable[Group]) -> str:
+  """All groups in Markdown."""
+  parts = []
+  for group in groups:
+    name, workers, sequences = group.key
+    rows = ([group.alone] if group.alone else []) + group.rows
+    parts += [
+      f'## {_name(name)} inside, {workers} workers, {sequences} sequence'
+      f'{"s" * (sequences > 1)} each',
+      '',
+      tables.table(_COLUMNS, [_cells(group, row) for row in rows]),
+    ]
+  return '\n'.join(parts)
+
+
+def _cells(group: Group, row: Row) -> list[str]:
+  half = (max(row.losses) - min(row.losses)) / 2
+  several = len(row.losses) > 1 and math.isfinite(half)
+  is_alone = row.times_fewer is None
+  return [
+    '' if is_alone else f'{row.times_fewer:.3g}',
+    'one worker alone' if is_alone else what(row.config),
+    '' if is_alone else when(row.config),
+    f'{row.rate:g}' + (' (end of the grid)' if row.at_end else ''),
+    _digits(row.loss, '.4f') + (f' ± {half:.4f}' if several else ''),
+    str(len(row.losses)),
+    _digits(group.over_dense(row.loss), '+.1f', ' %'),
+    _digits(group.kept(row.loss), '.0f', ' %'),
+  ]
+
+
+def _digits(x: float, form: str, unit: str = '') -> str:
+  if math.isnan(x):
+    return ''
+  return f'{x:{form}}{unit}' if math.isfinite(x) else 'diverged'
+
+
+def what(config: Config) -> str:
+  """What is sent, in words."""
+  sent = config.compression
+  match sent.method:
+    case 'dense':
+      return 'dense'
+    case 'powersgd':
+      words = [f'PowerSGD r = {sent.rank}']
+    case 'quantize':
+      words = [f'every entry in {sent.bits} bits']
+    case other:
+      words = [f'{other} r = {sent.rank}']
+  if sent.factor_dtype:
+    words[0] += f' {sent.factor_dtype}'
+  if not sent.embeddings:
+    words.append('embeddings dense')
+  if sent.start_step:
+    unit = 'rounds' if config.local.is_on else 'steps'
+    words.append(f'{sent.start_step} dense {unit} first')
+  if sent.error_decay != 1:
+    words.append(f'error decay {sent.error_decay:g}')
+  return ', '.join(words)
+
+
+def when(config: Config) -> str:
+  """When it is sent, in words."""
+  local = config.local
+  if not local.is_on:
+    return 'every step'
+  words = [f'H = {local.every}']
+  if local.qsr_alpha is not None:
+    words = [f'QSR {local.qsr_alpha:g}, H at least {local.every}']
+  if local.outer_momentum:
+    kind = 'Nesterov' if local.outer_nesterov else 'momentum'
+    words.append(
+      f'{kind} {local.outer_learning_rate:g} / {local.outer_momentum:g}'
+    )
+  else:
+    words.append(f'SGD {local.outer_learning_rate:g}')
+  if local.start_step:
+    words.append(f'{local.start_step} rounds of one step first')
+  said = {'every', 'qsr_alpha', 'start_step'}
+  for field in dataclasses.fields(local):
+    value = getattr(local, field.name)
+    is_said = field.name in said or field.name.startswith('outer_')
+    if not is_said and value != field.default:
+      words.append(f'{field.name.replace("_", " ")} {value}')
+  return ', '.join(words)
+
+
+def _name(optimizer: str) -> str:
+  return {'adamw': 'AdamW', 'muon': 'Muon'}.get(optimizer, optimizer)
+
+
+def draw(path: pathlib.Path, groups: list[Group]) -> None:
+  """Held-out loss against bytes: a row of panels for workers and sequences."""
+  names = sorted({group.key[0] for group in groups})
+  shapes = sorted({group.key[1:] for group in groups})
+  figure, axes = plt.subplots(
+    len(shapes),
+    len(names),
+    figsize=(6.5 * len(names), 4.6 * len(shapes) + 1),
+    squeeze=False,
+    layout='constrained',
+  )
+  every = [_every(row) for group in groups for row in group.rows]
+  colors = {
+    x: matplotlib.colormaps['viridis'](i / max(1, len({*every}) - 1))
+    for i, x in enumerate(sorted({*every}))
+  }
+  sent = dict.fromkeys(_sent(row) for group in groups for row in group.rows)
+  markers = dict(zip(sent, _MARKERS * len(sent), strict=False))
+  for group in groups:
+    name, *shape = group.key
+    ax = axes[shapes.index(tuple(shape))][names.index(name)]
+    _draw_group(ax, group, colors, markers)
+  handle = lambda label, **style: lines_lib.Line2D(
+    [], [], ls='', label=label, **style
+  )
+  figure.legend(
+    handles=[
+      *(handle(x, marker=m, color='gray') for x, m in markers.items()),
+      *(
+        handle('QSR' if x == 0 else f'H = {x}', marker='s', color=color)
+        for x, color in colors.items()
+      ),
+    ],
+    loc='outside lower center',
+    ncols=6,
+    frameon=False,
+  )
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
+def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
+  name, workers, sequences = group.key
+  finite = [x for x in group.rows if math.isfinite(x.loss)]
+  for row in finite:
+    percent = [group.over_dense(loss) for loss in row.losses]
+    mean = group.over_dense(row.loss)
+    ax.errorbar(
+      row.times_fewer,
+      mean,
+      yerr=[[mean - min(percent)], [max(percent) - mean]],
+      marker=markers[_sent(row)],
+      color=colors[_every(row)],
+      ms=7,
+      mfc='none' if _has_momentum(row.config.local) else None,
+      ls='',
+    )
+  ax.axhline(0, color='black', ls='--', lw=1)
+  ax.set_xscale('log')
+  tops = [group.over_dense(row.loss) for row in finite]
+  if group.alone and math.isfinite(group.over_dense(group.alone.loss)):
+    level = group.over_dense(group.alone.loss)
+    ax.axhline(level, color='crimson', ls='--', lw=1)
+    ax.annotate(
+      'one worker alone',
+      (0.02, level),
+      xycoords=('axes fraction', 'data'),
+      va='bottom',
+      color='crimson',
+    )
+    tops = [x for x in tops if x < 1.3 * level] + [level]
+  if tops and all(map(math.isfinite, tops)):
+    ax.set_ylim(min(0, *tops) - 1, 1.1 * max(tops) + 1)
+  ax.set_title(
+    f'{_name(name)} inside, {workers} workers, {sequences} sequence'
+    f'{"s" * (sequences > 1)} each'
+  )
+  ax.set_xlabel('times fewer bytes (open: with outer momentum)')
+  ax.set_ylabel('held-out loss over dense, %')
+  ax.grid(alpha=0.3, which='both')
+
+
+def _has_momentum(local: Local) -> bool:
+  return local.is_on and local.outer_momentum > 0
+
+
+def _every(row: Row) -> int:
+  """The length of rounds; 0 for a rule."""
+  local = row.config.local
+  return 0 if local.qsr_alpha is not None else local.every
+
+
+def _sent(row: Row) -> str:
+  return what(row.config).partition(',')[0]
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

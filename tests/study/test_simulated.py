@@ -1,0 +1,66 @@
+"""Are runs on one device, many at a time, the trainer's own runs?"""
+
+import dataclasses
+
+import pytest
+
+from experiments.simulated import program, text
+import runs
+from train.config.schema import Compression, Local, Optimizer
+
+LOW_RANK = Compression('powersgd', rank=2, error_decay=0.9)
+RATE = 2e-3
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'compression': Compression('dense')},
+    {
+      'compression': LOW_RANK,
+      'local': Local(every=3, start_step=1),
+      'optimizer': Optimizer('muon', RATE),
+    },
+    {
+      'compression': LOW_RANK,
+      'local': Local(every=3, fragments=2, delay=1, average_moments=2),
+    },
+    {'compression': LOW_RANK, 'local': Local(every=2, qsr_alpha=4e-3)},
+    {
+      'compression': Compression('dense'),
+      'local': Local(every=4, selsync_threshold=0.05),
+    },
+  ],
+  ids=['dense', 'rounds', 'fragments', 'qsr', 'selsync'],
+)
+def test_a_lane_is_the_trainers_run(tmp_path, changes):
+  config = runs.settings(tmp_path, optimizer=Optimizer(learning_rate=RATE))
+  config = dataclasses.replace(config, **changes)
+  data = text.load(config.data, None)
+  lanes = [
+    program.Lane(rate, seed) for seed in (0, 1) for rate in (RATE / 2, RATE)
+  ]
+  found = program.run(config, data, lanes).outcomes
+  assert sorted(x.lane for x in found) == sorted(lanes)
+  (lane,) = (x for x in found if x.lane == program.Lane(RATE, 1))
+  config = dataclasses.replace(
+    config, seed=1, data=dataclasses.replace(config.data, seed=1)
+  )
+  summary, params = runs.run(config, tmp_path / 'work')
+  runs.assert_close(lane.params, params)
+  lines = [x for x in runs.lines_of(tmp_path / 'work') if 'eval_loss' in x]
+  assert [x for x, _ in lane.curve] == [x['step'] for x in lines] == [4, 8]
+  for (_, loss), line in zip(lane.curve, lines, strict=True):
+    assert loss == pytest.approx(line['eval_loss'], rel=1e-4)
+  assert lane.times_fewer == pytest.approx(summary['compression'])
+
+
+def test_lanes_share_a_branch(tmp_path):
+  """Local steps do not pay for rounds."""
+  config = runs.settings(
+    tmp_path, compression=Compression('dense'), local=Local(every=3)
+  )
+  data = text.load(config.data, None)
+  lanes = [program.Lane(rate, 0) for rate in (1e-3, 2e-3)]
+  compiled = program.Program(config, data, lanes).train
+  assert ' conditional(' in compiled.as_text()
