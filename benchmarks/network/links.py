@@ -43,6 +43,7 @@ _CREWS = {
   'powersgd': _OURS,
   'dense-30': _OURS,
   'powersgd-30': _OURS,
+  'powersgd_int4-30': _OURS,
   'powersgd-100': _OURS,
   'torch_alone': _THEIRS,
   'ddp': _THEIRS,

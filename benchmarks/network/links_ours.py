@@ -26,6 +26,7 @@ from train.run.checkpoint import Snapshot
 CONFIG = 'configs/studies/time_to_loss.py'
 SEQUENCES = 4  # Of 128 tokens, per worker and step.
 _INT8 = {'compression.method': 'powersgd', 'compression.factor_dtype': 'int8'}
+_INT4 = _INT8 | {'compression.factor_dtype': 'int4'}
 _DENSE = {'compression.method': 'dense'}
 METHODS: dict[str, dict[str, Any]] = {
   'alone': _DENSE,
@@ -33,6 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
   'powersgd': _INT8,
   'dense-30': _DENSE | {'local.every': 30},
   'powersgd-30': _INT8 | {'local.every': 30},
+  'powersgd_int4-30': _INT4 | {'local.every': 30},
   'powersgd-100': _INT8 | {'local.every': 100},
 }
 _RUN = {
