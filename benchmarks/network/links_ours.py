@@ -7,6 +7,7 @@ The name of the folder WORKDIR is a key of `METHODS`. Takes the orders of
 runs as in `python -m train`: data, loop, logging, losses.
 """
 
+import ctypes
 import dataclasses
 import os
 import pathlib
@@ -68,7 +69,13 @@ class _Orders:
       return
     jax.block_until_ready((now.params, now.opt_state))
     seconds = time.perf_counter() - self.began
-    crew.answer(self.answers, [seconds / self.steps] if self.steps else 'ready')
+    if self.steps:
+      crew.answer(self.answers, [seconds / self.steps])
+    else:
+      # What compiling took, which `machine.ENVIRONMENT` keeps: many workers
+      # have to fit at the same time.
+      ctypes.CDLL(None).malloc_trim(0)
+      crew.answer(self.answers, 'ready')
     if not (order := sys.stdin.readline()):
       raise _Ended
     self.left = self.steps = int(order.split()[2])
