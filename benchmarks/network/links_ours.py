@@ -58,7 +58,7 @@ class _Orders:
 
   answers: TextIO
   left: int
-  """Steps until the end of this order. The first one is a round."""
+  """Steps until the end of this order."""
   steps: int = 0
   began: float = 0.0
 
@@ -85,6 +85,8 @@ class _Orders:
 def config_of(method: str, workers: int) -> Config:
   """The configuration of a method."""
   options = _RUN | {'batch_size': SEQUENCES * workers, 'mesh.replica': workers}
+  if 'local.every' in METHODS[method]:
+    options['local.start_step'] = 1  # Rounds are orders, after the first step.
   words = [
     word
     for key, value in (options | METHODS[method]).items()
@@ -111,7 +113,7 @@ def main(folder: str, coordinator: str, workers: str, index: str) -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   log = workdir / f'output-{index}.txt'
   os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-  orders = _Orders(answers, left=config.local.every)
+  orders = _Orders(answers, left=1)
   try:
     loop.run(config, workdir, after_step=orders.after_step)
   except _Ended:
