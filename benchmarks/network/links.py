@@ -7,8 +7,9 @@ each with the real trainer; and the same model in PyTorch by DDP, its
 powerSGD_hook and its PostLocalSGDOptimizer. All of them run at the same time
 and take turns. A worker has one core on two hosts and half a core on four.
 
-The share of the time spent computing is the step of a worker that trains alone,
-measured in the same turn, over the step of the method.
+The share of the time spent computing is, in rounds, the median of the steps of
+a round, which are local steps, over their mean; and otherwise the step of a
+worker that trains alone, measured in the same turn, over that of the method.
 
 It appends a line per turn and method to experiments/links/results.jsonl, and
 then writes table.md and a figure there. Rerun the same command to resume. A
@@ -156,13 +157,14 @@ def _take(
   load = os.getloadavg()[0]
   sent = lambda: sum(hosts.sent_bytes(i) for i in range(hosts.count))
   steps, before = _every(name), sent()
-  (seconds,) = crew.run(name, 'step', steps)
+  seconds, local = crew.run(name, 'step', steps)
   if steps == 1 and seconds < _TURN_SECONDS:
     steps, before = min(_MOST_STEPS, int(_TURN_SECONDS / seconds)), sent()
-    (seconds,) = crew.run(name, 'step', steps)
+    seconds, local = crew.run(name, 'step', steps)
   return {
     'method': name,
     'seconds': round(seconds, 5),
+    'median': round(local, 5),
     'steps': steps,
     'sent': round((sent() - before) / steps / hosts.count),
     'load': round(load, 2),

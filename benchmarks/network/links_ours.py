@@ -3,14 +3,16 @@
     python -m benchmarks.network.links_ours WORKDIR COORDINATOR WORKERS ID
 
 The name of the folder WORKDIR is a key of `METHODS`. Takes the orders of
-`benchmarks.averaging.crew`; the answer is the seconds per step. Everything
-runs as in `python -m train`: data, loop, logging, losses.
+`benchmarks.averaging.crew`; the answer is the seconds per step, mean and median.
+Everything runs as in `python -m train`: data, loop, logging, losses.
 """
 
 import ctypes
 import dataclasses
+import itertools
 import os
 import pathlib
+import statistics
 import sys
 import time
 from typing import Any, TextIO
@@ -59,18 +61,19 @@ class _Orders:
   answers: TextIO
   left: int
   """Steps until the end of this order."""
-  steps: int = 0
-  began: float = 0.0
+  ends: list[float] = dataclasses.field(default_factory=list)
+  """When the order came, and when each of its steps was dispatched."""
 
   def after_step(self, now: Snapshot) -> None:
     """Answers after the last step of an order, and waits for the next one."""
     self.left -= 1
+    if not self.left:
+      jax.block_until_ready((now.params, now.opt_state))
+    self.ends.append(time.perf_counter())
     if self.left:
       return
-    jax.block_until_ready((now.params, now.opt_state))
-    seconds = time.perf_counter() - self.began
-    if self.steps:
-      crew.answer(self.answers, [seconds / self.steps])
+    if len(self.ends) > 1:
+      crew.answer(self.answers, mean_and_median(self.ends))
     else:
       # What compiling took, which `machine.ENVIRONMENT` keeps: many workers
       # have to fit at the same time.
@@ -78,8 +81,14 @@ class _Orders:
       crew.answer(self.answers, 'ready')
     if not (order := sys.stdin.readline()):
       raise _Ended
-    self.left = self.steps = int(order.split()[2])
-    self.began = time.perf_counter()
+    self.left = int(order.split()[2])
+    self.ends = [time.perf_counter()]
+
+
+def mean_and_median(ends: list[float]) -> list[float]:
+  """Seconds per step; in a round, the median is that of a local step."""
+  seconds = [b - a for a, b in itertools.pairwise(ends)]
+  return [statistics.fmean(seconds), statistics.median(seconds)]
 
 
 def config_of(method: str, workers: int) -> Config:

@@ -74,9 +74,9 @@ def of(lines: list[Line]) -> dict[str, dict[Place, Result]]:
     results: dict[Place, Result] = {}
     for place in places:
       taken = [
-        (x['seconds'], turns[alone, place, turn]['seconds'] / x['seconds'])
+        (x['seconds'], computing(x, turns.get((alone, place, turn))))
         for (name, where, turn), x in turns.items()
-        if (name, where) == (method, place) and (alone, place, turn) in turns
+        if (name, where) == (method, place)
       ]
       if taken:
         medians = map(statistics.median, zip(*taken, strict=True))
@@ -93,6 +93,13 @@ def of(lines: list[Line]) -> dict[str, dict[Place, Result]]:
           results[place] = guess
     found[method] = results
   return found
+
+
+def computing(line: Line, alone: Line | None) -> float:
+  """The share of the time, as `links` defines it."""
+  in_rounds = line['steps'] > 1 and '-' in line['method']
+  step = line['median'] if in_rounds or not alone else alone['seconds']
+  return step / line['seconds']
 
 
 def _predicted(

@@ -74,7 +74,7 @@ def test_the_worst_staggered_step_refreshes_the_largest_matrix(worker):
   assert added == 4 * max(m * n for m, n in shapes.matrices('tiny').values())
 
 
-def on_link(rate, turn, method, seconds, sent=0):
+def on_link(rate, turn, method, seconds, sent=0, median=None):
   return {
     'hosts': 2,
     'turn': turn,
@@ -82,6 +82,8 @@ def on_link(rate, turn, method, seconds, sent=0):
     'milliseconds': 50.0,
     'method': method,
     'seconds': seconds,
+    'median': median or seconds,
+    'steps': 30 if median else 1,
     'sent': sent,
   }
 
@@ -97,6 +99,7 @@ def test_shares_of_links_are_of_the_same_turn_and_slow_links_are_predicted(
     on_link('1mbit', 0, 'alone', 1.0),
     on_link('1mbit', 0, 'torch_alone', 0.5),
     on_link('1mbit', 0, 'powersgd_hook', 2.5),
+    on_link('1mbit', 0, 'powersgd-30', 1.0, median=0.9),
   ]
   results = links_report.of(lines)
   place = links_report.Place(2, 50.0, '10mbit')
@@ -105,6 +108,7 @@ def test_shares_of_links_are_of_the_same_turn_and_slow_links_are_predicted(
   slow = place._replace(rate='1mbit')
   assert results['dense'][slow] == (24.0, pytest.approx(1.5 / 24), True)
   assert results['powersgd_hook'] == {slow: (2.5, 0.2, False)}
+  assert results['powersgd-30'] == {slow: (1.0, 0.9, False)}
   links_report.write(tmp_path, lines)
   assert '24 (6.2%) (p)' in (tmp_path / 'table.md').read_text(encoding='utf-8')
   assert (tmp_path / 'links.png').stat().st_size > 10_000
