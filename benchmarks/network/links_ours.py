@@ -3,8 +3,9 @@
     python -m benchmarks.network.links_ours WORKDIR COORDINATOR WORKERS ID
 
 The name of the folder WORKDIR is a key of `METHODS`. Takes the orders of
-`benchmarks.averaging.crew`; the answer is the seconds per step, mean and median.
-Everything runs as in `python -m train`: data, loop, logging, losses.
+`benchmarks.averaging.crew`; the answer is the mean and the median of the
+seconds per step. Everything runs as in `python -m train`: data, loop, logging,
+losses.
 """
 
 import ctypes

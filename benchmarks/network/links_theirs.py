@@ -3,7 +3,8 @@
     python -m benchmarks.network.links_theirs WORKDIR COORDINATOR WORKERS ID
 
 The name of the folder WORKDIR is one of `METHODS`. Takes the orders of
-`benchmarks.averaging.crew`; the answer is the seconds per step, mean and median.
+`benchmarks.averaging.crew`; the answer is the mean and the median of the
+seconds per step.
 """
 
 import datetime
