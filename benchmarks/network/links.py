@@ -51,7 +51,7 @@ _CREWS = {
   'powersgd_hook': _THEIRS,
   'post_local_sgd-30': _THEIRS,
 }
-_KEY = 'hosts', 'rate', 'milliseconds', 'turn', 'method'
+_KEY = 'hosts', 'milliseconds', 'rate', 'turn', 'method'
 _TURN_SECONDS = 4.0  # Of a method that sends in every step.
 _MOST_STEPS = 10
 # Rounds of so many steps are for slow links.
@@ -62,9 +62,9 @@ class Cell(NamedTuple):
   """A turn on links of one kind."""
 
   hosts: int
-  turn: int
-  rate: str
   milliseconds: float
+  rate: str
+  turn: int
 
 
 def main() -> int:
@@ -83,10 +83,12 @@ def main() -> int:
   results = given.folder / 'results.jsonl'
   if not given.report:
     given.folder.mkdir(parents=True, exist_ok=True)
+    # After a change of the links, TCP needs a turn to find out: the turns of a
+    # cell follow each other.
     cells = itertools.starmap(
       Cell,
       itertools.product(
-        given.hosts, range(given.turns), given.rates, given.delays
+        given.hosts, given.delays, given.rates, range(given.turns)
       ),
     )
     try:
@@ -107,7 +109,7 @@ def _measure(
     cell: [
       x
       for x in methods
-      if (*cell[:1], *cell[2:], cell.turn, x) not in done
+      if (*cell, x) not in done
       and (_every(x) < _LONG_ROUND or _bits(cell) < _SLOW)
     ]
     for cell in cells
