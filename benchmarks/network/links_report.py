@@ -173,6 +173,26 @@ def _tables(
         rows.append([name, size, *(_cell(cells.get(p)) for p in here)])
     titles = [f'{_rate(p.rate)}, {p.milliseconds:g} ms' for p in here]
     yield tables.table(['', 'MB', *titles], rows)
+    yield (
+      'Seconds that the end of a round takes beyond its local steps, by which'
+      ' the share follows for steps of any length.\n'
+    )
+    ends = [
+      [name, *(_end_of_round(of_hosts, method, p) for p in here)]
+      for method, name in NAMES.items()
+      if '-' in method and method in results
+    ]
+    yield tables.table(['', *titles], ends)
+
+
+def _end_of_round(lines: list[Line], method: str, place: Place) -> str:
+  taken = [
+    (x['seconds'] - x['median']) * x['steps']
+    for x in lines
+    if x['method'] == method
+    and (x['milliseconds'], x['rate']) == (place.milliseconds, place.rate)
+  ]
+  return f'{statistics.median(taken):.2g}' if taken else ''
 
 
 def _cell(result: Result | None) -> str:

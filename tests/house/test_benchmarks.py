@@ -110,5 +110,7 @@ def test_shares_of_links_are_of_the_same_turn_and_slow_links_are_predicted(
   assert results['powersgd_hook'] == {slow: (2.5, 0.2, False)}
   assert results['powersgd-30'] == {slow: (1.0, 0.9, False)}
   links_report.write(tmp_path, lines)
-  assert '24 (6.2%) (p)' in (tmp_path / 'table.md').read_text(encoding='utf-8')
+  text = (tmp_path / 'table.md').read_text(encoding='utf-8')
+  assert '24 (6.2%) (p)' in text
+  assert '| PowerSGD int8, every 30 steps |  | 3 |' in text, '30 (1.0 - 0.9) s'
   assert (tmp_path / 'links.png').stat().st_size > 10_000
