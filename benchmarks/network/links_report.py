@@ -242,7 +242,7 @@ def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
     ax.set_xlabel('Mbit/s of a link')
     ax.grid(alpha=0.3)
   grid[0].set_ylabel('% of the time spent computing')
-  drawn.legend(
-    *grid[0].get_legend_handles_labels(), loc='outside lower center', ncols=2
-  )
+  drawn_lines = {x.get_label(): x for ax in grid for x in ax.get_lines()}
+  named = [drawn_lines[x] for x in NAMES.values() if x in drawn_lines]
+  drawn.legend(handles=named, loc='outside lower center', ncols=3)
   drawn.savefig(path, dpi=120)
