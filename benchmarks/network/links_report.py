@@ -244,5 +244,5 @@ def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
   grid[0].set_ylabel('% of the time spent computing')
   drawn_lines = {x.get_label(): x for ax in grid for x in ax.get_lines()}
   named = [drawn_lines[x] for x in NAMES.values() if x in drawn_lines]
-  drawn.legend(handles=named, loc='outside lower center', ncols=3)
+  drawn.legend(handles=named, loc='outside lower center', ncols=2)
   drawn.savefig(path, dpi=120)
