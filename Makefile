@@ -120,10 +120,12 @@ soak: .venv/train
 	$(PY) -m benchmarks.soak
 	$(PY) -m benchmarks.soak.kills
 
-# On simulated hosts (network namespaces): root, iproute2, an hour and a half.
-bench-hosts: .venv/train
+# On simulated hosts (network namespaces): root, iproute2, three hours.
+bench-hosts: .venv/train .venv/peers
 	$(PY) -m benchmarks.network.wire
 	$(PY) -m benchmarks.network.time_to_loss
+	$(PY) -m benchmarks.network.links
+	$(PY) -m benchmarks.network.overlap
 
 clean:
 	rm -rf .venv .venvs runs

@@ -7,8 +7,9 @@ each with the real trainer; and the same model in PyTorch by DDP, its
 powerSGD_hook and its PostLocalSGDOptimizer. All of them run at the same time
 and take turns. A worker has one core on two hosts and half a core on four.
 
-The share of the time spent computing is the step of a worker that trains alone,
-measured in the same turn, over the step of the method.
+The share of the time spent computing is, in rounds, the median of the steps of
+a round, which are local steps, over their mean; and otherwise the step of a
+worker that trains alone, measured in the same turn, over that of the method.
 
 It appends a line per turn and method to experiments/links/results.jsonl, and
 then writes table.md and a figure there. Rerun the same command to resume. A
@@ -43,13 +44,14 @@ _CREWS = {
   'powersgd': _OURS,
   'dense-30': _OURS,
   'powersgd-30': _OURS,
+  'powersgd_int4-30': _OURS,
   'powersgd-100': _OURS,
   'torch_alone': _THEIRS,
   'ddp': _THEIRS,
   'powersgd_hook': _THEIRS,
   'post_local_sgd-30': _THEIRS,
 }
-_KEY = 'hosts', 'rate', 'milliseconds', 'turn', 'method'
+_KEY = 'hosts', 'milliseconds', 'rate', 'turn', 'method'
 _TURN_SECONDS = 4.0  # Of a method that sends in every step.
 _MOST_STEPS = 10
 # Rounds of so many steps are for slow links.
@@ -60,9 +62,9 @@ class Cell(NamedTuple):
   """A turn on links of one kind."""
 
   hosts: int
-  turn: int
-  rate: str
   milliseconds: float
+  rate: str
+  turn: int
 
 
 def main() -> int:
@@ -81,10 +83,12 @@ def main() -> int:
   results = given.folder / 'results.jsonl'
   if not given.report:
     given.folder.mkdir(parents=True, exist_ok=True)
+    # After a change of the links, TCP needs a turn to find out: the turns of a
+    # cell follow each other.
     cells = itertools.starmap(
       Cell,
       itertools.product(
-        given.hosts, range(given.turns), given.rates, given.delays
+        given.hosts, given.delays, given.rates, range(given.turns)
       ),
     )
     try:
@@ -105,7 +109,7 @@ def _measure(
     cell: [
       x
       for x in methods
-      if (*cell[:1], *cell[2:], cell.turn, x) not in done
+      if (*cell, x) not in done
       and (_every(x) < _LONG_ROUND or _bits(cell) < _SLOW)
     ]
     for cell in cells
@@ -155,13 +159,14 @@ def _take(
   load = os.getloadavg()[0]
   sent = lambda: sum(hosts.sent_bytes(i) for i in range(hosts.count))
   steps, before = _every(name), sent()
-  (seconds,) = crew.run(name, 'step', steps)
+  seconds, local = crew.run(name, 'step', steps)
   if steps == 1 and seconds < _TURN_SECONDS:
     steps, before = min(_MOST_STEPS, int(_TURN_SECONDS / seconds)), sent()
-    (seconds,) = crew.run(name, 'step', steps)
+    seconds, local = crew.run(name, 'step', steps)
   return {
     'method': name,
     'seconds': round(seconds, 5),
+    'median': round(local, 5),
     'steps': steps,
     'sent': round((sent() - before) / steps / hosts.count),
     'load': round(load, 2),

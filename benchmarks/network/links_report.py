@@ -16,6 +16,7 @@ NAMES = {
   'powersgd': 'PowerSGD int8, every step',
   'dense-30': 'dense, every 30 steps',
   'powersgd-30': 'PowerSGD int8, every 30 steps',
+  'powersgd_int4-30': 'PowerSGD int4, every 30 steps',
   'powersgd-100': 'PowerSGD int8, every 100 steps',
   'ddp': 'PyTorch DDP',
   'powersgd_hook': 'PyTorch powerSGD_hook',
@@ -27,6 +28,7 @@ _STYLES = {
   'powersgd': ('C2', '-'),
   'dense-30': ('C0', '--'),
   'powersgd-30': ('C2', '--'),
+  'powersgd_int4-30': ('C4', '--'),
   'powersgd-100': ('C2', ':'),
   'ddp': ('C1', '-'),
   'powersgd_hook': ('C3', '-'),
@@ -72,9 +74,9 @@ def of(lines: list[Line]) -> dict[str, dict[Place, Result]]:
     results: dict[Place, Result] = {}
     for place in places:
       taken = [
-        (x['seconds'], turns[alone, place, turn]['seconds'] / x['seconds'])
+        (x['seconds'], computing(x, turns.get((alone, place, turn))))
         for (name, where, turn), x in turns.items()
-        if (name, where) == (method, place) and (alone, place, turn) in turns
+        if (name, where) == (method, place)
       ]
       if taken:
         medians = map(statistics.median, zip(*taken, strict=True))
@@ -91,6 +93,13 @@ def of(lines: list[Line]) -> dict[str, dict[Place, Result]]:
           results[place] = guess
     found[method] = results
   return found
+
+
+def computing(line: Line, alone: Line | None) -> float:
+  """The share of the time, as `links` defines it."""
+  in_rounds = line['steps'] > 1 and '-' in line['method']
+  step = line['median'] if in_rounds or not alone else alone['seconds']
+  return step / line['seconds']
 
 
 def _predicted(
@@ -164,6 +173,26 @@ def _tables(
         rows.append([name, size, *(_cell(cells.get(p)) for p in here)])
     titles = [f'{_rate(p.rate)}, {p.milliseconds:g} ms' for p in here]
     yield tables.table(['', 'MB', *titles], rows)
+    yield (
+      'Seconds that the end of a round takes beyond its local steps, by which'
+      ' the share follows for steps of any length.\n'
+    )
+    ends = [
+      [name, *(_end_of_round(of_hosts, method, p) for p in here)]
+      for method, name in NAMES.items()
+      if '-' in method and method in results
+    ]
+    yield tables.table(['', *titles], ends)
+
+
+def _end_of_round(lines: list[Line], method: str, place: Place) -> str:
+  taken = [
+    (x['seconds'] - x['median']) * x['steps']
+    for x in lines
+    if x['method'] == method
+    and (x['milliseconds'], x['rate']) == (place.milliseconds, place.rate)
+  ]
+  return f'{statistics.median(taken):.2g}' if taken else ''
 
 
 def _cell(result: Result | None) -> str:
@@ -213,7 +242,7 @@ def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
     ax.set_xlabel('Mbit/s of a link')
     ax.grid(alpha=0.3)
   grid[0].set_ylabel('% of the time spent computing')
-  drawn.legend(
-    *grid[0].get_legend_handles_labels(), loc='outside lower center', ncols=2
-  )
+  drawn_lines = {x.get_label(): x for ax in grid for x in ax.get_lines()}
+  named = [drawn_lines[x] for x in NAMES.values() if x in drawn_lines]
+  drawn.legend(handles=named, loc='outside lower center', ncols=2)
   drawn.savefig(path, dpi=120)

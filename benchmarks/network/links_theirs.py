@@ -3,7 +3,8 @@
     python -m benchmarks.network.links_theirs WORKDIR COORDINATOR WORKERS ID
 
 The name of the folder WORKDIR is one of `METHODS`. Takes the orders of
-`benchmarks.averaging.crew`; the answer is the seconds per step.
+`benchmarks.averaging.crew`; the answer is the mean and the median of the
+seconds per step.
 """
 
 import datetime
@@ -133,15 +134,16 @@ class Worker:
       self.optimizer = PostLocalSGDOptimizer(self.optimizer, averager)
 
   def run(self, method: str, kind: str, steps: int) -> list[float]:
-    """Seconds per step."""
+    """Seconds per step, mean and median."""
     del method, kind
-    begin = time.perf_counter()
+    ends = [time.perf_counter()]
     for _ in range(steps):
       self.optimizer.zero_grad()
       self.model(self.batch).backward()
       torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
       self.optimizer.step()
-    return [(time.perf_counter() - begin) / steps]
+      ends.append(time.perf_counter())
+    return links_ours.mean_and_median(ends)
 
 
 def main(folder: str, coordinator: str, workers: str, index: str) -> None:

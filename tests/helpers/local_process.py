@@ -26,7 +26,7 @@ from train.config.schema import (
 from train.run import loop
 
 EVERY, STEPS = 4, 8
-PATIENCE = 60
+PATIENCE = 100
 
 
 def settings(folder):

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from benchmarks.averaging import expected, ours, report, shapes
+from benchmarks.network import links_report
 
 
 def line(side, method, kind, seconds, sent, *, hosts=2, rate='1gbit'):
@@ -71,3 +72,45 @@ def test_the_worst_staggered_step_refreshes_the_largest_matrix(worker):
   phase = worker.plan.phase_at(worker.when('turn'))
   added = worker.plan.bytes_in(phase) - worker.plan.bytes_in('compress')
   assert added == 4 * max(m * n for m, n in shapes.matrices('tiny').values())
+
+
+def on_link(rate, turn, method, seconds, sent=0, median=None):
+  return {
+    'hosts': 2,
+    'turn': turn,
+    'rate': rate,
+    'milliseconds': 50.0,
+    'method': method,
+    'seconds': seconds,
+    'median': median or seconds,
+    'steps': 30 if median else 1,
+    'sent': sent,
+  }
+
+
+def test_shares_of_links_are_of_the_same_turn_and_slow_links_are_predicted(
+  tmp_path,
+):
+  lines = [
+    on_link('10mbit', 0, 'alone', 1.0),
+    on_link('10mbit', 1, 'alone', 2.0),  # The machine was busy.
+    on_link('10mbit', 0, 'dense', 4.0, sent=2_500_000),
+    on_link('10mbit', 1, 'dense', 8.0, sent=2_500_000),
+    on_link('1mbit', 0, 'alone', 1.0),
+    on_link('1mbit', 0, 'torch_alone', 0.5),
+    on_link('1mbit', 0, 'powersgd_hook', 2.5),
+    on_link('1mbit', 0, 'powersgd-30', 1.0, median=0.9),
+  ]
+  results = links_report.of(lines)
+  place = links_report.Place(2, 50.0, '10mbit')
+  assert results['dense'][place] == (6.0, 0.25, False)
+  # 20 Mbit take 2 s at 10 Mbit/s and 20 s at 1 Mbit/s.
+  slow = place._replace(rate='1mbit')
+  assert results['dense'][slow] == (24.0, pytest.approx(1.5 / 24), True)
+  assert results['powersgd_hook'] == {slow: (2.5, 0.2, False)}
+  assert results['powersgd-30'] == {slow: (1.0, 0.9, False)}
+  links_report.write(tmp_path, lines)
+  text = (tmp_path / 'table.md').read_text(encoding='utf-8')
+  assert '24 (6.2%) (p)' in text
+  assert '| PowerSGD int8, every 30 steps |  | 3 |' in text, '30 (1.0 - 0.9) s'
+  assert (tmp_path / 'links.png').stat().st_size > 10_000

@@ -36,7 +36,7 @@ def in_two_processes(folder):
     for i in range(2)
   ]
   try:
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
   finally:
     for process in processes:
       process.kill()
@@ -47,7 +47,7 @@ def in_two_processes(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_two_processes_are_one_run_and_local_steps_wait_for_nobody(tmp_path):
   """See `local_process` for what is checked there.
 
