@@ -249,6 +249,7 @@ def captured(average, noise, n=8):
   return float(np.sum(updates['w'] * mean) / best)
 
 
+@pytest.mark.slow
 def test_a_mean_of_bases_loses_energy_where_workers_differ():
   """Why the paper's averaging is not the default."""
   for noise in (0.1, 1.0, 3.0):

@@ -216,6 +216,7 @@ def test_without_tools_a_line_says_what_to_install(monkeypatch):
     hosts_lib.require()
 
 
+@pytest.mark.slow
 def test_the_cards_count_what_is_planned(tmp_path, monkeypatch):
   # A host has one device.
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')

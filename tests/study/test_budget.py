@@ -29,6 +29,7 @@ def load():
   return tasks.load(Config(model=MODEL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['greedylore', 'powersgd', 'fixed_subspace'])
 def test_the_largest_rank_that_fits(method):
   """Every rank that a matrix can have is planned and compared."""

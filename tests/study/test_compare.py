@@ -246,6 +246,7 @@ def test_mistakes_are_one_line_before_anything_runs(
   assert message in err
 
 
+@pytest.mark.slow
 def test_budgets_are_for_methods_that_have_a_choice(
   path, started, capsys, tmp_path
 ):
@@ -280,6 +281,7 @@ def test_budgets_are_for_methods_that_have_a_choice(
   assert 'powersgd | 900x' not in table
 
 
+@pytest.mark.slow
 def test_budgets_search_rounds_and_precisions_together(
   path, started, capsys, tmp_path
 ):

@@ -16,12 +16,18 @@ RATE = 2e-3
   'changes',
   [
     {'compression': Compression('dense')},
-    {
-      'compression': LOW_RANK,
-      'local': Local(every=3, start_step=1),
-      'optimizer': Optimizer('muon', RATE),
-    },
-    {'compression': LOW_RANK, 'local': Local(every=2, qsr_alpha=4e-3)},
+    pytest.param(
+      {
+        'compression': LOW_RANK,
+        'local': Local(every=3, start_step=1),
+        'optimizer': Optimizer('muon', RATE),
+      },
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {'compression': LOW_RANK, 'local': Local(every=2, qsr_alpha=4e-3)},
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       {
         'compression': LOW_RANK,

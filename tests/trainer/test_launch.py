@@ -61,6 +61,7 @@ def test_launch_runs_all_with_their_numbers_in_front(tmp_path):
   assert summary['num_workers'] == 4
 
 
+@pytest.mark.slow
 def test_launch_passes_on_that_all_should_stop_and_ends_all_when_one_fails(
   tmp_path,
 ):

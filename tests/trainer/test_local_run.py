@@ -137,7 +137,7 @@ def test_selsync_counts_the_rounds_that_it_took(tmp_path):
 @pytest.mark.parametrize(
   ('before', 'after', 'precision'),
   [
-    (4, 2, 'int8'),
+    pytest.param(4, 2, 'int8', marks=pytest.mark.slow),
     pytest.param(2, 4, 'int8', marks=pytest.mark.slow),
     pytest.param(4, 2, None, marks=pytest.mark.slow),
     pytest.param(2, 3, None, marks=pytest.mark.slow),

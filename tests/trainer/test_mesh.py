@@ -55,6 +55,7 @@ def check_same(replicated, workdir, params):
   runs.assert_close(params, expected_params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'mesh', [pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2)]
 )

@@ -130,6 +130,7 @@ def test_a_schedule_with_a_traced_peak_replaces_both_rates(tmp_path):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('mesh', 'local'),
   [

@@ -114,6 +114,7 @@ def listening(port):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('gone', 'sign'),
   [

@@ -9,6 +9,7 @@ from train.config.schema import Compression, Mesh, Optimizer
 from train.run import loop
 
 
+@pytest.mark.slow
 def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
   """Bit by bit with 4, not at all with 2."""
   compression = Compression('sign', start_step=1)

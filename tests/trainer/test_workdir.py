@@ -72,6 +72,7 @@ def test_a_file_where_a_folder_should_be_is_refused_before_the_first_step(
   assert 'step' not in out
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_ends_the_process_at_once(tmp_path):
   """Threads of Orbax would wait for five minutes; nobody waits for them."""
   words = [

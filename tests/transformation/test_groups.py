@@ -92,7 +92,7 @@ def test_leaves_of_equal_shape_get_the_results_that_each_gets_alone():
 @pytest.mark.parametrize(
   'options',
   [
-    {'stagger': True, 'start_step': 1},
+    pytest.param({'stagger': True, 'start_step': 1}, marks=pytest.mark.slow),
     {'factor_dtype': 'int8'},
     pytest.param({'error_feedback': False}, marks=pytest.mark.slow),
   ],

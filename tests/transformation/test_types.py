@@ -6,6 +6,8 @@ import sys
 PROGRAM = """
 import greedylore_jax as gl
 
+import pytest
+
 rules = [('embed|head', gl.TopK(0.05)), ('^norm', gl.Dense())]
 tx = gl.compress_gradients(rules, 'data')
 rest = [*rules, ('encoder', gl.Frozen()), ('', gl.PowerSGD(8))]
@@ -14,6 +16,7 @@ plan: gl.Plan = gl.plan([('a', gl.TSR(4)), ('', gl.GreedyLore(4))], {})
 """
 
 
+@pytest.mark.slow
 def test_a_list_of_rules_may_be_kept_in_a_variable(tmp_path):
   program = tmp_path / 'program.py'
   program.write_text(PROGRAM, encoding='utf-8')
