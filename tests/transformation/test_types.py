@@ -3,10 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import greedylore_jax as gl
-
-import pytest
 
 rules = [('embed|head', gl.TopK(0.05)), ('^norm', gl.Dense())]
 tx = gl.compress_gradients(rules, 'data')
