@@ -85,18 +85,23 @@ class Worker:
     return seconds
 
 
-def main(model: str, coordinator: str, workers: str, index: str) -> None:
-  """Joins the other workers and follows orders."""
-  answers = crew.claim_output()
+def join(coordinator: str, workers: int, index: int, minutes: int) -> None:
+  """Joins PyTorch's group on one core; no message may take longer."""
   torch.set_num_threads(1)
   os.environ.setdefault('GLOO_SOCKET_IFNAME', 'eth0')
   dist.init_process_group(
     'gloo',
     init_method=f'tcp://{coordinator}',
-    world_size=int(workers),
-    rank=int(index),
-    timeout=datetime.timedelta(minutes=10),
+    world_size=workers,
+    rank=index,
+    timeout=datetime.timedelta(minutes=minutes),
   )
+
+
+def main(model: str, coordinator: str, workers: str, index: str) -> None:
+  """Joins the other workers and follows orders."""
+  answers = crew.claim_output()
+  join(coordinator, int(workers), int(index), minutes=10)
   torch.manual_seed(int(index))
   crew.follow(answers, Worker(model).run)
   os._exit(0)  # Threads of gloo may still hold tensors and abort an exit.

@@ -12,6 +12,7 @@ because no time depends on them. Keys of the configuration change all of them.
 import argparse
 import dataclasses
 import math
+import sys
 import time
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 
 from benchmarks import machine
 from train import tasks
-from train.config import command_line
+from train.config import command_line, exit_codes
 from train.config import schema as config
 from train.data import text, windows
 from train.distributed import cluster
@@ -47,8 +48,11 @@ _COLUMNS = (
 )
 
 
-def main() -> None:
-  """Prints one line per configuration and method."""
+_PROG = 'python -m benchmarks.compute.one_worker'
+
+
+def main() -> int:
+  """Prints one line per configuration and method; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__)
   add = parser.add_argument
   add('configs', nargs='*', default=_CONFIGS)
@@ -58,16 +62,17 @@ def main() -> None:
   add('--limit_s', type=float, default=math.inf, help='no new CONFIG after it')
   given, overrides = parser.parse_known_args()
   begin = time.monotonic()
+  load = lambda path: command_line.parse([path, *overrides], _PROG)[0]
+  try:
+    loaded = {path: load(path) for path in given.configs}
+  except exit_codes.UsageError as error:
+    return exit_codes.fail(error)
   print(f'{machine.describe()}; {jax.devices()[0].device_kind}\n')
   print(tables.head(*_COLUMNS))
-  for path in given.configs:
+  for path, run in loaded.items():
     if time.monotonic() - begin > given.limit_s:
       print(f'{path}: not begun after {given.limit_s:g} s', flush=True)
       continue
-    words = [path, *overrides]
-    run, _ = command_line.parse(
-      words, 'python -m benchmarks.compute.one_worker'
-    )
     run = forecast.of_one_worker(run)
     run = dataclasses.replace(
       run,
@@ -80,6 +85,7 @@ def main() -> None:
     dense, *others = forecast.measure(runs, mesh, _task(run), turns=given.turns)
     for method, compressed in zip(given.methods, others, strict=True):
       print(_row(path, method, dense, compressed), flush=True)
+  return 0
 
 
 def _with(run: config.Config, method: str) -> config.Config:
@@ -132,4 +138,4 @@ def _row(path, method, dense, compressed) -> str:
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

@@ -190,7 +190,7 @@ class Hosts:
   def delay(self, milliseconds: float) -> None:
     """Changes the delay of all links, also while processes run on the hosts.
 
-    A frame takes so many milliseconds from one host to another, and a round
+    A frame takes `milliseconds` from one host to another, and a round
     trip twice as many. Frames that are under way are lost, so TCP sends them
     again. The program that delays uses the processor, too: a fifth of a core at
     1 Gbit/s, and nothing while nothing is sent.

@@ -7,7 +7,6 @@ The name of the folder WORKDIR is one of `METHODS`. Takes the orders of
 seconds per step.
 """
 
-import datetime
 import os
 import pathlib
 import sys
@@ -23,7 +22,7 @@ from torch.distributed.algorithms.model_averaging import averagers
 from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.nn import functional
 
-from benchmarks.averaging import crew
+from benchmarks.averaging import crew, theirs
 from benchmarks.network import links_ours
 from train.config.schema import Config, Model
 
@@ -149,15 +148,7 @@ class Worker:
 def main(folder: str, coordinator: str, workers: str, index: str) -> None:
   """Joins the other workers and follows orders."""
   answers = crew.claim_output()
-  torch.set_num_threads(1)
-  os.environ.setdefault('GLOO_SOCKET_IFNAME', 'eth0')
-  dist.init_process_group(
-    'gloo',
-    init_method=f'tcp://{coordinator}',
-    world_size=int(workers),
-    rank=int(index),
-    timeout=datetime.timedelta(minutes=30),
-  )
+  theirs.join(coordinator, int(workers), int(index), minutes=30)
   method = pathlib.Path(folder).name
   config = links_ours.config_of('dense', int(workers))
   crew.follow(answers, Worker(method, config, int(index)).run)

@@ -22,6 +22,7 @@ _SAVED, _END = 400, 600
 _COMMAND = f"""
 configs/studies/family.py --local.every 10 --compression.rank 22
 --compression.factor_dtype int8 --compression.start_step 0
+--local.outer_learning_rate 0.7 --local.outer_momentum 0.9
 --checkpoint.every {_SAVED} --evaluation.every 50
 """
 

@@ -16,14 +16,16 @@ import math
 import multiprocessing
 import os
 import pathlib
+import sys
 import time
 from typing import Any
 
 from experiments.simulated import worker
+from train.config import exit_codes
 
 
-def main() -> None:
-  """Starts the processes and waits for them."""
+def main() -> int:
+  """Starts the processes and waits for them; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__)
   add = parser.add_argument
   add('module', help='whose CELLS to run')
@@ -31,16 +33,19 @@ def main() -> None:
   add('--processes', type=int, default=1, help='that share the device')
   add('--limit_s', type=float, default=math.inf, help='no new cells after it')
   add('--seeds', type=int, default=99, help='at most, of each cell')
-  add('--first', type=int, help='only so many cells')
+  add('--first', type=int, help='cells, the others are left out')
   add('--text', type=pathlib.Path, help='made by experiments.simulated.text')
   add('--precision', default='highest', help='of matrix products')
   add('--commit', help='of the code, where git cannot say')
   given, overrides = parser.parse_known_args()
   begin = time.time()
-  given.out.mkdir(parents=True, exist_ok=True)
   cells = importlib.import_module(given.module).CELLS[: given.first]
-  for cell in cells:
-    worker.config_of(cell, overrides)  # Mistakes show before anything runs.
+  try:
+    for cell in cells:
+      worker.config_of(cell, overrides)
+  except exit_codes.UsageError as error:
+    return exit_codes.fail(error)
+  given.out.mkdir(parents=True, exist_ok=True)
   if given.processes > 1:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   context = multiprocessing.get_context('spawn')
@@ -61,7 +66,8 @@ def main() -> None:
       workers.append(start())
       workers[-1].start()
   print(f'{time.time() - begin:.0f} s: done', flush=True)
+  return 0
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import checks
+from greedylore_jax._src import checks, round_end
 from greedylore_jax._src.engine import fragments as fragments_lib
 from greedylore_jax._src.engine.round_length import Length, Rule, SelSync
 from greedylore_jax._src.state import checkpoint, per_worker
@@ -130,18 +130,18 @@ def local_updates(
     start_step: in the first `start_step` steps, every step is a round.
     total_steps: the length of the run, whose last step then ends a round. None
       is no end; steps after the last round are not part of x.
-    fragments: the leaves are averaged in so many groups of about equal size,
-      each every H steps and at its own time, so that no step after `start_step`
-      sends more than about 1 / fragments of a round. Each has its own state of
-      `outer`, which must not mix leaves of different groups.
-    delay: x receives the outcome of a round so many steps later, and workers
-      take local steps in the meantime, which count: y_i becomes the new x plus
-      what worker i moved since it sent. That leaves time for a message to
-      travel. It must be shorter than a round. Rounds of `start_step` and the
-      last one do not wait.
-    average_moments: in every so many rounds the workers also average the inner
-      optimizer's state (its floating-point numbers), which is sent in full; 0
-      never does.
+    fragments: groups of leaves, of about equal size. Each is averaged every H
+      steps and at its own time, so that no step after `start_step` sends more
+      than about 1 / fragments of a round. Each has its own state of `outer`,
+      which must not mix leaves of different groups.
+    delay: steps between the end of a round and the update of x, fewer than in a
+      round. Workers take local steps in the meantime, which count: y_i becomes
+      the new x plus what worker i moved since it sent. Rounds of `start_step`
+      and the last one do not wait. The step that ends a round still waits for
+      its message, so a delay by itself hides no time.
+    average_moments: rounds after which the workers also average the inner
+      optimizer's state (its floating-point numbers), sent in full; 0 never
+      does. Lower sends more.
     axis_name: mesh axis (or tuple of axes) of the workers, needed for `SelSync`
       and `average_moments`, which send on their own.
 
@@ -184,7 +184,9 @@ def local_updates(
       raise TypeError(
         f'{name} must be an optax.GradientTransformation, got {tx!r}.'
       )
-  _check_options(rule, fragments, delay, average_moments)
+  checks.check_integer('fragments', fragments)
+  checks.check_integer('average_moments', average_moments, at_least=0)
+  _check_delay(delay, rule)
   if axis_name is _UNKNOWN_AXIS and (
     average_moments or isinstance(every, SelSync)
   ):
@@ -194,7 +196,7 @@ def local_updates(
     )
   inner = optax.with_extra_args_support(inner)
   outer = optax.with_extra_args_support(outer)
-  ahead = fragments_lib.offsets(rule.shortest, fragments)
+  ahead = rule.ahead(fragments)
 
   def init(params: Params) -> LocalUpdatesState:
     inner_state = inner.init(params)
@@ -250,13 +252,13 @@ def local_updates(
     moved, held = [], []
     for i, members in enumerate(groups):
       own: Function = functools.partial(fragments_lib.take, members=members)
-      before = _Held(own(delta), state.outer[i])
+      before = round_end.Held(own(delta), state.outer[i])
       if isinstance(state.in_flight, InFlight):
         left, moves, sent = state.in_flight
         before = before._replace(
           left=left[i], moves=own(moves), sent=own(sent.own)
         )
-      end = _Ending(outer, ends[i], delay, waits)
+      end = round_end.RoundEnd(outer, ends[i], delay, waits)
       with _scope(i, fragments):
         new = end(before, own(params), count)
       moved.append(new[0])
@@ -353,97 +355,6 @@ def _learned_if(
   return jax.lax.cond(is_due, learn, lambda moments: moments, moments)
 
 
-class _Held(NamedTuple):
-  """What a worker holds for one fragment; the last three with a delay only."""
-
-  delta: PyTree
-  outer: OptState
-  left: Any = None
-  moves: Updates = None
-  sent: PyTree = None
-
-
-class _Ending(NamedTuple):
-  """The end of a fragment's round, if it is one.
-
-  Attributes:
-    outer: the outer chain.
-    is_end: whether the round ends with this step.
-    delay: steps until x receives the outcome.
-    waits: whether this round's outcome is delayed.
-  """
-
-  outer: optax.GradientTransformationExtraArgs
-  is_end: Array
-  delay: int
-  waits: Array | int
-
-  def __call__(
-    self, held: _Held, params: Params, count: Array
-  ) -> tuple[Updates, _Held]:
-    """The update of x in this step, and what is held after it."""
-    if not self.delay:
-      moved, delta, outer = self._round(held, params, count)
-      return moved, _Held(delta, outer)
-    # What is in flight arrives in time, but not after the next round begins.
-    arrives = (held.left == 1) | (self.is_end & (held.left > 0))
-    arrived = _where(arrives, held.moves, 0)
-    sent = _where(arrives, 0, held.sent)
-    left = jnp.where(arrives, 0, jnp.maximum(held.left - 1, 0))
-    params = optax.apply_updates(params, arrived)
-    moved, delta, outer = self._round(held, params, count)
-    departs = self.is_end & self.waits
-    finite = all_finite(jax.tree.leaves(held.delta))
-    after = _Held(
-      delta,
-      outer,
-      jnp.where(departs, self.delay, left),
-      _where(departs, moved, held.moves),
-      _where(departs, _where(finite, held.delta, 0), sent),
-    )
-    now = _where(departs, 0, moved)
-    return jax.tree.map(jnp.add, arrived, now), after
-
-  def _round(
-    self, held: _Held, params: Params, count: Array
-  ) -> tuple[Updates, PyTree, OptState]:
-    """(update of x, delta, outer state), after the round if it ends."""
-
-    def end_round(delta: PyTree, outer_state: OptState) -> Any:
-      finite = all_finite(jax.tree.leaves(delta))
-      gradient = jax.tree.map(
-        lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), delta, params
-      )
-      moved, new_state = self.outer.update(gradient, outer_state, params)
-      _check_averaged(moved, count)
-      # Received by all, so all agree on whether the round counts.
-      finite = all_finite(jax.tree.leaves(moved))
-      keep = lambda new, old: jnp.where(finite, new, old)
-      outer_state = jax.tree.map(keep, new_state, outer_state)
-      return (
-        _where(finite, moved, 0),
-        jax.tree.map(_zeros_like, delta),
-        outer_state,
-      )
-
-    def stay(delta: PyTree, outer_state: OptState) -> Any:
-      return jax.tree.map(jnp.zeros_like, params), delta, outer_state
-
-    result: tuple[Updates, PyTree, OptState] = jax.lax.cond(
-      self.is_end, end_round, stay, held.delta, held.outer
-    )
-    return result
-
-
-def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
-  """`jnp.where` on the leaves of two trees, one of which may be a number."""
-  if isinstance(new, int):
-    return jax.tree.map(lambda y: jnp.where(condition, new, y), old)
-  if isinstance(old, int):
-    return jax.tree.map(lambda x: jnp.where(condition, x, old), new)
-  return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
-
-
 def local_params(params: Params, opt_state: OptState) -> Params:
   """The parameters at which this worker takes its next gradient.
 
@@ -503,23 +414,9 @@ def _moved(params: Params, delta: PyTree) -> Params:
   )
 
 
-def _check_options(
-  rule: Rule, fragments: int, delay: int, average_moments: int
-) -> None:
-  """Raises for options out of range, or that do not go together."""
-  checks.check_integer('fragments', fragments)
+def _check_delay(delay: int, rule: Rule) -> None:
+  """Raises unless a message arrives before the next one leaves."""
   checks.check_integer('delay', delay, at_least=0)
-  checks.check_integer('average_moments', average_moments, at_least=0)
-  if fragments > 1 and not isinstance(rule.every, int):
-    raise ValueError(
-      'fragments need rounds of equal length, got every='
-      f'{type(rule.every).__name__}: use a number, or fragments=1.'
-    )
-  if fragments > rule.shortest and fragments > 1:
-    raise ValueError(
-      f'fragments must be at most every, {rule.shortest}, so that each has a'
-      f' step of its own, got {fragments}.'
-    )
   if delay and delay >= rule.shortest:
     raise ValueError(
       f'delay must be shorter than a round, {rule.shortest} steps, got'
@@ -563,20 +460,3 @@ def _zeros(x: Array) -> Array:
   return jnp.zeros(
     jnp.shape(x), jnp.promote_types(jnp.result_type(x), jnp.float32)
   )
-
-
-def _zeros_like(x: Array) -> Array:
-  """Zeros of the same type, also in what JAX says it varies over."""
-  return worker_axes.varying_like(jnp.zeros(x.shape, x.dtype), x)
-
-
-def _check_averaged(updates: Updates, count: Array) -> None:
-  """Raises if JAX's types say that the workers' updates differ."""
-  expected = worker_axes.varying_axes(count)
-  for path, x in jax.tree_util.tree_leaves_with_path(updates):
-    if axes := sorted(worker_axes.varying_axes(x) - expected):
-      raise ValueError(
-        f'The update of {checks.path_name(path)!r} differs over {axes}, because'
-        ' outer does not average it: begin outer with gl.compress_gradients or'
-        ' gl.average_gradients over that axis.'
-      )

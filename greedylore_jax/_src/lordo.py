@@ -120,8 +120,8 @@ def lordo(
     weight_decay: of leaves with at least two axes.
     clip_norm: largest global norm of a worker's gradient; None is off.
     error_feedback: False forgets the part of a gradient that is outside of Q.
-    min_compression_rate: a matrix has moments of low rank only if they are more
-      than so many times smaller, a / r. Others take steps of Adam.
+    min_compression_rate: a matrix has moments of low rank only if a / r, by
+      which they are smaller, is above this. Others take steps of Adam.
     weight_dimension_numbers: which leaves are matrices, as for
       `compress_gradients`. [('embed|head', None), ...] gives these leaves steps
       of Adam.

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import greedylore_jax as gl
+import local_steps
 from local_steps import (
   batch_of,
   entry_computation,
@@ -35,16 +36,13 @@ def target(n, seed=0):
 
 
 def begin(tx, n, dtype=jnp.float32):
-  params = {k: jnp.zeros(shape, dtype) for k, shape in SHAPES.items()}
+  params = workers.zeros(SHAPES, dtype)
   return params, gl.expand(tx.init(params), n, exact=False)
 
 
 def trained(tx, n, steps, t, dtype=jnp.float32):
-  params, state = begin(tx, n, dtype)
-  step = simulated(tx, n)
-  for _ in range(steps):
-    params, state = step(params, state, t)
-  return params, state
+  params = workers.zeros(SHAPES, dtype)
+  return local_steps.trained(tx, n, steps, t, params)
 
 
 def outer_of(compressor, *optimizer, **options):
@@ -336,7 +334,8 @@ def test_several_steps_in_a_call_are_those_steps():
 
 def test_nothing_is_lost_in_flight():
   """With a delay, y_i are where they would be, and resume bit by bit."""
-  tx = rounds_of(gl.Sign(), every=3)
+  outer = outer_of(gl.Sign())
+  tx = gl.local_updates(optax.adam(0.1), outer=outer, every=3)
   late = gl.local_updates(
     optax.adam(0.1), outer=outer_of(gl.Sign()), every=3, delay=2
   )
@@ -356,7 +355,9 @@ def test_nothing_is_lost_in_flight():
     others, resumed, _ = step(others, resumed, batch_of(i, 2))
     assert np.any(params['w'] != 1)
   jax.tree.map(np.testing.assert_array_equal, params, others)
-  with pytest.raises(ValueError, match=r'in_flight|fit'):
+  with pytest.raises(
+    ValueError, match=r"17, among them 'in_flight/left', 'in_flight/moves"
+  ):
     place(tx=tx)
 
 
@@ -442,26 +443,23 @@ def test_another_number_of_workers_takes_the_mean_of_inner_moments():
   assert np.all(np.isfinite(loss))
 
 
-def test_a_start_of_rounds_of_one_step():
+@pytest.mark.parametrize(
+  ('options', 'expected'),
+  [
+    ({'start_step': 3}, [0, 0, 0, 1, 2, 3, 0, 1, 2, 3, 0]),
+    ({'total_steps': 6}, [1, 2, 3, 0, 1, 0]),
+  ],
+  ids=['a start of rounds of one step', 'the last step ends a round'],
+)
+def test_when_rounds_end(options, expected):
   outer = outer_of(gl.PowerSGD(2))
-  tx = gl.local_updates(optax.adam(0.1), outer=outer, every=4, start_step=3)
+  tx = gl.local_updates(optax.adam(0.1), outer=outer, every=4, **options)
   _, params, state, step = on_mesh(2, tx)
   since = []
-  for i in range(11):
+  for i in range(len(expected)):
     params, state, _ = step(params, state, batch_of(i, 2))
     since.append(int(state.since[0]))
-  assert since == [0, 0, 0, 1, 2, 3, 0, 1, 2, 3, 0]
-
-
-def test_the_last_of_all_steps_ends_a_round():
-  outer = outer_of(gl.PowerSGD(2))
-  tx = gl.local_updates(optax.adam(0.1), outer=outer, every=4, total_steps=6)
-  _, params, state, step = on_mesh(2, tx)
-  since = []
-  for i in range(6):
-    params, state, _ = step(params, state, batch_of(i, 2))
-    since.append(int(state.since[0]))
-  assert since == [1, 2, 3, 0, 1, 0]
+  assert since == expected
 
 
 def test_qsr_makes_rounds_longer_as_the_rate_falls():
@@ -589,6 +587,13 @@ def test_a_plan_knows_which_steps_send():
   assert 'local step sends' in str(plan)
   seconds = gl.predict(plan, bandwidth=1e6, latency=0.05)
   assert seconds.average < 0.6 * seconds.dense
+
+
+def test_a_plan_refuses_fragments_as_the_transformation_does():
+  params = {'w': jnp.ones((6, 12)), 'gain': jnp.ones(12)}
+  for every, message in ((1, 'at most every, 1'), (gl.SelSync(0.1), 'equal')):
+    with pytest.raises(ValueError, match=message):
+      gl.plan(gl.PowerSGD(2), params, every=every, fragments=2)
 
 
 def test_a_plan_follows_a_rule():

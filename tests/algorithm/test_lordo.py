@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import greedylore_jax as gl
+import local_steps
 from local_steps import (
   batch_of,
   entry_computation,
@@ -42,11 +43,8 @@ def begin(tx, n, dtype=jnp.float32):
 
 
 def trained(tx, n, steps, t, dtype=jnp.float32):
-  params, state = begin(tx, n, dtype)
-  step = simulated(tx, n)
-  for _ in range(steps):
-    params, state = step(params, state, t)
-  return params, state
+  params = workers.zeros(SHAPES, dtype)
+  return local_steps.trained(tx, n, steps, t, params)
 
 
 def low_rank(state):

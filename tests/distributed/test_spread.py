@@ -227,6 +227,41 @@ def test_the_example_in_the_docs_runs():
   assert scope['params']['w'].sharding.spec == P(None, 'fsdp')
 
 
+@pytest.mark.parametrize('dtype', ['int8', 'int4'])
+def test_few_bits_are_shared_among_the_devices_of_a_worker(dtype):
+  """What is sent is what is planned, and nothing is lost."""
+  mesh = mesh_of(replica=2, fsdp=2)
+  specs = {'wide': P('fsdp'), 'tall': P(None, 'fsdp')}
+  options = {'factor_dtype': dtype, 'min_compression_rate': 0}
+  tx = gl.compress_gradients(gl.PowerSGD(3), AXIS, **options)
+  params = spread_params(mesh, specs)
+  state = gl.init_state(tx, params, mesh, axis_name=AXIS)
+  step = gl.make_train_step(
+    lambda p, g: sum(jnp.sum(p[k] * jnp.mean(g[k], 0)) for k in p),
+    optax.chain(tx, optax.scale(-1.0)),
+    mesh,
+    axis_name=AXIS,
+    donate=False,
+  )
+  grads = workers.random_grads({k: SHAPES[k] for k in specs}, 2, seed=0)
+  lowered = step.lower(params, (state, optax.EmptyState()), grads)
+  plan = gl.plan(
+    gl.PowerSGD(3), params, num_workers=2, devices_per_worker=2, **options
+  )
+  sent = [
+    x
+    for x in gl.collectives(lowered.compile())
+    if x.axes == (AXIS,) and x.phase == 'compress'
+  ]
+  # Every device sends its part, and receives that of both workers.
+  each = lambda x: 2 * x.size // (2 if x.kind == 'all-gather' else 1)
+  assert [(x.kind, x.dtype, each(x)) for x in sent] == plan.rounds['compress']
+  new, (after, _), _ = step(params, (state, optax.EmptyState()), grads)
+  for name in specs:
+    went = params[name] - new[name] + after.error[name].mean(0)
+    assert workers.relative(went, grads[name].mean(0)) < 1e-5
+
+
 @pytest.mark.parametrize('shape', [(6, 8), (8, 6), (4, 8, 2), (3, 5), (7,), ()])
 @pytest.mark.parametrize('parts', [1, 2, 4])
 def test_parts_are_equal_and_make_up_the_whole(shape, parts):

@@ -46,6 +46,15 @@ def simulated(tx, n):
   return jax.jit(step)
 
 
+def trained(tx, n, steps, t, params):
+  """The same after some steps from fresh states."""
+  state = gl.expand(tx.init(params), n, exact=False)
+  step = simulated(tx, n)
+  for _ in range(steps):
+    params, state = step(params, state, t)
+  return params, state
+
+
 def on_mesh(n, tx, **options):
   mesh = workers.mesh_of(n)
   params = {'w': jnp.ones((6, 12)), 'gain': jnp.ones(12)}

@@ -30,7 +30,9 @@ def settings(folder, **changes):
     folder,
     steps=10,
     compression=COMPRESSION,
-    local=Local(every=3, start_step=1),
+    local=Local(
+      every=3, start_step=1, outer_learning_rate=0.7, outer_momentum=0.9
+    ),
     checkpoint=Checkpoint(every=5),
     **changes,
   )
@@ -53,7 +55,7 @@ def test_a_run_of_rounds_counts_its_bytes_and_resumes_exactly(tmp_path):
   runs.check_bytes(config, tmp_path / 'whole', summary)
   # 4 rounds of 10 steps, and the loss is not sent.
   assert summary['compression'] > 2.5
-  assert summary['final_eval_loss'] < 5.3
+  assert summary['final_eval_loss'] < 5.2
   errors = sum(x.error_bytes for x in build_plan(config).leaves)
   assert summary['checkpoint_bytes'] == 2 * errors
   # The checkpoint that is due after step 5 waits for the end of the round.
@@ -205,7 +207,7 @@ def test_another_number_of_workers_resumes_with_means(
   for x in jax.tree.leaves(other.delta):
     np.testing.assert_array_equal(x, 0)
   assert summary['num_workers'] == after
-  assert summary['final_eval_loss'] < 5.3
+  assert summary['final_eval_loss'] < 5.2
 
 
 @pytest.mark.parametrize(

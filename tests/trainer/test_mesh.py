@@ -56,9 +56,7 @@ def check_same(replicated, workdir, params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  'mesh', [pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2)]
-)
+@pytest.mark.parametrize('mesh', [(1, 8, 1), (2, 2, 2)])
 def test_losses_do_not_depend_on_the_mesh(replicated, tmp_path, mesh):
   run = settings(replicated[0], mesh)
   summary, params = runs.run(run, tmp_path)

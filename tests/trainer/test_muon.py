@@ -135,10 +135,8 @@ def test_a_schedule_with_a_traced_peak_replaces_both_rates(tmp_path):
   ('mesh', 'local'),
   [
     (Mesh(replica=4), Local()),
-    pytest.param(Mesh(replica=4), Local(every=3), marks=pytest.mark.slow),
-    pytest.param(
-      Mesh(replica=2, fsdp=2), Local(every=3), marks=pytest.mark.slow
-    ),
+    (Mesh(replica=4), Local(every=3)),
+    (Mesh(replica=2, fsdp=2), Local(every=3)),
   ],
   ids=['every step', 'local', 'local, sharded'],
 )

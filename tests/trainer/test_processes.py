@@ -116,12 +116,7 @@ def listening(port):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('gone', 'sign'),
-  [
-    (1, 'KILL'),
-    pytest.param(1, 'STOP', marks=pytest.mark.slow),
-    pytest.param(0, 'KILL', marks=pytest.mark.slow),
-  ],
+  ('gone', 'sign'), [(1, 'KILL'), (1, 'STOP'), (0, 'KILL')]
 )
 def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
   """In 5 s of missing heartbeats and some seconds for all else."""

@@ -246,7 +246,7 @@ class Checkpoints:
 
 
 def _averaged(opt_state: Any, workers: int) -> Any:
-  """The state of so many workers, each with the mean of the saved ones."""
+  """The state of `workers`, each with the mean of the saved ones."""
   mean = gl.collapse(opt_state, exact=False)
   return gl.expand(mean, workers, exact=False)
 

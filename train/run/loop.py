@@ -171,12 +171,11 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
   while now.step < config.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
     # client deadlocks when virtual devices get too many steps ahead.
-    previous, (now, loss) = loss, _advance(job, now, batches, seen)
+    previous, (now, loss, phase) = loss, _advance(job, now, batches, seen)
     jax.block_until_ready(previous)
     run.watch.saw(f'step {now.step}')
     run.bar.advance(now.step)
     # At the end of a round all workers are at the same parameters.
-    phase = traffic.phase_of(job.plan, now.step - 1, now.opt_state)
     ends_round = phase != 'local' or now.step == config.steps
 
     if is_due(config.log.every):
@@ -226,8 +225,8 @@ def _advance(
   now: Snapshot,
   batches: tasks.Batches,
   seen: diagnostics.Window,
-) -> tuple[Snapshot, jax.Array]:
-  """One optimizer step; the loss stays on the device."""
+) -> tuple[Snapshot, jax.Array, str]:
+  """One optimizer step and its phase; the loss stays on the device."""
   batch = job.place(next(batches))
   params, opt_state, loss = job.step(now.params, now.opt_state, batch)
   was = now.progress
@@ -243,7 +242,7 @@ def _advance(
     bytes_sent=was.bytes_sent + job.traffic.step_bytes(phase),
     dense_bytes=was.dense_bytes + job.traffic.dense_bytes,
   )
-  return Snapshot(now.step + 1, params, opt_state, done), loss
+  return Snapshot(now.step + 1, params, opt_state, done), loss, phase
 
 
 def _measured(

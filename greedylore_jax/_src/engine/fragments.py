@@ -13,13 +13,12 @@ from greedylore_jax._src.types import PyTree
 Members = tuple[int, ...]
 """The leaves of a fragment, by their indices in the flattened tree."""
 
-
 SCOPE = 'fragment_'
 """Begins the scope of what a fragment sends: 'fragment_1of4'."""
 
 
 def assign(tree: PyTree, count: int) -> list[Members]:
-  """The leaves of a tree in so many fragments of about equal size.
+  """The leaves of a tree in `count` fragments of about equal size.
 
   The largest leaf goes first, each into the fragment that is the smallest so
   far, so equal layers are dealt out in turn.
@@ -62,8 +61,3 @@ def merge(
     for i, x in zip(members, jax.tree.leaves(part), strict=True):
       leaves[i] = x
   return jax.tree.unflatten(treedef, leaves)
-
-
-def offsets(every: int, count: int) -> list[int]:
-  """By how many steps the rounds of each fragment are ahead of the first's."""
-  return [i * every // count for i in range(count)]

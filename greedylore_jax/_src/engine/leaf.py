@@ -88,12 +88,12 @@ class Leaf:
     del error
     return g
 
-  def rounds(self, phase: Phase, num_workers: int) -> LeafRounds:
+  def rounds(self, phase: Phase) -> LeafRounds:
     """The exchange of the leaf, a generator function in the leaf's shape.
 
     `sent` is None if no error is kept.
     """
-    del phase, num_workers
+    del phase
     return _mean
 
   def wire_dtype(self, phase: Phase) -> DType:
@@ -119,7 +119,7 @@ class Leaf:
     g = jax.ShapeDtypeStruct(self.shape, self.dtype)
     error, state = self.state_shapes()
     return recording.record(
-      self.rounds(phase, num_workers),
+      self.rounds(phase),
       jax.eval_shape(self.feed, g, error),
       state,
       jax.eval_shape(lambda: jax.random.key(0)),
@@ -138,9 +138,9 @@ class FrozenLeaf(Leaf):
     """Nothing is sent in a dense run either."""
     return 0
 
-  def rounds(self, phase: Phase, num_workers: int) -> LeafRounds:
+  def rounds(self, phase: Phase) -> LeafRounds:
     """No round at all."""
-    del phase, num_workers
+    del phase
     return Frozen().compress
 
 
@@ -208,7 +208,7 @@ class CompressedLeaf(Leaf):
     fed: Array = (h[None] + self.error_decay * error.astype(h.dtype))[0]
     return fed
 
-  def rounds(self, phase: Phase, num_workers: int) -> LeafRounds:
+  def rounds(self, phase: Phase) -> LeafRounds:
     """The rounds of the method in this phase."""
     method = {
       'warmup': parts.dense,
@@ -222,7 +222,7 @@ class CompressedLeaf(Leaf):
       own = method(mats, state, key)
       compressor_lib.check_generator(self.compressor, phase, own)
       if is_integer and phase == 'compress':
-        own = quantized.as_integers(own, self.factor_dtype)
+        own = quantized.in_few_bits(own, self.factor_dtype)
       own = rounds.multiplying(own, matrices.is_column_major)
       result = yield from own
       compressor_lib.check_result(self.compressor, phase, result, mats, state)

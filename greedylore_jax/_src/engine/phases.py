@@ -13,7 +13,7 @@ from greedylore_jax._src.engine.groups import Group
 from greedylore_jax._src.engine.leaf import Leaf
 from greedylore_jax._src.engine.schedule import REFRESH, Schedule
 from greedylore_jax._src.types import Array, AxisName, PyTree
-from greedylore_jax._src.wire import rounds, worker_axes
+from greedylore_jax._src.wire import rounds
 from greedylore_jax._src.wire.transport import Transport, all_finite
 
 
@@ -77,13 +77,12 @@ class Phases:
   def _run(self, phase: str, states: list[PyTree]) -> Done:
     """Runs the rounds of one phase."""
     with jax.named_scope(f'greedylore.{phase}'):
-      workers = worker_axes.num_workers(self.axis_name)
       old = [group.join(states) for group in self.groups]
       generators, dtypes = [], []
       for group, h, state in zip(self.groups, self.h, old, strict=True):
         leaf = group.leaf
         own = self.schedule.of_leaf(phase, leaf.update_interval)
-        exchange = leaf.rounds(own, workers)
+        exchange = leaf.rounds(own)
         generators.append(exchange(h, state, group.key(self.keys)))
         dtypes.append(leaf.wire_dtype(own))
       members = self.schedule.members(phase)
@@ -92,7 +91,7 @@ class Phases:
         h, state = groups_lib.pick_one(
           self.groups, members, self.turn, list(zip(self.h, old, strict=True))
         )
-        refresh = leaf.rounds(REFRESH, workers)
+        refresh = leaf.rounds(REFRESH)
         key = self.keys[self.turn]
         generators.append(refresh(h.reshape(leaf.shape), state, key))
         dtypes.append(leaf.wire_dtype(REFRESH))

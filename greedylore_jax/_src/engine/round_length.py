@@ -139,7 +139,7 @@ class Rule:
   total_steps: int | None = None
 
   def __post_init__(self) -> None:
-    if not isinstance(self.every, QSR | SelSync):
+    if not self.varies:
       checks.check_integer('every', self.every)
     checks.check_integer('start_step', self.start_step, at_least=0)
     if self.total_steps is not None:
@@ -151,6 +151,29 @@ class Rule:
     if isinstance(self.every, SelSync):
       return 1
     return self.every.min_steps if isinstance(self.every, QSR) else self.every
+
+  @property
+  def varies(self) -> bool:
+    """Whether rounds may be longer than the shortest."""
+    return isinstance(self.every, QSR | SelSync)
+
+  def ahead(self, fragments: int) -> list[int]:
+    """By how many steps the rounds of each fragment are ahead of the first's.
+
+    Raises:
+      ValueError: if rounds vary, or are too short for a step of each fragment.
+    """
+    if fragments > 1 and self.varies:
+      raise ValueError(
+        'fragments need rounds of equal length, got every='
+        f'{type(self.every).__name__}: use a number, or fragments=1.'
+      )
+    if 1 < fragments > self.shortest:
+      raise ValueError(
+        f'fragments must be at most every, {self.shortest}, so that each has a'
+        f' step of its own, got {fragments}.'
+      )
+    return [i * self.shortest // fragments for i in range(fragments)]
 
   @property
   def is_known(self) -> bool:

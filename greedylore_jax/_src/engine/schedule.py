@@ -12,7 +12,6 @@ import math
 
 import jax.numpy as jnp
 
-from greedylore_jax._src.engine import fragments
 from greedylore_jax._src.engine.round_length import Rule
 from greedylore_jax._src.types import Array, Phase
 
@@ -49,7 +48,12 @@ class Schedule:
     start_step: dense steps before compression starts.
     intervals: the update intervals, ascending; each divides the next.
     phases: the names of the phases that occur, in the order of their indices.
+    is_known: whether `at` is exact; else it may name more than is sent.
+    varies: whether `lasting` is a bound, as phases may come less often.
   """
+
+  is_known = True
+  varies = False
 
   def __init__(self, start_step: int, intervals: Iterable[int | None]):
     """Takes the `intervals` of all compressed leaves, None without refresh."""
@@ -75,6 +79,14 @@ class Schedule:
     if since < 0:
       return WARMUP
     return self._name(sum(since % i == 0 for i in self.intervals))
+
+  def of_round(self, number: int) -> str:
+    """The phase of a step that is a round of its own."""
+    return self.at(number)
+
+  def names(self) -> set[str]:
+    """The phases that occur."""
+    return {*self.phases}
 
   def index(self, count: Array) -> Array:
     """The index into `phases` of step `count`: `at` for a traced number."""
@@ -215,7 +227,8 @@ class LocalSchedule:
 
   At the end of a round, a step is in a phase of the rounds' own schedule, which
   counts rounds. All others are 'local' and send nothing. What several things
-  send in one step is joined by '+': 'compress_1of2+compress_2of2+moments'.
+  send in one step is joined by '+': 'compress_1of2+compress_2of2+moments'. If
+  only the run can know when rounds end, every step is said to end one.
   """
 
   def __init__(
@@ -224,8 +237,8 @@ class LocalSchedule:
     """Takes the schedule of rounds of each fragment, and when rounds end."""
     self._rounds, self._rule = rounds, rule
     self._average_moments = average_moments
-    ahead = fragments.offsets(rule.shortest, len(rounds))
-    self._ends = [rule.ends(steps) for steps in ahead]
+    self.is_known, self.varies = rule.is_known, rule.varies
+    self._ends = [rule.ends(steps) for steps in rule.ahead(len(rounds))]
     self._names = list[str]()
     self._counts = [0] * len(rounds)
 
@@ -242,18 +255,8 @@ class LocalSchedule:
       self._names.append('+'.join(parts) or LOCAL)
     return self._names[step]
 
-  @property
-  def is_known(self) -> bool:
-    """Whether `at` says when rounds end; else each step is said to end one."""
-    return self._rule.is_known
-
-  @property
-  def varies(self) -> bool:
-    """Whether rounds may be longer than the shortest."""
-    return not isinstance(self._rule.every, int)
-
   def of_round(self, number: int) -> str:
-    """The phase of the step that ends a round, counted from 0, of one part."""
+    """The phase of the step that ends a round, counted from 0."""
     always = [] if self.is_known else [LOCAL]
     moments = [MOMENTS] if self._averages(number + 1) else []
     return '+'.join([*always, self._rounds[0].at(number), *moments])

@@ -88,14 +88,13 @@ class Plan:
 
   @property
   def is_local(self) -> bool:
-    """Whether there are steps that send nothing, see `local_updates`."""
+    """Whether there are local steps, see `local_updates`."""
     return LOCAL in self.rounds
 
   @property
   def varies(self) -> bool:
     """Whether rounds may be longer than the averages say, which are bounds."""
-    schedule = self.schedule
-    return isinstance(schedule, LocalSchedule) and schedule.varies
+    return self.schedule.varies
 
   @property
   def is_elastic(self) -> bool:
@@ -126,18 +125,14 @@ class Plan:
   def phase_after_round(self, rounds: int) -> str:
     """The phase of a step with which the number of ended rounds became this.
 
-    Where `phase_at` cannot say, as with `SelSync`; for one fragment.
+    For `SelSync`, where `phase_at` cannot say.
     """
-    if not isinstance(self.schedule, LocalSchedule):
-      return self.schedule.at(rounds - 1)
     return self.schedule.of_round(rounds - 1)
 
   @property
   def is_exact(self) -> bool:
     """Whether `phase_at` is exact; else any step may send less than it says."""
-    return (
-      not isinstance(self.schedule, LocalSchedule) or self.schedule.is_known
-    )
+    return self.schedule.is_known
 
   def bytes_after(self, steps: int) -> int:
     """Bytes of the first `steps` steps together."""
@@ -162,10 +157,7 @@ class Plan:
   @property
   def peak_bytes(self) -> int:
     """Bytes of the step that sends most."""
-    names = {*self.rounds}
-    if isinstance(self.schedule, LocalSchedule):
-      names = self.schedule.names()
-    return max(map(self.bytes_in, names))
+    return max(map(self.bytes_in, self.schedule.names()))
 
   @property
   def state_bytes(self) -> int:
@@ -259,12 +251,9 @@ def plan(
     )
     for members in groups
   ]
-  is_local = not isinstance(every, int) or every > 1
-  local = LocalSchedule(
-    [x.schedule for x in parts],
-    Rule(every, local_start_step, total_steps),
-    average_moments,
-  )
+  rule = Rule(every, local_start_step, total_steps)
+  is_local = rule.varies or rule.shortest > 1
+  local = LocalSchedule([x.schedule for x in parts], rule, average_moments)
   rounds = {LOCAL: _flag(every)} if is_local else {}
   sent: dict[int, dict[str, int]] = {}
   for i, (part, members) in enumerate(zip(parts, groups, strict=True)):

@@ -74,11 +74,21 @@ def adapt(
   )
   given, kept = (len(jax.tree.leaves(x)) for x in (saved, adapted))
   if exact and given != kept:
+    names = ', '.join(_only_in(saved, adapted)[:3])
     raise ValueError(
       f'The saved state must have {kept} arrays, as tx.init(params) has, got'
-      f' {given}. {_REMEDY}'
+      f' {given}, among them {names}. {_REMEDY}'
     )
   return adapted
+
+
+def _only_in(saved: OptState, adapted: OptState) -> list[str]:
+  """The places of arrays of the one state that the other does not have."""
+  of: Function = lambda tree: dict.fromkeys(
+    _name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+  )
+  known = of(adapted)
+  return [name for name in of(saved) if name not in known]
 
 
 def _adapt_state(

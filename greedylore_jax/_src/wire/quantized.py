@@ -105,7 +105,7 @@ def unpack(packed: Array, bits: int) -> Array:
   return levels
 
 
-def as_integers(rounds: Rounds, dtype: DType) -> Rounds:
+def in_few_bits(rounds: Rounds, dtype: DType) -> Rounds:
   """The same rounds with means of numbers in a few bits, [k, m, n]."""
   reply = None
   while True:
@@ -124,6 +124,6 @@ def _limit(bits: int) -> int:
 
 
 def _shifts(bits: int, ndim: int) -> Array:
-  """Where in a byte its digits begin, along the last of so many axes."""
+  """Where in a byte its digits begin, along the last of `ndim` axes."""
   shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)
   return shifts.reshape((1,) * (ndim - 1) + (-1,))

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from greedylore_jax._src.types import Array, DType, Function
 from greedylore_jax._src.wire import inner_axes, quantized, rounds
 
+QUANTIZED = 'quantized-mean'
+"""The kind of a leaf's message in a few bits, before it is packed."""
+
 
 class Message(NamedTuple):
   """One collective and its payload per worker.
@@ -40,9 +43,6 @@ class Message(NamedTuple):
       Message('all-to-all', 'uint8', num_workers * share),
       Message('all-gather', 'uint8', share),
     ]
-
-
-QUANTIZED = 'quantized-mean'
 
 
 class Recorder:

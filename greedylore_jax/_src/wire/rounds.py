@@ -35,11 +35,11 @@ class Gather:
 class Quantized:
   """A mean of numbers in a few bits: `mean, sent = yield Quantized(x, bits)`.
 
-  The message is averaged in two halves: workers send each other parts of it in
-  so many bits, and the mean of these parts again in so many. `mean` is what
-  everybody received, and `sent` is this worker's share of it, with the rounding
-  of both, so that mean_i sent_i == mean. How precise that is and how many bytes
-  it takes do not depend on the number of workers.
+  A mean has two halves, and both are rounded: workers send parts of the message
+  to each other, and then the means of these parts to all. `mean` is what
+  everybody received. `sent` is this worker's share of it, with both roundings,
+  so that mean_i sent_i == mean. Precision and bytes do not depend on the number
+  of workers.
 
   Attributes:
     x: [k, m, n].

@@ -54,7 +54,7 @@ class Transport:
   def quantized_mean(
     self, arrays: Sequence[Array], bits: int
   ) -> list[tuple[Array, Array]]:
-    """(mean, sent) of arrays [k, m, n] in so many bits, see `rounds.Quantized`.
+    """(mean, sent) of arrays [k, m, n] in a few bits, see `rounds.Quantized`.
 
     Worker j averages part j of the packed message of all arrays, which takes an
     all-to-all, and an all-gather spreads its mean.
