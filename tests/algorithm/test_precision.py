@@ -90,25 +90,41 @@ def test_errors_of_half_precision_gradients_lose_nothing():
   assert workers.relative(went + state.error['w'][0], came) < 1e-5
 
 
-def rounded(x, bits):
-  """An oracle: chunks of 64 along the longer side, and their levels."""
-  k, m, n = x.shape
-  rows = np.swapaxes(x, 1, 2) if m > n else x
-  flat = rows.reshape(k, -1)
-  chunks = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 64))).reshape(-1, 64)
+def rotated(x):
+  """An oracle: chunks of 64 along the longer side, rotated. x: [a, b]."""
+  flat = (x.T if x.shape[0] > x.shape[1] else x).ravel()
+  chunks = np.pad(flat, (0, -len(flat) % 64)).reshape(-1, 64)
+  return chunks @ rotation()
+
+
+def rotated_back(chunks, shape):
+  """Inverts `rotated`."""
+  flat = (chunks @ rotation().T).ravel()[: np.prod(shape)]
+  return (
+    flat.reshape(shape[::-1]).T if shape[0] > shape[1] else flat.reshape(shape)
+  )
+
+
+def rotation():
+  """(-1)^(bits that i and j share), and the sign of a row by i^2 mod 61."""
+  i, j = np.mgrid[:64, :64]
+  shared = np.bitwise_count(i & j)
+  return (-1.0) ** (shared + i**2 % 61) / 8
+
+
+def rounded(chunks, bits):
+  """An oracle: the levels of chunks."""
   out = np.zeros_like(chunks)
-  for i, c in enumerate(chunks):
-    s = 2 ** (bits - 1) - 1
-    t = np.abs(c).mean() if bits == 2 else np.abs(c).max() / s
-    t = np.float64(jnp.bfloat16(t))
-    if t == 0:
-      continue
+  for row, c in zip(out, chunks, strict=True):
     if bits == 2:
-      out[i] = t * (np.clip(np.floor(c / t), -2, 1) + 0.5)
+      levels = np.clip(np.floor(c / (1.25 * np.abs(c).mean())), -2, 1) + 0.5
+      t = levels @ c / (levels @ levels)
+      row[:] = levels * np.float64(jnp.bfloat16(t))
     else:
-      out[i] = t * np.clip(np.round(c / t), -s, s)
-  flat = out.reshape(k, -1)[:, : m * n].reshape(rows.shape)
-  return np.swapaxes(flat, 1, 2) if m > n else flat
+      s = 2 ** (bits - 1) - 1
+      t = np.float64(jnp.bfloat16(np.abs(c).max() / s))
+      row[:] = t * np.clip(np.round(c / t), -s, s)
+  return out
 
 
 def exchanged(h, bits):
@@ -116,19 +132,17 @@ def exchanged(h, bits):
 
   Part i of the chunks belongs to worker i, who knows its second rounding.
   """
-  first = [rounded(x[None], bits)[0] for x in h]
+  first = [rounded(rotated(x), bits) for x in h]
   mean = np.mean(first, 0)
-  output = rounded(mean[None], bits)[0]
-  n, size = len(h), mean.size
-  chunks = -(-size // 64)
-  per_worker = -(-chunks // n) * 64
-  owner = np.arange(size) // per_worker
-  late = (n * (output - mean)).ravel()
+  output = rounded(mean, bits)
+  per_worker = -(-len(mean) // len(h))
+  owner = np.arange(len(mean)) // per_worker
+  late = len(h) * (output - mean)
   sent = [
-    x + np.where(owner == i, late, 0).reshape(x.shape)
-    for i, x in enumerate(first)
+    x + np.where(owner[:, None] == i, late, 0) for i, x in enumerate(first)
   ]
-  return output, sent
+  back = [rotated_back(x, h[0].shape) for x in (output, *sent)]
+  return back[0], back[1:]
 
 
 @pytest.mark.parametrize('bits', [2, 4, 8])
@@ -199,3 +213,65 @@ def test_a_nan_of_one_worker_reaches_all():
 def test_only_what_can_be_packed_is_accepted():
   with pytest.raises(TypeError, match=r'factor_dtype must.*int8, int4'):
     gl.compress_gradients(gl.PowerSGD(3), None, factor_dtype=jnp.uint8)
+
+
+DENSE_SHAPES = {
+  'w': (6, 40),
+  'embedding': (30, 7),
+  'gain': (150,),
+  'bias': (4,),
+}
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'int4', 'int2'])
+def test_dense_messages_in_few_bits_are_conserved(dtype):
+  """Dense steps, a refresh, compressed steps, and leaves that stay dense."""
+  n = 3
+  tx = gl.compress_gradients(
+    [('embedding', gl.Dense()), ('', gl.GreedyLore(2, 3))],
+    workers.AXIS,
+    start_step=1,
+    dense_dtype=dtype,
+  )
+  update, state = workers.simulated(tx, n), workers.fresh(tx, DENSE_SHAPES, n)
+  for step in range(5):
+    grads = workers.random_grads(DENSE_SHAPES, n, seed=step)
+    before = state.error
+    updates, state = update(grads, state)
+    for name in DENSE_SHAPES:
+      came, went = grads[name].mean(0), updates[name]
+      if name != 'bias':  # It is too small for a chunk.
+        assert workers.relative(went, came) > 1e-4
+        came = came + before[name].mean(0)
+        went = went + state.error[name].mean(0)
+      assert workers.relative(went, came) < workers.FLOAT32_ROUNDING
+
+
+def test_dense_messages_in_few_bits_are_planned():
+  compressor = [('embedding', gl.Dense()), ('', gl.PowerSGD(2))]
+  options = {'start_step': 1, 'dense_dtype': 'int4', 'factor_dtype': 'int2'}
+  params = workers.zeros(DENSE_SHAPES)
+  plan = gl.plan(compressor, params, num_workers=4, **options)
+  how = {leaf.path: leaf.how for leaf in plan.leaves}
+  assert how['embedding'] == 'dense in 4 bits: requested'
+  assert how['bias'].startswith('1-D')
+  tx = gl.compress_gradients(compressor, workers.AXIS, **options)
+  sent = sorted(
+    (c.kind, c.dtype, c.size // (4 if c.kind == 'all-gather' else 1))
+    for c in gl.collectives(workers.compiled_update(tx, params))
+  )
+  planned = plan.rounds['warmup'] + plan.rounds['compress']
+  assert sent == sorted(planned)
+  # 4 chunks each of w and of the embedding, 3 of the gain, one more to share.
+  assert plan.bytes_in('warmup') == 12 * (64 // 2 + 2) + 4 * 4
+
+
+def test_a_floating_dense_dtype_is_that_of_the_messages():
+  tx = gl.compress_gradients(
+    gl.PowerSGD(2), None, start_step=9, dense_dtype='bfloat16'
+  )
+  params = workers.zeros(SHAPES)
+  grads = jax.tree.map(lambda x: x + 1 + 2**-12, params)
+  updates, state = tx.update(grads, tx.init(params))
+  assert np.all(updates['w'] == 1)
+  np.testing.assert_allclose(state.error['w'], 2**-12)

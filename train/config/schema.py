@@ -175,6 +175,9 @@ class Compression(Section):
   """Type in which the errors are stored; None is float32."""
   factor_dtype: FactorDType | None = None
   """Type of compressed messages; None is the type of the gradients."""
+  dense_dtype: FactorDType | None = None
+  """Type of everything else that is sent: dense steps, refreshes, dense leaves;
+  None is the type of the gradients."""
   stagger: bool = False
   """Refresh at most one basis per step instead of all in the same step, which
   sends as much as a dense step."""
@@ -232,7 +235,8 @@ class Local(Section):
   that no step sends more than about 1 / fragments of it."""
   delay: int = 0
   """Steps between the end of a round and the update of the global parameters,
-  in which messages may travel while workers train; below local.every."""
+  below local.every. If the workers are several processes, these steps are
+  computed while the message travels."""
   average_moments: int = 0
   """Rounds after which the state of the optimizer is averaged over the workers,
   too, without compression; 0 never does."""
@@ -387,7 +391,7 @@ class Config(Section):
       'embedding_rank',
       'embedding_update_interval',
     )
-    dtypes = 'error_dtype', 'factor_dtype'
+    dtypes = 'error_dtype', 'factor_dtype', 'dense_dtype'
     only(sent, not is_tsr_adam, others, 'embedding_method', *dtypes, 'stagger')
     read = not is_tsr_adam or not sent.error_feedback
     only(sent, read, others, 'error_feedback')

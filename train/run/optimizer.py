@@ -225,6 +225,7 @@ def policy(compression: Compression, task: tasks.Task) -> dict[str, Any]:
     'error_decay': compression.error_decay,
     'error_dtype': compression.error_dtype,
     'factor_dtype': compression.factor_dtype,
+    'dense_dtype': compression.dense_dtype,
     'stagger': compression.stagger,
   }
 

@@ -38,12 +38,15 @@ class Leaf:
     shape: its shape.
     dtype: of its gradients.
     reason: why it is sent as it is, for people.
+    dense_dtype: of messages in dense steps and refreshes; None is the
+      gradient's.
   """
 
   path: str
   shape: Shape
   dtype: DType
   reason: str
+  dense_dtype: DType
 
   @property
   def size(self) -> int:
@@ -99,7 +102,7 @@ class Leaf:
   def wire_dtype(self, phase: Phase) -> DType:
     """The dtype in which its real messages are sent."""
     del phase
-    return self.dtype
+    return self.dense_dtype or self.dtype
 
   def update_error(
     self, error: PyTree, h: Array, output: Array, sent: Array | None
@@ -173,8 +176,9 @@ class CompressedLeaf(Leaf):
 
   @property
   def is_linear(self) -> bool:
-    """Whether the method is, and its messages are not rounded to integers."""
-    return self.compressor.linear and not self._is_integer
+    """Whether the method is, and no message is rounded to few bits."""
+    dtypes = self.factor_dtype, self.dense_dtype
+    return self.compressor.linear and not any(map(is_few_bits, dtypes))
 
   @property
   def takes_several(self) -> bool:
@@ -215,14 +219,14 @@ class CompressedLeaf(Leaf):
       'refresh': self.compressor.refresh,
       'compress': self.compressor.compress,
     }[phase]
-    matrices, is_integer = self.matrices, self._is_integer
+    matrices, dtype = self.matrices, self._dtype_in(phase)
 
     def exchange(h: Array, state: PyTree, key: Array) -> rounds.Rounds:
       mats = matrices.split(h)
       own = method(mats, state, key)
       compressor_lib.check_generator(self.compressor, phase, own)
-      if is_integer and phase == 'compress':
-        own = quantized.in_few_bits(own, self.factor_dtype)
+      if is_few_bits(dtype):
+        own = quantized.in_few_bits(own, dtype)
       own = rounds.multiplying(own, matrices.is_column_major)
       result = yield from own
       compressor_lib.check_result(self.compressor, phase, result, mats, state)
@@ -233,10 +237,9 @@ class CompressedLeaf(Leaf):
     return exchange
 
   def wire_dtype(self, phase: Phase) -> DType:
-    """`factor_dtype` in compressed steps; integers are sent unchanged."""
-    if phase != 'compress' or self.factor_dtype is None or self._is_integer:
-      return self.dtype
-    return self.factor_dtype
+    """That of the phase; the gradient's, unless it is a floating dtype."""
+    dtype = self._dtype_in(phase)
+    return self.dtype if dtype is None or is_few_bits(dtype) else dtype
 
   def update_error(
     self, error: PyTree, h: Array, output: Array, sent: Array | None
@@ -249,15 +252,19 @@ class CompressedLeaf(Leaf):
       error += (output - output.astype(self.dtype).astype(output.dtype))[None]
     return error
 
-  @property
-  def _is_integer(self) -> bool:
-    dtype = self.factor_dtype
-    return dtype is not None and not jnp.issubdtype(dtype, jnp.floating)
+  def _dtype_in(self, phase: Phase) -> DType:
+    """What was asked for in this phase."""
+    return self.factor_dtype if phase == 'compress' else self.dense_dtype
 
 
 def compute_dtype(dtype: DType) -> DType:
   """The dtype of the linear algebra: float32 unless the gradient has more."""
   return jnp.promote_types(dtype, jnp.float32)
+
+
+def is_few_bits(dtype: DType) -> bool:
+  """Whether this is 'int8', 'int4' or 'int2'."""
+  return dtype is not None and not jnp.issubdtype(dtype, jnp.floating)
 
 
 def map_leaves(

@@ -48,6 +48,16 @@ class Matrices:
     axes = stack, rows, columns
     return cls(shape, axes, *map(size, axes))
 
+  @classmethod
+  def whole(cls, shape: Shape) -> 'Matrices':
+    """A leaf of any shape as one matrix; a vector is one row."""
+    axes = tuple(range(len(shape)))
+    rows, columns = axes[: len(shape) > 1], axes[len(shape) > 1 :]
+    if math.prod(shape[i] for i in rows) ** 2 > math.prod(shape):
+      rows, columns = columns, rows
+    a, b = (math.prod(shape[i] for i in x) for x in (rows, columns))
+    return cls(shape, ((), rows, columns), 1, a, b)
+
   @property
   def order(self) -> Shape:
     """The leaf's axes in the order in which it is split."""
@@ -57,7 +67,7 @@ class Matrices:
   def is_column_major(self) -> bool:
     """Whether neighbours in memory belong to one column."""
     _, rows, columns = self.axes
-    return max(rows) > max(columns)
+    return max(rows, default=-1) > max(columns, default=-1)
 
   def keeps_sharding(self, spec: Sequence[Any]) -> bool:
     """Whether a leaf that is sharded like this can be split without moving it.

@@ -24,10 +24,12 @@ from greedylore_jax._src.engine import schedule as schedule_lib
 from greedylore_jax._src.engine.leaf import CompressedLeaf, FrozenLeaf, Leaf
 from greedylore_jax._src.engine.matrices import DimensionNumbers, Matrices
 from greedylore_jax._src.types import DType, Params
+from greedylore_jax._src.wire import quantized
 from greedylore_jax.compressors import compressor as compressor_lib
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.frozen import Frozen
+from greedylore_jax.compressors.quantized import Quantize
 
 TOO_SMALL = 'would shrink only'  # The beginning of a reason.
 # A compressor state that is larger than this and also than so many times its
@@ -89,6 +91,11 @@ class PolicyOptions(TypedDict, total=False):
       many bits per number and a scale for each 64 of them, see `Quantized`;
       how precise that is does not depend on the number of workers. It takes two
       collectives a round. Gathered messages are sent unchanged.
+    dense_dtype: dtype in which everything else is sent, of the same choice:
+      dense steps, refreshes and dense leaves. None, the default, is the
+      gradient's. What it rounds away stays in the error, too; for 'int8',
+      'int4' and 'int2' dense leaves get one, as they are sent like by
+      `Quantize`, while a floating dtype rounds dense leaves for good.
     stagger: True refreshes at most one leaf per step rather than all together,
       so that no step sends more than a compressed one and one leaf (except for
       the first, which refreshes all). The method of each leaf is the same, at
@@ -103,6 +110,7 @@ class PolicyOptions(TypedDict, total=False):
   weight_dimension_numbers: WeightDimensionNumbers
   error_dtype: DType
   factor_dtype: DType
+  dense_dtype: DType
   stagger: bool
 
 
@@ -118,6 +126,7 @@ class Policy:
   weight_dimension_numbers: Any = None
   error_dtype: DType = None
   factor_dtype: DType = None
+  dense_dtype: DType = None
   stagger: bool = False
 
   @classmethod
@@ -153,6 +162,7 @@ class Policy:
     checks.check_dtype('error_dtype', self.error_dtype, checks.FLOATING)
     known = 'int8', 'int4', 'int2', *checks.FLOATING
     checks.check_dtype('factor_dtype', self.factor_dtype, known)
+    checks.check_dtype('dense_dtype', self.dense_dtype, known)
 
   @functools.cached_property
   def rules(self) -> list[tuple[str, Compressor]]:
@@ -202,13 +212,14 @@ class Policy:
 
   def _leaf(self, path: str, x: Any, numbers: DimensionNumbers | None) -> Leaf:
     shape, dtype = jnp.shape(x), jnp.result_type(x)
-    dense = functools.partial(Leaf, path, shape, dtype)
+    dense = functools.partial(self._dense, path, shape, dtype)
     if isinstance(self._rule(path), Frozen):
-      return FrozenLeaf(path, shape, dtype, 'frozen')
+      return FrozenLeaf(path, shape, dtype, 'frozen', None)
     if not jnp.issubdtype(dtype, jnp.floating):
-      return dense(f'{dtype} is not a real floating type')
+      reason = f'{dtype} is not a real floating type'
+      return Leaf(path, shape, dtype, reason, None)
     if 0 in shape:
-      return dense('empty')
+      return Leaf(path, shape, dtype, 'empty', None)
     if numbers is None:
       asked = self.weight_dimension_numbers is not None
       reason = 'requested' if asked else numbers_lib.why_dense(path, shape)
@@ -221,23 +232,49 @@ class Policy:
     if isinstance(compressor, Dense):
       return dense('requested')
     stack = f'{m.k} x ' if m.k > 1 else ''
-    leaf = CompressedLeaf(
+    reason = f'matrices {stack}{m.a} x {m.b}'
+    leaf = self._compressed(path, dtype, reason, m, compressor)
+    _check_state_size(leaf)
+    rate = _compression_rate(dataclasses.replace(leaf, path=''))
+    if rate <= self.min_compression_rate:
+      return dense(f'{TOO_SMALL} {rate:.2f}x')
+    return leaf
+
+  def _dense(self, path: str, shape: Any, dtype: DType, reason: str) -> Leaf:
+    """A leaf that is sent dense, in few bits if that was asked for."""
+    if leaf_lib.is_few_bits(self.dense_dtype):
+      bits = quantized.bits_of(self.dense_dtype)
+      why = f'dense in {bits} bits: {reason}'
+      leaf = self._compressed(
+        path, dtype, why, Matrices.whole(shape), Quantize(bits)
+      )
+      if _compression_rate(dataclasses.replace(leaf, path='')) > 1:
+        return leaf
+      return Leaf(path, shape, dtype, reason, None)
+    return Leaf(path, shape, dtype, reason, self.dense_dtype)
+
+  def _compressed(
+    self,
+    path: str,
+    dtype: DType,
+    reason: str,
+    matrices: Matrices,
+    compressor: Compressor,
+  ) -> CompressedLeaf:
+    """A leaf that is compressed, with the options of all."""
+    return CompressedLeaf(
       path,
-      shape,
+      matrices.shape,
       dtype,
-      f'{stack}{m.a} x {m.b}',
-      m,
+      reason,
+      self.dense_dtype,
+      matrices,
       compressor,
       self.error_feedback,
       self.error_decay,
       self.error_dtype,
       self.factor_dtype,
     )
-    _check_state_size(leaf)
-    rate = _compression_rate(dataclasses.replace(leaf, path=''))
-    if rate <= self.min_compression_rate:
-      return dense(f'{TOO_SMALL} {rate:.2f}x')
-    return leaf
 
   def compressor_of(self, path: str) -> Compressor:
     """The method of the matrix with this path."""

@@ -40,9 +40,7 @@ def _family(path: str) -> str:
 
 
 def _sent_as(leaf: Any, how: str) -> str:
-  if leaf.compressed:
-    return f'matrices {how}'
-  return how if how == 'frozen' else f'dense: {how}'
+  return how if leaf.compressed or how == 'frozen' else f'dense: {how}'
 
 
 def step_table(p: Any) -> list[str]:
