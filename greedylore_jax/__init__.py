@@ -10,6 +10,7 @@ from greedylore_jax._src.local_updates import (
   local_updates,
 )
 from greedylore_jax._src.lordo import lordo
+from greedylore_jax._src.mesh_step import TrainStep
 from greedylore_jax._src.report.collectives import Collective, collectives
 from greedylore_jax._src.report.diagnostics import Diagnostics
 from greedylore_jax._src.report.plan import Plan, plan
@@ -23,7 +24,7 @@ from greedylore_jax._src.state.placement import (
   state_partition_specs,
   state_template,
 )
-from greedylore_jax._src.train_step import TrainStep, make_train_step
+from greedylore_jax._src.train_step import make_train_step
 from greedylore_jax._src.transform import (
   average_gradients,
   compress_gradients,

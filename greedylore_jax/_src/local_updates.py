@@ -27,17 +27,15 @@ from greedylore_jax._src.wire.transport import Transport, all_finite
 
 
 class InFlight(NamedTuple):
-  """What has been sent and not arrived yet, see `delay` of `local_updates`.
+  """Rounds whose outcome x has not received, see `delay` of `local_updates`.
 
   Attributes:
-    left: int32 [fragments], steps until it arrives, 0 if nothing is in flight;
-      equal on all workers.
-    moves: the updates of x that will arrive; equal on all workers.
-    sent: how far each worker had moved when it sent.
+    left: int32 [fragments], steps until x receives it, 0 if nothing is in
+      flight; equal on all workers.
+    sent: how far each worker moved in the round.
   """
 
   left: Array
-  moves: Updates
   sent: PerWorker
 
 
@@ -136,9 +134,10 @@ def local_updates(
       which must not mix leaves of different groups.
     delay: steps between the end of a round and the update of x, fewer than in a
       round. Workers take local steps in the meantime, which count: y_i becomes
-      the new x plus what worker i moved since it sent. Rounds of `start_step`
-      and the last one do not wait. The step that ends a round still waits for
-      its message, so a delay by itself hides no time.
+      the new x plus what worker i moved since the round ended. Rounds of
+      `start_step`, and those that the end of the run would overtake, have no
+      delay. The message can travel during these steps: see `overlap` of
+      `make_train_step`. Without it, the step that updates x waits for it.
     average_moments: rounds after which the workers also average the inner
       optimizer's state (its floating-point numbers), sent in full; 0 never
       does. Lower sends more.
@@ -209,8 +208,7 @@ def local_updates(
     zeros: Function = lambda: per_worker.of(jax.tree.map(_zeros, params))
     in_flight: Any = ()
     if delay:
-      moves = jax.tree.map(jnp.zeros_like, params)
-      in_flight = InFlight(jnp.zeros(fragments, jnp.int32), moves, zeros())
+      in_flight = InFlight(jnp.zeros(fragments, jnp.int32), zeros())
     return LocalUpdatesState(
       count=jnp.zeros([], jnp.int32),
       since=jnp.array(ahead, jnp.int32),
@@ -226,6 +224,8 @@ def local_updates(
     updates: Updates,
     state: LocalUpdatesState,
     params: Params = None,
+    *,
+    exchanges: bool = True,
     **extra: Any,
   ) -> tuple[Updates, LocalUpdatesState]:
     if params is None:
@@ -247,18 +247,35 @@ def local_updates(
       is_due = ends[0] & ((state.rounds[0] + 1) % average_moments == 0)
       moments = _averaged_if(is_due, moments, axis_name)
 
+    departs = ends & rule.waits(count, delay)
+    in_flight, arrives = state.in_flight, jnp.zeros_like(ends)
+    if isinstance(in_flight, InFlight):
+      arrives = in_flight.left == 1
+      left = jnp.maximum(in_flight.left - 1, 0)
+      in_flight = in_flight._replace(left=jnp.where(departs, delay, left))
+    first = jnp.where(count < start_step, jnp.array(ahead, jnp.int32), 0)
+    state = state._replace(
+      count=count + 1,
+      since=jnp.where(ends, first, state.since + 1),
+      rounds=state.rounds + ends,
+      delta=per_worker.of(delta),
+      inner=per_worker.of(moments),
+      in_flight=in_flight,
+      norm=norm,
+    )
+    if not exchanges:
+      return jax.tree.map(jnp.zeros_like, params), state
+
     groups = fragments_lib.assign(params, fragments)
-    waits = delay and ~((count < start_step) | rule.is_last(count))
     moved, held = [], []
     for i, members in enumerate(groups):
       own: Function = functools.partial(fragments_lib.take, members=members)
       before = round_end.Held(own(delta), state.outer[i])
-      if isinstance(state.in_flight, InFlight):
-        left, moves, sent = state.in_flight
-        before = before._replace(
-          left=left[i], moves=own(moves), sent=own(sent.own)
-        )
-      end = round_end.RoundEnd(outer, ends[i], delay, waits)
+      if isinstance(in_flight, InFlight):
+        before = before._replace(sent=own(in_flight.sent.own))
+      end = round_end.RoundEnd(
+        outer, ends[i] & ~departs[i], departs[i], arrives[i]
+      )
       with _scope(i, fragments):
         new = end(before, own(params), count)
       moved.append(new[0])
@@ -267,26 +284,45 @@ def local_updates(
     merged: Function = lambda parts: fragments_lib.merge(parts, groups, params)
     if after_round is not None:
       moments = _learned_if(jnp.any(ends), after_round, moments, merged(moved))
-    in_flight: Any = ()
-    if delay:
-      in_flight = InFlight(
-        left=jnp.stack([x.left for x in held]),
-        moves=merged([x.moves for x in held]),
-        sent=per_worker.of(merged([x.sent for x in held])),
-      )
-    first = jnp.where(count < start_step, jnp.array(ahead, jnp.int32), 0)
-    return merged(moved), LocalUpdatesState(
-      count=count + 1,
-      since=jnp.where(ends, first, state.since + 1),
-      rounds=state.rounds + ends,
+    if isinstance(in_flight, InFlight):
+      sent = per_worker.of(merged([x.sent for x in held]))
+      in_flight = in_flight._replace(sent=sent)
+    return merged(moved), state._replace(
       delta=per_worker.of(merged([x.delta for x in held])),
       inner=per_worker.of(moments),
       outer=tuple(x.outer for x in held),
       in_flight=in_flight,
-      norm=norm,
     )
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  rounds = Rounds(outer, rule, fragments, delay, bool(average_moments))
+  return LocalUpdates(init, update, rounds)
+
+
+class Rounds(NamedTuple):
+  """What a `local_updates` does in rounds, for steps that overlap with them."""
+
+  outer: optax.GradientTransformationExtraArgs
+  rule: Rule
+  fragments: int
+  delay: int
+  averages_moments: bool
+
+
+class LocalUpdates(optax.GradientTransformationExtraArgs):  # type: ignore[misc,unused-ignore]
+  """The transformation that `local_updates` returns.
+
+  Its `update` takes `exchanges=False`: nothing is sent or received, and what
+  the end of a round would do is left to the caller.
+  """
+
+  rounds: Rounds
+
+  def __new__(
+    cls, init: Function, update: Function, rounds: Rounds
+  ) -> 'LocalUpdates':
+    made: LocalUpdates = super().__new__(cls, init, update)
+    made.rounds = rounds
+    return made
 
 
 def _scope(i: int, count: int) -> Any:

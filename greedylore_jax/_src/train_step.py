@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks, gradients
+from greedylore_jax._src import overlap as overlap_lib
 from greedylore_jax._src.local_updates import find_local, local_params
+from greedylore_jax._src.mesh_step import OverlappedStep, TrainStep
 from greedylore_jax._src.report.diagnostics import Observer
 from greedylore_jax._src.state import checkpoint, placement
 from greedylore_jax._src.types import (
@@ -29,143 +31,6 @@ from greedylore_jax._src.wire.transport import Transport
 _P: Any = jax.sharding.PartitionSpec
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainStep:
-  """A jitted step that first puts parameters and batch onto the mesh.
-
-  Arrays that are already on the mesh keep their sharding, and so do the
-  results: parameters that are sharded over the devices of a worker stay so.
-  Everything else is moved there, parameters replicated and the batch divided
-  over the workers. With several processes, pass global arrays: each process has
-  its part of a batch and joins them with
-  `jax.make_array_from_process_local_data`.
-
-  Attributes:
-    jitted: the jitted function of arrays that are on the mesh.
-    mesh: the devices.
-    axis_name: mesh axis (or tuple of axes) of the workers.
-    accumulate_steps: micro-batches per step.
-    steps_per_call: steps that one call takes.
-
-  Example:
-    See `make_train_step`, which makes it.
-  """
-
-  jitted: Any
-  mesh: jax.sharding.Mesh
-  axis_name: AxisName
-  accumulate_steps: int = 1
-  steps_per_call: int = 1
-
-  def __call__(
-    self,
-    params: Params,
-    opt_state: OptState,
-    batch: PyTree,
-    *args: PyTree,
-    key: Array | None = None,
-  ) -> tuple[Params, OptState, Any]:
-    """Takes the step; see `make_train_step`."""
-    call = _Call(params, opt_state, batch, args, key)
-    held, call = self._placed(call, jax.device_put)
-    result: tuple[Params, OptState, Any] = self.jitted(
-      held, *call[:3], *call.args, **call.keywords
-    )
-    return result
-
-  def lower(
-    self,
-    params: Params,
-    opt_state: OptState,
-    batch: PyTree,
-    *args: PyTree,
-    key: Array | None = None,
-  ) -> jax.stages.Lowered:
-    """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s.
-
-    Call what it compiles with the same arguments, already on the mesh.
-    """
-
-    def describe(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    call = _Call(params, opt_state, batch, args, key)
-    held, call = self._placed(call, describe)
-    lowered: jax.stages.Lowered = self.jitted.lower(
-      held, *call[:3], *call.args, **call.keywords
-    )
-    return lowered
-
-  def _placed(
-    self, call: '_Call', put: Function
-  ) -> tuple[tuple[Spec, ...], '_Call']:
-    """The call on the mesh, and how parameters and state are sharded there."""
-    workers = placement.workers_on(self.mesh, self.axis_name)
-    self._check_batch(call.batch, workers)
-    specs: list[Spec] = []
-
-    def place(x: Any, otherwise: Any) -> Any:
-      given = getattr(x, 'sharding', None)
-      sharding = placement.on_mesh(self.mesh, given) or otherwise
-      specs.append(sharding and sharding.spec)
-      return x if sharding in (None, given) else put(x, sharding)
-
-    def each(tree: PyTree, spec: Spec) -> PyTree:
-      otherwise = jax.sharding.NamedSharding(self.mesh, spec)
-      return jax.tree.map(lambda x: place(x, otherwise), tree)
-
-    params = each(call.params, _P())
-    opt_state = jax.tree.map(lambda x: place(x, None), call.opt_state)
-    held = tuple(specs)
-    batch = each(call.batch, _batch_spec(self.axis_name, self.steps_per_call))
-    if self.axis_name is None:
-      _check_shared(specs, self.mesh)
-    args, key = each((call.args, call.key), _P())
-    return held, _Call(params, opt_state, batch, args, key)
-
-  def _check_batch(self, batch: PyTree, workers: int) -> None:
-    """Raises unless every leaf divides over steps, workers, micro-batches."""
-    several = self.steps_per_call > 1
-    parts = workers * self.accumulate_steps
-    for path, x in jax.tree_util.tree_leaves_with_path(batch):
-      name = checks.path_name(path) or 'batch'
-      if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
-        raise ValueError(
-          f'The batch must hold arrays of examples, got a PRNG key in {name!r}:'
-          ' pass it as step(params, opt_state, batch, key=key), which gives'
-          ' every worker its own.'
-        )
-      shape = jnp.shape(x)
-      if several and shape[:1] != (self.steps_per_call,):
-        raise ValueError(
-          f'The leading axis of {name!r} in the batch must be the'
-          f' {self.steps_per_call} steps of a call, got shape {shape}: stack'
-          ' the batches of these steps.'
-        )
-      size = shape[several : several + 1]
-      if not size or size[0] % parts:
-        raise ValueError(
-          f'The {"second" if several else "leading"} axis of {name!r} in the'
-          f' batch must be a multiple of {workers} workers x'
-          f' {self.accumulate_steps} micro-batches, got shape {shape}.'
-        )
-
-
-class _Call(NamedTuple):
-  """The arguments of a step."""
-
-  params: Params
-  opt_state: OptState
-  batch: PyTree
-  args: tuple[PyTree, ...]
-  key: Array | None
-
-  @property
-  def keywords(self) -> dict[str, Array]:
-    """The key, if there is one."""
-    return {} if self.key is None else {'key': self.key}
-
-
 def make_train_step(
   loss_fn: Function,
   tx: optax.GradientTransformation,
@@ -177,6 +42,7 @@ def make_train_step(
   steps_per_call: int = 1,
   donate: bool = True,
   diagnose: bool = False,
+  overlap: bool = False,
 ) -> TrainStep:
   """A whole data-parallel training step, jitted.
 
@@ -206,6 +72,13 @@ def make_train_step(
       needs that much more memory.
     diagnose: whether to return the `Diagnostics` of each step; they are sent
       with the loss, 12 bytes, and need error feedback.
+    overlap: whether local steps run while the message of the last round
+      travels, for `tx` a `local_updates` with a `delay`. A thread of the host
+      then exchanges it, and `step` has results equal to those without. Until
+      the message has come, the old parameters and the outer state are kept
+      besides the new ones. Call `step.wait()` before your own code
+      communicates: two messages at once would meet in another order on other
+      hosts.
 
   Returns:
     `step(params, opt_state, batch, *args, key=None)` -> (params, opt_state,
@@ -242,6 +115,13 @@ def make_train_step(
   checks.check_integer('accumulate_steps', accumulate_steps)
   checks.check_integer('steps_per_call', steps_per_call)
   checks.check_bool('diagnose', diagnose)
+  checks.check_bool('overlap', overlap)
+  rounds = overlap_lib.check(tx, axis_name) if overlap else None
+  if overlap and steps_per_call > 1:
+    raise ValueError(
+      'overlap=True takes one step in a call, got steps_per_call='
+      f'{steps_per_call}: leave it at 1.'
+    )
   workers = placement.workers_on(mesh, axis_name)
   grad_fn = gradients.value_and_local_grad(loss_fn, axis_name, has_aux)
   local_step = _LocalStep(
@@ -258,6 +138,7 @@ def make_train_step(
     batch: PyTree,
     *args: PyTree,
     key: Array | None = None,
+    exchanges: bool = True,
   ) -> tuple[Params, OptState, Any]:
     _check_wrappers(opt_state)
     checkpoint.check_num_workers(opt_state, workers)
@@ -273,7 +154,10 @@ def make_train_step(
         ' leave diagnose at False.'
       )
     sharded: Function = jax.shard_map(
-      functools.partial(local_step, _without(held, axis_name)),
+      functools.partial(
+        dataclasses.replace(local_step, exchanges=exchanges),
+        _without(held, axis_name),
+      ),
       mesh=mesh,
       axis_names=_manual(mesh, axis_name),
       in_specs=(_P(), states, _P(axis_name), (_P(), _P())),
@@ -297,7 +181,34 @@ def make_train_step(
 
   donated = (1, 2) if donate else ()
   jitted = jax.jit(step, donate_argnums=donated, static_argnums=0)
-  return TrainStep(jitted, mesh, axis_name, accumulate_steps, steps_per_call)
+  made = TrainStep(jitted, mesh, axis_name, accumulate_steps, steps_per_call)
+  if rounds is None:
+    return made
+
+  def local(
+    held: tuple[Spec, ...],
+    params: Params,
+    still: overlap_lib.Still,
+    moving: OptState,
+    batch: PyTree,
+    *args: PyTree,
+    key: Array | None = None,
+  ) -> tuple[OptState, Any]:
+    opt_state = overlap_lib.join(still, moving)
+    _, opt_state, value = step(
+      held, params, opt_state, batch, *args, key=key, exchanges=False
+    )
+    return overlap_lib.part(opt_state)[1], value
+
+  shard_map = functools.partial(
+    jax.shard_map, mesh=mesh, axis_names=_manual(mesh, axis_name)
+  )
+  return OverlappedStep(
+    **vars(made),
+    local=jax.jit(local, donate_argnums=3 if donate else (), static_argnums=0),
+    exchange=overlap_lib.Exchange(rounds, shard_map, axis_name),
+    timetable=overlap_lib.Timetable(rounds),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,6 +219,7 @@ class _LocalStep:
   tx: optax.GradientTransformationExtraArgs
   axis_name: AxisName
   diagnose: bool
+  exchanges: bool = True
 
   def __call__(
     self,
@@ -325,12 +237,14 @@ class _LocalStep:
     value, grads = self.grad_fn(local, batch, args, key)
     grads = _constrain(grads, specs[: len(jax.tree.leaves(grads))])
     observer = Observer()
-    observed = {'observe': observer} if self.diagnose else {}
+    options: dict[str, Any] = {'observe': observer} if self.diagnose else {}
+    if not self.exchanges:
+      options['exchanges'] = False
 
     def update(grads: Updates) -> tuple[Updates, OptState]:
       observer.forget()  # It may be called again, see `_update`.
       result: tuple[Updates, OptState] = self.tx.update(
-        grads, opt_state, params, **observed
+        grads, opt_state, params, **options
       )
       return result
 
@@ -472,19 +386,3 @@ def _check_wrappers(opt_state: OptState) -> None:
 
   kinds = tuple(remedies)
   jax.tree.map(one, opt_state, is_leaf=lambda x: isinstance(x, kinds))
-
-
-def _check_shared(specs: Sequence[Spec], mesh: jax.sharding.Mesh) -> None:
-  """Raises if the devices of a single worker would all do the same work."""
-  if mesh.size > 1 and not any(spec and any(spec) for spec in specs):
-    raise ValueError(
-      f'axis_name=None means a single worker, but the mesh has {mesh.size}'
-      ' devices and nothing is sharded over them, so all would do the same'
-      ' work: name the axis of the workers, shard parameters or batch, or use'
-      ' a mesh of one device.'
-    )
-
-
-def _batch_spec(axis_name: AxisName, steps_per_call: int) -> Spec:
-  """How a batch is divided over the workers."""
-  return _P(axis_name) if steps_per_call == 1 else _P(None, axis_name)

@@ -88,7 +88,7 @@ def expected(n, t, decay, dtype, ahead=(0, 0), delay=0):
       taken[k] += 1
       is_end = taken[k] == EVERY or count == STEPS
       left, move = in_flight[k]
-      if left == 1 or (left and is_end):
+      if left == 1:
         x[k] = x[k] + move
         sent[k] = [np.zeros_like(x[k])] * n
       in_flight[k] = max(left - 1, 0), move
@@ -104,7 +104,7 @@ def expected(n, t, decay, dtype, ahead=(0, 0), delay=0):
         mean = oracle.mean(d)
       velocity[k] = 0.9 * velocity[k] + mean  # Nesterov, as in optax.sgd.
       move = -0.7 * (0.9 * velocity[k] + mean)
-      if delay and count < STEPS:
+      if delay and count + delay < STEPS:
         in_flight[k], sent[k] = (delay, move), moved[k]
       else:
         x[k] = x[k] + move
@@ -356,9 +356,58 @@ def test_nothing_is_lost_in_flight():
     assert np.any(params['w'] != 1)
   jax.tree.map(np.testing.assert_array_equal, params, others)
   with pytest.raises(
-    ValueError, match=r"17, among them 'in_flight/left', 'in_flight/moves"
+    ValueError, match=r"among them 'in_flight/left', 'in_flight/sent"
   ):
     place(tx=tx)
+
+
+@pytest.mark.parametrize('fragments', [1, 2])
+def test_an_overlapped_step_has_the_results_of_one_that_waits(fragments):
+  """Every step of a run, with a start and an end, and resumed in flight."""
+  tx = gl.local_updates(
+    optax.adam(0.1),
+    outer=outer_of(gl.PowerSGD(2)),
+    every=4,
+    start_step=1,
+    total_steps=14,
+    delay=2,
+    fragments=fragments,
+  )
+  mesh, params, state, waits = on_mesh(2, tx)
+  *_, overlaps = on_mesh(2, tx, overlap=True)
+  x, others = params, state
+  close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+  for i in range(14):
+    if i == 6:  # What was sent after the fifth step arrives in the seventh.
+      assert max(others.in_flight.left.tolist()) > 0
+      overlaps.wait()
+      saved = jax.tree.map(np.asarray, gl.collapse(others))
+      others = gl.place_state(
+        saved, mesh, axis_name=workers.AXIS, params=x, tx=tx
+      )
+    params, state, loss = waits(params, state, batch_of(i, 2))
+    x, others, other_loss = overlaps(x, others, batch_of(i, 2))
+    # The errors of a linear method are resumed as their mean.
+    same = lambda s: s._replace(outer=())
+    jax.tree.map(close, (x, same(others)), (params, same(state)))
+    jax.tree.map(close, other_loss, loss)
+  assert not overlaps.is_sending
+
+
+@pytest.mark.parametrize(
+  ('options', 'step_options'),
+  [
+    ({}, {}),
+    ({'delay': 1, 'average_moments': 1, 'axis_name': workers.AXIS}, {}),
+    ({'delay': 1}, {'steps_per_call': 2}),
+  ],
+)
+def test_what_cannot_overlap_is_refused(options, step_options):
+  tx = gl.local_updates(
+    optax.adam(0.1), outer=outer_of(gl.Sign()), every=3, **options
+  )
+  with pytest.raises(ValueError, match='overlap=True'):
+    on_mesh(2, tx, overlap=True, **step_options)
 
 
 def test_every_worker_has_its_loss_and_x_is_bitwise_equal():

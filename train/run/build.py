@@ -24,7 +24,7 @@ class Job:
   task: tasks.Task
   fresh: Snapshot
   """The state before the first step."""
-  step: jax.stages.Compiled
+  step: Any
   """From parameters, optimizer state and batch to the first two and the loss;
   if `diagnosed`, to the loss and `gl.Diagnostics`."""
   evaluate: evaluation.Evaluate
@@ -35,6 +35,10 @@ class Job:
   traffic: traffic.Traffic
   diagnosed: bool
   workers: int
+  wait: Callable[[], None]
+  """Returns when no message of a step is under way."""
+  steps_to_arrive: int
+  """After the end of a round, in which its message may be under way."""
 
 
 def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
@@ -48,6 +52,9 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   plan = optimizer.plan(config, task, params, workers, mesh.size // workers)
   diagnosed = traffic.is_diagnosed(plan, config.log.diagnostics)
+  # Within a process no message takes long.
+  local, several = config.local, jax.process_count() > 1
+  overlaps = several and local.delay > 0 and not local.average_moments
   step = gl.make_train_step(
     task.loss,
     tx,
@@ -55,6 +62,7 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
     axis_name=_AXIS,
     accumulate_steps=config.accumulate_steps,
     diagnose=diagnosed,
+    overlap=overlaps,
   )
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -66,7 +74,7 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   return Job(
     task=task,
     fresh=Snapshot(0, params, opt_state, Progress()),
-    step=compiled,
+    step=_overlapped(step, compiled) if overlaps else compiled,
     evaluate=evaluation.build(config, mesh, task),
     place=lambda batch: cluster.divide(mesh, batch),
     schedule=schedule,
@@ -74,4 +82,12 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
     traffic=traffic.Traffic(plan, compiled, diagnosed, _AXIS),
     diagnosed=diagnosed,
     workers=workers,
+    wait=step.wait,
+    steps_to_arrive=local.delay if overlaps else 0,
   )
+
+
+def _overlapped(step: gl.TrainStep, compiled: jax.stages.Compiled) -> Any:
+  """The step, with the program that is compiled already."""
+  run = lambda held, *args, **keywords: compiled(*args, **keywords)
+  return dataclasses.replace(step, jitted=run)

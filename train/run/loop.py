@@ -167,6 +167,7 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     now.step == config.steps or (every and now.step % every == 0)
   )
   loss, asked_to_stop, is_save_due = None, False, False
+  ended = -1  # The step with which the last round ended.
   lines: list[_Line] = []  # Due, and not written yet.
   while now.step < config.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
@@ -177,6 +178,10 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     run.bar.advance(now.step)
     # At the end of a round all workers are at the same parameters.
     ends_round = phase != 'local' or now.step == config.steps
+    ended = now.step if ends_round else ended
+    # Messages do not overtake that of a round, so they wait until it has come.
+    is_quiet = now.step == ended + job.steps_to_arrive
+    is_quiet |= now.step == config.steps
 
     if is_due(config.log.every):
       jax.block_until_ready(loss)
@@ -185,12 +190,14 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
       lines.append(_Line(now.step, loss, values))
 
     # The mean of a loss travels, and local steps wait for nothing that does.
-    if lines and (ends_round or is_due(config.evaluation.every)):
+    if lines and (is_quiet or is_due(config.evaluation.every)):
+      job.wait()
       is_finite = _write(run, lines)
       _check_gradients(now, None if is_finite else loss)
       lines = []
 
     if is_due(config.evaluation.every):
+      job.wait()
       with clock.stopped_after(loss):
         run.write(now.step, _evaluated(run, now))
       if now.step == config.steps:
@@ -199,6 +206,7 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     asked_to_stop |= run.stop.due(now.step)
     is_save_due |= asked_to_stop or is_due(config.checkpoint.every)
     if is_save_due and ends_round:
+      job.wait()
       with clock.stopped_after(loss):
         _check_gradients(now, loss)  # A run can resume from every checkpoint.
         _check_parameters(now)

@@ -1,0 +1,261 @@
+"""A jitted training step that puts what it is given onto the mesh."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from greedylore_jax._src import checks, overlap
+from greedylore_jax._src.state import placement
+from greedylore_jax._src.types import (
+  Array,
+  AxisName,
+  Function,
+  OptState,
+  Params,
+  PyTree,
+  Spec,
+)
+
+_P: Any = jax.sharding.PartitionSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+  """A jitted step that first puts parameters and batch onto the mesh.
+
+  Arrays that are already on the mesh keep their sharding, and so do the
+  results: parameters that are sharded over the devices of a worker stay so.
+  Everything else is moved there, parameters replicated and the batch divided
+  over the workers. With several processes, pass global arrays: each process has
+  its part of a batch and joins them with
+  `jax.make_array_from_process_local_data`.
+
+  Attributes:
+    jitted: the jitted function of arrays that are on the mesh.
+    mesh: the devices.
+    axis_name: mesh axis (or tuple of axes) of the workers.
+    accumulate_steps: micro-batches per step.
+    steps_per_call: steps that one call takes.
+
+  Example:
+    See `make_train_step`, which makes it.
+  """
+
+  jitted: Any
+  mesh: jax.sharding.Mesh
+  axis_name: AxisName
+  accumulate_steps: int = 1
+  steps_per_call: int = 1
+
+  def __call__(
+    self,
+    params: Params,
+    opt_state: OptState,
+    batch: PyTree,
+    *args: PyTree,
+    key: Array | None = None,
+  ) -> tuple[Params, OptState, Any]:
+    """Takes the step; see `make_train_step`."""
+    call = _Call(params, opt_state, batch, args, key)
+    held, call = self._placed(call, jax.device_put)
+    result: tuple[Params, OptState, Any] = self.jitted(
+      held, *call[:3], *call.args, **call.keywords
+    )
+    return result
+
+  def lower(
+    self,
+    params: Params,
+    opt_state: OptState,
+    batch: PyTree,
+    *args: PyTree,
+    key: Array | None = None,
+  ) -> jax.stages.Lowered:
+    """As `jax.jit(...).lower`, for arrays or `jax.ShapeDtypeStruct`s.
+
+    Call what it compiles with the same arguments, already on the mesh.
+    """
+
+    def describe(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    call = _Call(params, opt_state, batch, args, key)
+    held, call = self._placed(call, describe)
+    lowered: jax.stages.Lowered = self.jitted.lower(
+      held, *call[:3], *call.args, **call.keywords
+    )
+    return lowered
+
+  def wait(self) -> None:
+    """Returns when no message is under way, which is at once."""
+
+  @property
+  def is_sending(self) -> bool:
+    """Whether a message is under way when a call has returned: never."""
+    return False
+
+  def _placed(
+    self, call: '_Call', put: Function
+  ) -> tuple[tuple[Spec, ...], '_Call']:
+    """The call on the mesh, and how parameters and state are sharded there."""
+    workers = placement.workers_on(self.mesh, self.axis_name)
+    self._check_batch(call.batch, workers)
+    specs: list[Spec] = []
+
+    def place(x: Any, otherwise: Any) -> Any:
+      given = getattr(x, 'sharding', None)
+      sharding = placement.on_mesh(self.mesh, given) or otherwise
+      specs.append(sharding and sharding.spec)
+      return x if sharding in (None, given) else put(x, sharding)
+
+    def each(tree: PyTree, spec: Spec) -> PyTree:
+      otherwise = jax.sharding.NamedSharding(self.mesh, spec)
+      return jax.tree.map(lambda x: place(x, otherwise), tree)
+
+    params = each(call.params, _P())
+    opt_state = jax.tree.map(lambda x: place(x, None), call.opt_state)
+    held = tuple(specs)
+    batch = each(call.batch, _batch_spec(self.axis_name, self.steps_per_call))
+    if self.axis_name is None:
+      _check_shared(specs, self.mesh)
+    args, key = each((call.args, call.key), _P())
+    return held, _Call(params, opt_state, batch, args, key)
+
+  def _check_batch(self, batch: PyTree, workers: int) -> None:
+    """Raises unless every leaf divides over steps, workers, micro-batches."""
+    several = self.steps_per_call > 1
+    parts = workers * self.accumulate_steps
+    for path, x in jax.tree_util.tree_leaves_with_path(batch):
+      name = checks.path_name(path) or 'batch'
+      if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+        raise ValueError(
+          f'The batch must hold arrays of examples, got a PRNG key in {name!r}:'
+          ' pass it as step(params, opt_state, batch, key=key), which gives'
+          ' every worker its own.'
+        )
+      shape = jnp.shape(x)
+      if several and shape[:1] != (self.steps_per_call,):
+        raise ValueError(
+          f'The leading axis of {name!r} in the batch must be the'
+          f' {self.steps_per_call} steps of a call, got shape {shape}: stack'
+          ' the batches of these steps.'
+        )
+      size = shape[several : several + 1]
+      if not size or size[0] % parts:
+        raise ValueError(
+          f'The {"second" if several else "leading"} axis of {name!r} in the'
+          f' batch must be a multiple of {workers} workers x'
+          f' {self.accumulate_steps} micro-batches, got shape {shape}.'
+        )
+
+
+class _Call(NamedTuple):
+  """The arguments of a step."""
+
+  params: Params
+  opt_state: OptState
+  batch: PyTree
+  args: tuple[PyTree, ...]
+  key: Array | None
+
+  @property
+  def keywords(self) -> dict[str, Array]:
+    """The key, if there is one."""
+    return {} if self.key is None else {'key': self.key}
+
+
+@dataclasses.dataclass(frozen=True)
+class OverlappedStep(TrainStep):
+  """A step that computes while the message of the last round travels.
+
+  It returns what a `TrainStep` of the same transformation does. Rounds whose
+  outcome is delayed are exchanged by a thread of the host; the step that needs
+  the outcome waits for it. A state can be saved after any step: its message is
+  sent anew when a step is first given the state.
+
+  Attributes:
+    local: the jitted local step, without the exchange.
+    exchange: of the rounds.
+    timetable: what happens in which step.
+    last: the counter in the state that the last call returned, and its value.
+  """
+
+  local: Any = None
+  exchange: Any = None
+  timetable: Any = None
+  last: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __call__(
+    self,
+    params: Params,
+    opt_state: OptState,
+    batch: PyTree,
+    *args: PyTree,
+    key: Array | None = None,
+  ) -> tuple[Params, OptState, Any]:
+    """Takes the step; see `make_train_step`."""
+    now = self._count(params, opt_state)
+    if self.timetable.is_now(now):
+      self.exchange.forget()
+      result = super().__call__(params, opt_state, batch, *args, key=key)
+      self._remember(now, result[1])
+      return result
+    call = _Call(params, opt_state, batch, args, key)
+    held, (params, opt_state, batch, args, key) = self._placed(
+      call, jax.device_put
+    )
+    still, moving = overlap.part(opt_state)
+    keywords = {} if key is None else {'key': key}
+    moving, loss = self.local(
+      held, params, still, moving, batch, *args, **keywords
+    )
+    state = overlap.join(still, moving)
+    for i in self.timetable.fragments:
+      if self.timetable.arrives(i, now):
+        params, state = self.exchange.arrive(i, params, state)
+    for i in self.timetable.fragments:
+      if self.timetable.departs(i, now):
+        state = self.exchange.depart(i, params, state)
+    self._remember(now, state)
+    return params, state, loss
+
+  def wait(self) -> None:
+    """Returns when no message is under way."""
+    self.exchange.wait()
+
+  @property
+  def is_sending(self) -> bool:
+    """Whether a message is under way."""
+    return bool(self.exchange.is_pending)
+
+  def _count(self, params: Params, opt_state: OptState) -> int:
+    """The number of the step; what is in flight in a new state is sent."""
+    if opt_state.count is self.last.get('array'):
+      return int(self.last['value'])
+    self.exchange.forget()
+    for i, left in enumerate(opt_state.in_flight.left.tolist()):
+      if left:
+        self.exchange.start(i, params, opt_state)
+    return int(opt_state.count)
+
+  def _remember(self, now: int, opt_state: OptState) -> None:
+    self.last.update(array=opt_state.count, value=now + 1)
+
+
+def _check_shared(specs: Sequence[Spec], mesh: jax.sharding.Mesh) -> None:
+  """Raises if the devices of a single worker would all do the same work."""
+  if mesh.size > 1 and not any(spec and any(spec) for spec in specs):
+    raise ValueError(
+      f'axis_name=None means a single worker, but the mesh has {mesh.size}'
+      ' devices and nothing is sharded over them, so all would do the same'
+      ' work: name the axis of the workers, shard parameters or batch, or use'
+      ' a mesh of one device.'
+    )
+
+
+def _batch_spec(axis_name: AxisName, steps_per_call: int) -> Spec:
+  """How a batch is divided over the workers."""
+  return _P(axis_name) if steps_per_call == 1 else _P(None, axis_name)
