@@ -114,7 +114,7 @@ def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
         config=config,
         times_fewer=seeds[0]['times_fewer'],
         rate=best,
-        at_end=best in (min(rates), max(rates)),
+        at_end=len(rates) > 1 and best in (min(rates), max(rates)),
         losses=[_loss(x) for x in seeds],
       )
     )
