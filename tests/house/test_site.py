@@ -17,7 +17,7 @@ DOCS = ROOT / 'docs'
 PAGES = sorted(path.relative_to(ROOT) for path in DOCS.rglob('*.md'))
 EXAMPLES = sorted((ROOT / 'examples').glob('*.py'))
 # They start processes, or take longer than ten seconds.
-SLOW = {'two_processes.py'}
+SLOW = {'resume.py', 'two_processes.py'}
 # A program, and what it prints if that follows.
 BLOCK = re.compile(
   r'^```python\n(.*?)^```\n(?:\n+```text\n(.*?)^```$)?',
@@ -60,7 +60,7 @@ def methods():
   yield from ('lordo', 'tsr_adam')
 
 
-@pytest.mark.parametrize('name', methods())
+@pytest.mark.parametrize('name', [*methods()])
 def test_every_method_has_a_page(name):
   """Its heading names the method: `# Top-k (`TopK`)`."""
   for path in (DOCS / 'methods').glob('*.md'):
