@@ -26,11 +26,10 @@ _LINK = re.compile(
 
 def on_config(config: Any) -> Any:
   """Adds the studies to the navigation, in the order of EXPERIMENTS.md."""
-  index = 'EXPERIMENTS.md'
   for section in config['nav']:
     for entries in section.values():
-      if entries == [index]:
-        found = _links((ROOT / index).read_text('utf-8'))
+      if entries == [site_path('EXPERIMENTS.md')]:
+        found = _links((ROOT / 'EXPERIMENTS.md').read_text('utf-8'))
         entries += [
           {text.strip('[]'): target}
           for text, target in found
@@ -88,6 +87,8 @@ def repository_path(page: str, target: str) -> str:
 
 def site_path(path: str) -> str:
   """Where a file of the repository is on the site."""
+  if path == 'EXPERIMENTS.md':
+    return 'experiments/index.md'
   return path.removeprefix('docs/')
 
 

@@ -78,8 +78,8 @@ def test_every_page_is_in_the_navigation():
   pages = {path.relative_to('docs').as_posix() for path in PAGES}
   assert len(listed) == len(set(listed))
   assert pages <= set(listed), f'mkdocs.yml omits {pages - set(listed)}'
-  for name in set(listed) - pages:
-    assert (ROOT / name).exists(), f'mkdocs.yml lists {name}'
+  outside = {'CHANGELOG.md', 'CONTRIBUTING.md', 'experiments/index.md'}
+  assert set(listed) == pages | outside, f'no page: {set(listed) - pages}'
 
 
 @pytest.mark.parametrize('path', WITH_BLOCKS, ids=str)
