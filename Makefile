@@ -9,8 +9,8 @@ PY := .venv/bin/python
 # asks the system for its buffers anew in every step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-slow test-versions lint peers experiments cifar10 english glue \
-  llama-60m theory bench bench-hosts soak clean
+.PHONY: quickstart test test-slow test-versions lint docs docs-serve peers \
+  experiments cifar10 english glue llama-60m theory bench bench-hosts soak clean
 
 # ARGS='--steps 20' overrides keys of the configuration.
 quickstart: .venv/train
@@ -40,6 +40,13 @@ lint: .venv/test
 	.venv/bin/ruff check $$(git ls-files "*.py")
 	.venv/bin/mypy --strict --package greedylore_jax
 	.venv/bin/mypy
+
+# The site, into site/. It needs no network once its packages are installed.
+docs: .venv/docs
+	$(PY) -m mkdocs build
+
+docs-serve: .venv/docs
+	$(PY) -m mkdocs serve
 
 # Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.
 peers: .venv/peers
@@ -132,7 +139,7 @@ bench-hosts: .venv/train .venv/peers
 	$(PY) -m benchmarks.network.overlap
 
 clean:
-	rm -rf .venv .venvs runs
+	rm -rf .venv .venvs runs site
 
 .venv/train: pyproject.toml
 	@python='$(PYTHON)'; if [ -z "$$python" ]; then \
@@ -148,6 +155,10 @@ clean:
 
 .venv/test: .venv/train
 	$(PY) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv/docs: .venv/train
+	$(PY) -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 .venv/peers: .venv/test

@@ -48,6 +48,8 @@ from greedylore_jax.compressors import (
   TopK,
 )
 
+__version__ = '0.1.0'
+
 __all__ = [
   'QSR',
   'TSR',

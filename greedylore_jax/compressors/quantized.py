@@ -64,8 +64,8 @@ class Sign(Compressor):
     t = mean |H_i| over a row             sent: a * b / 8 bytes and the t
     S_i = t sign(H_i),   output = mean_i S_i,   E_i = H_i - S_i.
 
-  Everybody receives the signs of all N workers, which stops to pay beyond 64 of
-  them.
+  Every worker receives the signs of all N workers. Beyond 64 workers this saves
+  nothing.
 
   Example:
     >>> import greedylore_jax as gl

@@ -15,7 +15,7 @@ from greedylore_jax.compressors.compressor import Compressor
 
 @dataclasses.dataclass(frozen=True)
 class TopK(Compressor):
-  """The largest numbers, by columns that all share or by entries of one's own.
+  """The largest numbers, by columns equal on all workers or by own entries.
 
   With 'shared' indices and v_1..v_m ~ N(0, I_a) equal on all workers,
 

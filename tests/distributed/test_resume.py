@@ -1,4 +1,7 @@
-"""Does the README's program resume on another number of workers?"""
+"""Does the README's program resume on another number of workers?
+
+And with the functions of docs/how_to/checkpoints.md in the place of Orbax?
+"""
 
 import json
 import os
@@ -11,14 +14,19 @@ import pytest
 
 import greedylore_jax
 
-README = pathlib.Path(greedylore_jax.__file__).parent.parent / 'README.md'
-ORBAX, BY_NAME = (
-  block
-  for block in re.findall(
-    r'```python\n(.*?)```', README.read_text(encoding='utf-8'), re.DOTALL
+ROOT = pathlib.Path(greedylore_jax.__file__).parent.parent
+
+
+def block_with(text, page):
+  """The first Python block of a page that contains this."""
+  found = re.findall(
+    r'```python\n(.*?)```', (ROOT / page).read_text('utf-8'), re.DOTALL
   )
-  if 'gl.collapse' in block or 'np.savez' in block
-)
+  return next(block for block in found if text in block)
+
+
+ORBAX = block_with('gl.collapse', 'README.md')
+BY_NAME = block_with('np.savez', 'docs/how_to/checkpoints.md')
 # The same program without Orbax.
 NUMPY = BY_NAME + ORBAX.replace(', orbax.checkpoint as ocp', '').replace(
   'with ocp.StandardCheckpointer() as files:', 'if True:'
@@ -35,7 +43,7 @@ SAFETENSORS = (
 
 
 def nonlinear(program):
-  """As the README says below it, with integer factors."""
+  """As docs/how_to/checkpoints.md says, with integer factors."""
   return (
     program.replace(
       "rank=4, axis_name='data'",

@@ -16,6 +16,7 @@ SOURCES = sorted(
     'train',
     'tests',
     'configs',
+    'examples',
     'benchmarks',
     'experiments',
     'tools',

@@ -16,7 +16,10 @@ import greedylore_jax
 
 ROOT = pathlib.Path(greedylore_jax.__file__).parent.parent
 # Not part of a source distribution.
-IGNORED = '.git*', '.ci', '.venv*', '.*_cache', 'runs', 'build', 'dist'
+IGNORED = (
+  *('.git*', '.ci', '.venv*', '.*_cache'),
+  *('runs', 'build', 'dist', 'site'),
+)
 
 PROGRAM = """
 from collections.abc import Mapping

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pathlib
 import re
 
 import pytest
@@ -35,6 +36,12 @@ OPTIONS = [*gl.PolicyOptions.__annotations__]
 
 def test_the_public_names_are_these():
   assert sorted(gl.__all__) == sorted(NAMES)
+
+
+def test_the_citation_is_of_this_version():
+  root = pathlib.Path(gl.__file__).parent.parent
+  text = (root / 'CITATION.cff').read_text('utf-8')
+  assert f'\nversion: {gl.__version__}\n' in text
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -101,7 +101,7 @@ def predict(
   def waiting(sent: Message) -> float:
     return latency * (workers - 1) * (2 if sent.kind == 'all-reduce' else 1)
 
-  # Besides the wire: starting messages, and computing.
+  # In addition to the wire: starting messages, and computing.
   dense_other = latency * 2 * (workers - 1)
   other = {
     x: sum(map(waiting, plan.messages_in(x))) + overheads[x] for x in phases
