@@ -16,8 +16,10 @@ from greedylore_jax.compressors.compressor import Compressor
 class Quantize(Compressor):
   """Every number in a few bits, in chunks of 64 with a scale of their own.
 
-  With q the nearest of 2^bits - 1 levels up to the largest magnitude in a chunk
-  (of 2 bits: of four levels, +-1/2 and +-3/2 of the mean magnitude),
+  A chunk is multiplied by an orthogonal Hadamard matrix of mixed signs, which
+  makes its numbers nearly normal, whatever they were. q rounds them to 2^bits -
+  1 levels between plus and minus the largest magnitude, or of 2 bits to four
+  levels that fit normal numbers, and rotates them back:
 
     m_j = mean_i q(H_i)[j]                on worker j, of part j of N parts
     output[j] = q(m_j)                    sent: bits / 8 bytes per number and 2
@@ -40,7 +42,9 @@ class Quantize(Compressor):
     >>> tx = gl.compress_gradients(gl.Quantize(bits=4), 'data')
 
   References:
-    Quantised halves of an all-reduce: ZeRO++, arXiv 2306.10209 (2023).
+    Quantised halves of an all-reduce: ZeRO++, arXiv 2306.10209 (2023). Rotated
+    chunks: Suresh et al., Distributed Mean Estimation with Limited
+    Communication, arXiv 1611.00429 (2017).
   """
 
   bits: int = 8

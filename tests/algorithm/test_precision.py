@@ -165,6 +165,22 @@ def test_means_in_few_bits_follow_the_oracle(n, bits):
     assert workers.relative(state.error['w'], np.stack(errors)) < 1e-4
 
 
+def test_precision_does_not_depend_on_the_distribution():
+  """Relative squared errors of one rounding, as the documentation has them."""
+  rng = np.random.default_rng(0)
+  numbers = {
+    'normal': (rng.normal(size=(4000, 64)), 0.012, 0.115),
+    'Laplace': (rng.laplace(size=(4000, 64)), 0.011, 0.112),
+    "Student's t": (rng.standard_t(4, size=(4000, 64)), 0.011, 0.108),
+  }
+  for x, *expected in numbers.values():
+    for bits, error in zip((4, 2), expected, strict=True):
+      tx = gl.compress_gradients(gl.Quantize(bits), None)
+      _, state = tx.update({'w': jnp.float32(x)}, tx.init({'w': x}))
+      found = workers.relative(x - state.error['w'][0], x) ** 2
+      assert abs(found - error) < 2e-3, bits
+
+
 @pytest.mark.parametrize('dtype', ['int8', 'int4'])
 def test_precision_does_not_depend_on_the_number_of_workers(dtype):
   errors = []
