@@ -23,6 +23,7 @@ from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.split_columns import SplitColumns
 
+_DENSE = Dense()
 _NOTHING = optax.MaskedNode()
 
 
@@ -48,7 +49,7 @@ def frugal(
   *,
   density: float = 0.25,
   update_interval: int = 200,
-  compressor: Compressor = Dense(),
+  compressor: Compressor = _DENSE,
   sign_scale: float = 1.0,
   error_feedback: bool = False,
   clip_norm: float | None = None,
@@ -184,9 +185,7 @@ class _AdamOnColumns:
     )
     on_columns, columns = self.adam.update(parts[0], before)
     on_others, others = self.adam.update(parts[1], state.others)
-    steps = map_leaves(
-      self._step, leaves, means, on_columns, on_others, chosen
-    )
+    steps = map_leaves(self._step, leaves, means, on_columns, on_others, chosen)
     finite = sent.count != state.compress.count
     return links.nan_unless(finite, steps, means), FrugalState(
       sent,
@@ -215,7 +214,12 @@ class _AdamOnColumns:
     )
 
   def _step(
-    self, leaf: Leaf, mean: Array, on_columns: PyTree, own: PyTree, state: PyTree
+    self,
+    leaf: Leaf,
+    mean: Array,
+    on_columns: PyTree,
+    own: PyTree,
+    state: PyTree,
   ) -> Array:
     """What is subtracted from the parameters, in the leaf's shape."""
     if not isinstance(leaf, CompressedLeaf):

@@ -222,7 +222,9 @@ class _LowRankAdam:
       return jnp.zeros((k, r, leaf.matrices.b), basis.dtype)
 
     def error(leaf: Leaf, x: Array) -> PyTree:
-      return jnp.zeros_like(leaf_lib.widened(x)) if leaf.keeps_error else _NOTHING
+      return (
+        jnp.zeros_like(leaf_lib.widened(x)) if leaf.keeps_error else _NOTHING
+      )
 
     return LowRankAdamState(
       rounds=jnp.zeros([], jnp.int32),

@@ -164,7 +164,9 @@ class _AMSGradOnEntries:
   def init(self, params: Params) -> SketchedAMSGradState:
     """Errors and moments before the first step."""
     moments = self.amsgrad.init(jax.tree.map(leaf_lib.widened, params))
-    return SketchedAMSGradState(_without_scales(self.send.init(params)), moments)
+    return SketchedAMSGradState(
+      _without_scales(self.send.init(params)), moments
+    )
 
   def update(
     self,
@@ -193,8 +195,9 @@ class _AMSGradOnEntries:
 
 def _split(leaf: Leaf, scale: Array) -> PyTree:
   """The scales of a leaf as those of its matrices."""
-  is_compressed = isinstance(leaf, CompressedLeaf)
-  return leaf.matrices.split(scale) if is_compressed else _NOTHING
+  if not isinstance(leaf, CompressedLeaf):
+    return _NOTHING
+  return leaf.matrices.split(scale)
 
 
 def _without_scales(state: CompressState) -> CompressState:

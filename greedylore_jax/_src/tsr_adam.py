@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 

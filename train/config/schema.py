@@ -429,8 +429,8 @@ class Config(Section):
     has_rules = not steps or is_lordo
     only(sent, has_rules, others, 'embedding_method')
     only(sent, not (is_tsr_adam or is_frugal), others, *dtypes, 'stagger')
-    own = 'embedding_rank', 'embedding_update_interval', 'error_decay'
-    only(sent, not is_frugal, others, *own)
+    knobs = 'embedding_rank', 'embedding_update_interval', 'error_decay'
+    only(sent, not is_frugal, others, *knobs)
     read = not is_tsr_adam or not sent.error_feedback
     only(sent, read, others, 'error_feedback')
     only(self.optimizer, not steps, others, 'momentum', 'nesterov')
