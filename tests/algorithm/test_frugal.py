@@ -138,10 +138,11 @@ def test_with_all_columns_it_is_adam_of_the_dense_mean():
   params = others = workers.zeros(SHAPES)
   state = gl.expand(tx.init(params), 2, exact=False)
   other = gl.expand(dense.init(params), 2)
+  step, plain = workers.optimized(tx), workers.optimized(dense)
   for i in range(5):
     grads = workers.random_grads(SHAPES, 2, seed=i)
-    params, state = workers.optimized(tx)(params, state, grads)
-    others, other = workers.optimized(dense)(others, other, grads)
+    params, state = step(params, state, grads)
+    others, other = plain(others, other, grads)
   for name in SHAPES:
     assert workers.relative(params[name], others[name]) < 1e-5
 
@@ -159,32 +160,31 @@ def test_moments_take_density_times_the_memory_of_adams():
 
 @pytest.mark.parametrize(
   'compressor',
-  [gl.Quantize(4), gl.PowerSGD(2), gl.GreedyLore(2, INTERVAL), gl.TopK(0.2)],
+  [
+    gl.GreedyLore(2, INTERVAL),
+    gl.PowerSGD(2),
+    pytest.param(gl.Quantize(4), marks=pytest.mark.slow),
+    pytest.param(gl.TopK(0.2), marks=pytest.mark.slow),
+  ],
   ids=repr,
 )
 def test_columns_travel_through_any_compressor(compressor):
   """With error feedback nothing is lost, whatever the split was."""
   n, shapes = 3, {'tall': (40, 7), 'wide': (6, 30)}
-  tx = frugal(compressor=compressor, error_feedback=True)
-  params = workers.zeros(shapes)
-  state = gl.expand(tx.init(params), n, exact=False)
-  method = gl.SplitColumns(DENSITY, INTERVAL, compressor)
-  sent = gl.compress_gradients(
-    method, workers.AXIS, seed=SEED, min_compression_rate=0
+  tx = gl.compress_gradients(
+    gl.SplitColumns(DENSITY, INTERVAL, compressor),
+    workers.AXIS,
+    min_compression_rate=0,
   )
-  step, plain = workers.optimized(tx), workers.simulated(sent, n)
-  others = workers.fresh(sent, shapes, n)
+  step, state = workers.simulated(tx, n), workers.fresh(tx, shapes, n)
   for i in range(INTERVAL + 2):
     grads = workers.random_grads(shapes, n, seed=i)
-    before = others.error
-    updates, others = plain(grads, others)
-    params, state = step(params, state, grads)
+    before = state.error
+    updates, state = step(grads, state)
     for name in shapes:
       came = grads[name].mean(0) + before[name].mean(0)
-      went = updates[name] + others.error[name].mean(0)
+      went = updates[name] + state.error[name].mean(0)
       assert workers.relative(went, came) < workers.FLOAT32_ROUNDING
-  error = state[0].compress.error['wide']
-  assert workers.relative(error, others.error['wide']) < 1e-4
 
 
 def test_a_column_without_a_gradient_does_not_move():

@@ -119,10 +119,11 @@ def test_with_everything_kept_it_is_amsgrad_of_the_dense_mean():
   params = others = workers.zeros(SHAPES)
   state = gl.expand(tx.init(params), 2, exact=False)
   other = gl.expand(dense.init(params), 2)
+  step, plain = workers.optimized(tx), workers.optimized(dense)
   for i in range(5):
     grads = workers.random_grads(SHAPES, 2, seed=i)
-    params, state = workers.optimized(tx)(params, state, grads)
-    others, other = workers.optimized(dense)(others, other, grads)
+    params, state = step(params, state, grads)
+    others, other = plain(others, other, grads)
   for name in SHAPES:
     assert workers.relative(params[name], others[name]) < 1e-5
 
@@ -255,12 +256,12 @@ def test_pmap_takes_the_same_steps():
   one = lambda p, s, g: tx.update(g, s, p)
   by_pmap = jax.pmap(one, axis_name=workers.AXIS, devices=jax.devices()[:n])
   many = copies(params), copies(state)
-  expanded = gl.expand(state, n)
+  expanded, step = gl.expand(state, n), workers.optimized(tx)
   for i in range(3):
     grads = workers.random_grads(SHAPES, n, seed=i)
     updates, held = by_pmap(*many, grads)
     many = jax.tree.map(jnp.add, many[0], updates), held
-    params, expanded = workers.optimized(tx)(params, expanded, grads)
+    params, expanded = step(params, expanded, grads)
   for name in SHAPES:
     np.testing.assert_array_equal(many[0][name][0], many[0][name][1])
     error = workers.relative(many[0][name][0], params[name])
