@@ -176,9 +176,10 @@ class CompressedLeaf(Leaf):
 
   @property
   def is_linear(self) -> bool:
-    """Whether the method is, and no message is rounded to few bits."""
+    """Whether the method is, without few bits, or there are no errors."""
     dtypes = self.factor_dtype, self.dense_dtype
-    return self.compressor.linear and not any(map(is_few_bits, dtypes))
+    is_linear = self.compressor.linear and not any(map(is_few_bits, dtypes))
+    return is_linear or not self.error_feedback
 
   @property
   def takes_several(self) -> bool:
@@ -265,6 +266,11 @@ def compute_dtype(dtype: DType) -> DType:
 def is_few_bits(dtype: DType) -> bool:
   """Whether this is 'int8', 'int4' or 'int2'."""
   return dtype is not None and not jnp.issubdtype(dtype, jnp.floating)
+
+
+def widened(x: Array) -> Array:
+  """An array in the dtype of the linear algebra."""
+  return jnp.asarray(x, compute_dtype(jnp.result_type(x)))
 
 
 def map_leaves(
