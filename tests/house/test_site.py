@@ -57,7 +57,7 @@ def methods():
     is_compressor = inspect.isclass(x) and issubclass(x, gl.Compressor)
     if is_compressor and x is not gl.Compressor:
       yield name
-  yield from ('lordo', 'tsr_adam')
+  yield from ('lordo', 'tsr_adam', 'frugal', 'sketched_amsgrad')
 
 
 @pytest.mark.parametrize('name', [*methods()])
