@@ -43,10 +43,10 @@ lint: .venv/test
 
 # The site, into site/. It needs no network once its packages are installed.
 docs: .venv/docs
-	$(PY) -m mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 docs-serve: .venv/docs
-	$(PY) -m mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
 # Against PyTorch, hundreds of MB; `make test` runs these, too, where it finds it.
 peers: .venv/peers
