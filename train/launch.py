@@ -2,40 +2,52 @@
 
 Each line of output begins with the number of its process. When one process
 fails, the launcher is killed, or nobody reads its output any more, all end.
+With --elastic, the failure of a process makes all start again from the last
+checkpoint: docs/faults.md.
 """
 
-from collections.abc import Callable
-import ctypes
 import dataclasses
-import functools
-import os
-import signal
+import pathlib
 import socket
-import subprocess
 import sys
-import threading
-import time
 
 from train.config import command_line, exit_codes
+from train.config.schema import Config
+from train.distributed import crew, elastic
+from train.run import paths
 
 _PROG = 'python -m train.launch'
-# Seconds the others may take to report what they saw of a failure.
-_GRACE = 5.0
-_AS_ASKED = (None, 0, exit_codes.PREEMPTED)
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# Seconds the others may take to report what they saw of a failure; less where
+# the run waits for it.
+_GRACE, _SOON = 5.0, 1.0
+# The keys that depend on the number of processes.
+_SHARES = ('mesh.replica', 'accumulate_steps')
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(command_line.Options):
-  """Runs all processes of a run on this machine, to try out a cluster's run."""
+  """Runs all processes of a run on this machine."""
 
   config: str
   """A file of configs/, or FILE:VARIANT."""
   num_processes: int
   """How many processes share the workers of mesh.replica."""
+  elastic: bool = False
+  """When a process is lost, start all again from the last checkpoint."""
+  min_processes: int | None = None
+  """With --elastic: resume with fewer processes, and as many workers fewer, but
+  at least so many, while a process fails again and again at its start. The
+  batch stays as large. None is num_processes."""
+  max_restarts: int = 5
+  """With --elastic: restarts in a row without a newer checkpoint, after which
+  the launcher gives up."""
 
   def _check(self) -> None:
-    self._at_least(1, 'num_processes')
+    self._at_least(1, 'num_processes', 'min_processes')
+    self._at_least(0, 'max_restarts')
+    self._at_most(self.num_processes, 'min_processes')
+    if not self.elastic:
+      self.only_for('--elastic', 'min_processes', 'max_restarts')
 
 
 def main(argv: list[str]) -> int:
@@ -43,33 +55,96 @@ def main(argv: list[str]) -> int:
   try:
     options, overrides = command_line.read(argv, Options, _PROG)
     words = [options.config, *overrides]
-    settings, _ = command_line.parse(words, _PROG)
-    if settings.mesh.replica % options.num_processes:
-      raise exit_codes.UsageError(
-        f'mesh.replica must be a multiple of the {options.num_processes}'
-        f' processes, got {settings.mesh.replica}'
-      )
+    settings, name = command_line.parse(words, _PROG)
+    _check_workers(settings, options.num_processes, options.elastic)
+    sizes = _sizes(settings, options)
   except exit_codes.UsageError as error:
     return exit_codes.fail(error)
-  processes = _start(options.num_processes, words)
-  stop = lambda *_: _ask_to_stop(processes)
-  printers = [
-    threading.Thread(target=_print, args=(i, process, stop))
-    for i, process in enumerate(processes)
+  launcher = crew.Launcher(_SOON if options.elastic else _GRACE)
+  launcher.listen()
+  if not options.elastic:
+    stopping = lambda end: crew.say(f'{end}; stopping the others.')
+    return launcher.run(_commands(sizes[0], words), on_failure=stopping).code
+  if len(sizes) > 1:
+    words.append(f'--distributed.min_processes={sizes[-1]}')
+  checkpoints = pathlib.Path(
+    settings.workdir or paths.default(name), paths.CHECKPOINTS
+  )
+  return elastic.run(
+    launcher,
+    elastic.Policy(sizes, options.max_restarts),
+    lambda size: _commands(size, _with_share(words, settings, size, sizes[0])),
+    lambda: paths.last_step(checkpoints),
+  )
+
+
+def _check_workers(settings: Config, processes: int, is_elastic: bool) -> None:
+  """Raises unless the workers divide over the processes."""
+  workers = settings.mesh.replica
+  if workers % processes:
+    raise exit_codes.UsageError(
+      f'mesh.replica must be a multiple of the {processes} processes, got'
+      f' {workers}'
+    )
+  if is_elastic and not workers:
+    raise exit_codes.UsageError(
+      '--elastic needs a fixed number of workers: set mesh.replica, got 0,'
+      ' which takes all devices there are'
+    )
+
+
+def _sizes(settings: Config, options: Options) -> tuple[int, ...]:
+  """The numbers of processes over which the batch divides, from all down.
+
+  Raises:
+    UsageError: if the smallest that was asked for is none of them.
+  """
+  most, least = options.num_processes, options.min_processes
+  least = least or most
+  share = settings.mesh.replica // most * settings.mesh.fsdp
+  sizes = tuple(
+    size
+    for size in range(most, least - 1, -1)
+    if size == most or settings.batch_size % (size * share) == 0
+  )
+  if sizes[-1] != least:
+    raise exit_codes.UsageError(
+      f'batch_size must be a multiple of {least * share}, the devices that'
+      f' share it with --min_processes {least}, got {settings.batch_size}:'
+      ' change one of them'
+    )
+  return sizes
+
+
+def _with_share(
+  words: list[str], settings: Config, size: int, most: int
+) -> list[str]:
+  """The words of an attempt with so many of the most processes.
+
+  A worker accumulates as many more micro-batches as it takes for none to be
+  larger than with all processes, so neither the batch nor the memory grows.
+  """
+  if size == most:
+    return words
+  workers = settings.mesh.replica // most * size
+  rows = settings.batch_size // (workers * settings.mesh.fsdp)
+  largest = settings.batch_size // (
+    settings.mesh.replica * settings.mesh.fsdp * settings.accumulate_steps
+  )
+  steps = next(
+    n
+    for n in range(1, rows + 1)
+    if rows % n == 0 and rows // n <= max(largest, 1)
+  )
+  return [
+    *command_line.without(words, _SHARES),
+    f'--mesh.replica={workers}',
+    f'--accumulate_steps={steps}',
   ]
-  for printer in printers:
-    printer.start()
-  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    if signal.getsignal(number) != signal.SIG_IGN:  # As nohup sets SIGHUP.
-      signal.signal(number, stop)
-  code = _wait(processes)
-  for printer in printers:
-    printer.join()
-  return code
 
 
-def _start(count: int, words: list[str]) -> list[subprocess.Popen[bytes]]:
-  """Starts the processes in groups of their own, so Ctrl-C reaches us only."""
+def _commands(count: int, words: list[str]) -> list[list[str]]:
+  """The commands of the processes, which meet at a free port."""
   with socket.create_server(('127.0.0.1', 0)) as free:
     port = free.getsockname()[1]
   command = [
@@ -77,89 +152,7 @@ def _start(count: int, words: list[str]) -> list[subprocess.Popen[bytes]]:
     f'--distributed.coordinator=127.0.0.1:{port}',
     f'--distributed.num_processes={count}',
   ]
-  return [
-    subprocess.Popen(
-      [*command, f'--distributed.process_id={i}'],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      start_new_session=True,
-      env=os.environ | {'PYTHONUNBUFFERED': '1'},
-      preexec_fn=functools.partial(_die_with, os.getpid(), _libc()),
-    )
-    for i in range(count)
-  ]
-
-
-def _libc() -> ctypes.CDLL | None:
-  """The C library of Linux; None elsewhere."""
-  return ctypes.CDLL(None) if sys.platform == 'linux' else None
-
-
-def _die_with(parent: int, libc: ctypes.CDLL | None) -> None:
-  """Has the kernel kill this new process when its parent dies (Linux).
-
-  That is safe, as a checkpoint is either complete or absent.
-  """
-  if libc is not None:
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It died before.
-      os._exit(1)
-
-
-def _print(
-  index: int, process: subprocess.Popen[bytes], stop: Callable[[], None]
-) -> None:
-  """Prints every line of a process with its number in front.
-
-  If the lines cannot be written, because the reader or the terminal has gone,
-  it asks all processes to stop. It keeps reading, so that none of them blocks.
-  """
-  assert process.stdout is not None
-  for line in process.stdout:
-    text = line.decode(errors='replace').rstrip('\n')
-    try:
-      sys.stdout.write(f'[{index}] {text}\n')
-      sys.stdout.flush()
-    except OSError:
-      exit_codes.discard_output()
-      stop()
-
-
-def _ask_to_stop(processes: list[subprocess.Popen[bytes]]) -> None:
-  """Asks all processes to save and stop."""
-  for process in processes:
-    if process.poll() is None:
-      process.terminate()
-
-
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
-  """Waits until all have ended; kills them a while after one has failed."""
-  deadline = float('inf')
-  failed: list[int] = []
-  while None in [process.poll() for process in processes]:
-    ended = {i: p.returncode for i, p in enumerate(processes)}
-    now = [i for i, code in ended.items() if code not in _AS_ASKED]
-    if now and not failed:
-      failed, deadline = now, time.monotonic() + _GRACE
-      print(
-        f'Process {now[0]} {_end(ended[now[0]])}; stopping the others.',
-        file=sys.stderr,
-      )
-    if time.monotonic() > deadline:
-      for process in processes:
-        process.kill()
-    time.sleep(0.1)
-  first = processes[failed[0]].returncode if failed else 0
-  code = first or next((p.returncode for p in processes if p.returncode), 0)
-  return code if code >= 0 else 128 - code
-
-
-def _end(code: int | None) -> str:
-  """How a process ended."""
-  assert code is not None
-  if code < 0:
-    return f'was ended by {signal.Signals(-code).name}'
-  return f'failed with exit code {code}'
+  return [[*command, f'--distributed.process_id={i}'] for i in range(count)]
 
 
 if __name__ == '__main__':

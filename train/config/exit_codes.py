@@ -4,18 +4,24 @@ from collections.abc import Callable
 import os
 import sys
 
-# In addition to 0 (done), 1 (a bug, or a lost process) and 2 (bad input).
+# In addition to 0 (done).
+LOST = 1  # Another process is gone; or a bug.
+BAD_INPUT = 2
 DIVERGED = 3
+STALLED = 4  # No progress for distributed.stall_timeout.
+UNEQUAL = 5  # The workers hold different parameters.
 PREEMPTED = 75  # Asked to stop, and saved; EX_TEMPFAIL: "try again".
 INTERRUPTED = 130
 CLOSED = 141  # The reader of the output has gone: 128 + SIGPIPE.
+# The same command would end in the same way, or somebody wants it to end.
+FINAL = (BAD_INPUT, DIVERGED, INTERRUPTED, CLOSED)
 
 
 class UsageError(Exception):
   """A command that cannot be carried out, explained in one line."""
 
 
-def fail(error: Exception | str, code: int = 2) -> int:
+def fail(error: Exception | str, code: int = BAD_INPUT) -> int:
   """Prints one line about what is wrong; returns the exit code.
 
   Raises:
