@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import Any
 
-from train.config import section
+from train.config import regular_files, section
 
 # What the sentences of a data set are called; the first that it has all of.
 SENTENCES = (
@@ -92,6 +92,7 @@ def read(name: str, data_dir: str) -> DataSet:
     ImportError: tensorflow-datasets is not installed.
   """
   folder = _folder(name, pathlib.Path(data_dir).expanduser())
+  regular_files.check_below(folder, links=True)
   try:
     info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
     file_format = info.get('fileFormat')
