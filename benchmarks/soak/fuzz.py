@@ -14,6 +14,7 @@ import dataclasses
 import faulthandler
 import hashlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -242,7 +243,9 @@ def _make_checkpoint(folder: pathlib.Path) -> None:
 
 
 def _read_checkpoint(folder: pathlib.Path) -> None:
-  with _checkpoints(folder) as checkpoints:
+  from train.run import lock
+
+  with lock.claimed(folder), _checkpoints(folder) as checkpoints:
     checkpoints.latest(_snapshot(0))
 
 
@@ -284,8 +287,8 @@ def _make_work_folder(folder: pathlib.Path) -> None:
 
 
 def _write_work_folder(folder: pathlib.Path) -> None:
-  """What a run writes, apart from checkpoints."""
-  from train.run import json_files, lock, metrics, paths, report
+  """What a run writes, apart from checkpoints and the figure."""
+  from train.run import json_files, lock, metrics, paths
 
   with lock.held(folder):
     json_files.write(folder / paths.CONFIG, {'steps': 3})
@@ -293,7 +296,6 @@ def _write_work_folder(folder: pathlib.Path) -> None:
       sent = {'bytes_sent': 1, 'dense_bytes': 2}
       journal.write(1, loss=2.0, eval_loss=2.0, seconds=1.0, **sent)
       json_files.write(folder / paths.SUMMARY, {'steps': 3})
-      report.draw_curves(folder / paths.LOSS_FIGURE, 'dense', journal.lines)
 
 
 def _make_texts(folder: pathlib.Path) -> None:
@@ -404,6 +406,47 @@ def _number(rng: random.Random, content: bytearray) -> None:
     content[one.start() : one.end()] = other
 
 
+def _value(rng: random.Random, content: bytearray) -> None:
+  """Another value somewhere in JSON, JSON lines or a header of safetensors."""
+  text = bytes(content)
+  size = int.from_bytes(text[:8], 'little')
+  parts = text.split(b'\n') if text.count(b'\n{') else [text]
+  if text[8:9] == b'{' and size <= len(text):
+    parts = [text[8 : 8 + size]]
+  part = rng.choice(parts)
+  try:
+    changed = _other_value(rng, json.loads(part))
+  except (ValueError, RecursionError):
+    return _number(rng, content)
+  new = json.dumps(changed).encode()
+  start = text.find(part)
+  content[start : start + len(part)] = new
+  if start == 8:
+    content[:8] = len(new).to_bytes(8, 'little')
+
+
+def _other_value(rng: random.Random, tree: Any) -> Any:
+  """A tree of JSON in which one node, at any depth, is another one."""
+  if isinstance(tree, (dict, list)) and tree and rng.random() < 0.9:
+    keys = [*tree] if isinstance(tree, dict) else [*range(len(tree))]
+    key = rng.choice(keys)
+    if rng.random() < 0.1:
+      tree.pop(key)
+    elif isinstance(tree, dict) and rng.random() < 0.1:
+      tree[rng.choice(('', '../x', 'a\0', *map(str, keys)))] = tree.pop(key)
+    else:
+      tree[key] = _other_value(rng, tree[key])
+    return tree
+  if isinstance(tree, (int, float)) and rng.random() < 0.7:
+    near = (tree + 1, tree - 1, -tree, 2 * tree, float(tree), math.nan)
+    return rng.choice((*near, *_INTEGERS, -(2**31), 10**400, 1e308))
+  deep: list[Any] = []
+  for _ in range(rng.choice((1, 500))):
+    deep = [deep]
+  others = (None, True, '', 'x', {}, [], deep, '../../x', 'a\0b', 'x' * 10**6)
+  return rng.choice((*others, [0] * 10**5))
+
+
 def _nest(rng: random.Random, content: bytearray) -> None:
   deep = rng.choice((b'[', b'{"a":', b'(', b'-')) * rng.choice((100, 100_000))
   if rng.random() < 0.3:
@@ -483,6 +526,7 @@ MUTATIONS: dict[str, Mutation] = {
   'clear': _of_bytes(_clear),
   'size': _of_bytes(_size),
   'number': _of_bytes(_number),
+  'value': _of_bytes(_value),
   'nest': _of_bytes(_nest),
   'escape': _escape,
   'link': _link,
@@ -586,7 +630,9 @@ def _damage(
   files = sorted(x for x in folder.rglob('*') if x.is_file())
   path, names = rng.choice(files), []
   for _ in range(rng.choice((1, 1, 1, 2, 3))):
-    name = rng.choice([*MUTATIONS])
+    # What is not about the content is the same in every place.
+    weights = [4 if i < 8 else 1 for i in range(len(MUTATIONS))]
+    (name,) = rng.choices([*MUTATIONS], weights)
     if path.is_file() and not path.is_symlink():
       MUTATIONS[name](rng, path, outside)
       names.append(name)
@@ -601,17 +647,14 @@ def _outcome(one: Format, folder: pathlib.Path) -> tuple[str, str, float]:
     one.read(folder)
     result, said = 'read', ''
   except one.expected as error:
-    said = str(error)
-    result = 'refused' if _is_one_line(said) else 'wrong error'
+    from train.config import exit_codes
+
+    result, said = 'refused', exit_codes.one_line(error)
   except BaseException as error:
     if isinstance(error, KeyboardInterrupt):
       raise
     result, said = 'wrong error', traceback.format_exc()[-1500:]
   return result, said, round(_megabytes('VmHWM') - before, 1)
-
-
-def _is_one_line(said: str) -> bool:
-  return 0 < len(said) < 1500 and said.isprintable()
 
 
 def _state_of(folder: pathlib.Path) -> dict[str, str]:

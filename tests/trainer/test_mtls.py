@@ -140,6 +140,7 @@ def answer(port, folder, name):
   """The first bytes that the coordinator sends, as HTTP/2 begins."""
   context = ssl.create_default_context(cafile=folder / 'ours.pem')
   context.check_hostname = False
+  context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Of our simple authority.
   context.set_alpn_protocols(['h2'])
   if name:
     context.load_cert_chain(folder / f'{name}.pem', folder / f'{name}.key')
@@ -154,8 +155,7 @@ def answer(port, folder, name):
       with context.wrap_socket(plain) as connection:
         connection.sendall(b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + SETTINGS)
         return connection.recv(100)
-    except (ssl.SSLError, ConnectionError) as e:
-      print(name, repr(e))
+    except (ssl.SSLError, ConnectionError):
       return b''
 
 

@@ -30,7 +30,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import greedylore_jax as gl
-from train.config import differences, regular_files
+from train.config import differences
 from train.config.schema import Config
 from train.distributed import agreement, cluster, fingerprint
 from train.run import json_files
@@ -166,7 +166,6 @@ class Checkpoints:
     step = self._manager.latest_step()
     if step is None:
       return fresh
-    regular_files.check_below(self._manager.directory / str(step), links=False)
     notes, checksums = self._notes(step)
     expected, before = self._identity, self._workers
     if self._is_local and isinstance(notes['identity']['workers'], int):

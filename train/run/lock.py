@@ -38,7 +38,7 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
         if (checkpoints := folder / paths.CHECKPOINTS).exists():
           _check_writable(checkpoints)
         for below in (paths.CHECKPOINTS, paths.TENSORBOARD):
-          regular_files.check_in(folder / below)
+          regular_files.check_below(folder / below, links=False)
     mark = agreement.gather(mark)[0]
     with agreement.together():
       _check_sees(folder, mark)
