@@ -185,7 +185,7 @@ class Launched:
     self.work = folder / 'work'
     folder.mkdir(exist_ok=True)
     words = runs.write(folder, log=Log(every=1, tensorboard=False), **changes)
-    self._process = subprocess.Popen(
+    self.process = subprocess.Popen(
       [
         *(sys.executable, '-m', 'train.launch', words, '--num_processes=2'),
         *('--workdir', str(self.work), *options),
@@ -201,28 +201,28 @@ class Launched:
     return self
 
   def __exit__(self, *_):
-    with self._process as process:
+    with self.process as process:
       process.kill()
 
   def until(self, text):
     """Reads the output up to a line that has the text."""
-    for line in self._process.stdout:
+    for line in self.process.stdout:
       self.out += line
       if text in line:
         return
-    pytest.fail(self.out + self._process.stderr.read())
+    pytest.fail(self.out + self.process.stderr.read())
 
   def kill_second(self):
     """SIGKILL for the process with number 1."""
-    pid = self._process.pid
+    pid = self.process.pid
     path = pathlib.Path(f'/proc/{pid}/task/{pid}/children')
     os.kill(int(path.read_text().split()[1]), signal.SIGKILL)
 
   def finish(self):
     """Waits for the end; returns the exit code and the lines of errors."""
-    out, error = self._process.communicate(timeout=200)
+    out, error = self.process.communicate(timeout=200)
     self.out += out
-    return self._process.returncode, error.splitlines()
+    return self.process.returncode, error.splitlines()
 
 
 @pytest.mark.slow
