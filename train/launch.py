@@ -7,19 +7,22 @@ checkpoint: docs/faults.md.
 """
 
 import dataclasses
+import os
 import pathlib
 import socket
 import sys
+import threading
 
 from train.config import command_line, exit_codes
 from train.config.schema import Config
-from train.distributed import crew, elastic
+from train.distributed import crew, elastic, rendezvous
 from train.run import paths
 
 _PROG = 'python -m train.launch'
 # Seconds the others may take to report what they saw of a failure; less where
 # the run waits for it.
 _GRACE, _SOON = 5.0, 1.0
+_TOKEN, _SHORTEST = 'GREEDYLORE_TOKEN', 16
 # The keys that depend on the number of processes.
 _SHARES = ('mesh.replica', 'accumulate_steps')
 
@@ -41,13 +44,33 @@ class Options(command_line.Options):
   max_restarts: int = 5
   """With --elastic: restarts in a row without a newer checkpoint, after which
   the launcher gives up."""
+  rendezvous: str | None = None
+  """With --elastic, on several hosts: HOST:PORT at which the launcher of host 0
+  listens. Each host has a launcher with the same options, except for --host,
+  and --num_processes processes; --min_processes counts those of all hosts."""
+  hosts: int = 1
+  """How many hosts meet at --rendezvous."""
+  host: int = 0
+  """Which of them this is, from 0."""
+  token_file: str | None = None
+  """A file with a secret that the launchers share; None is the environment
+  variable GREEDYLORE_TOKEN."""
 
   def _check(self) -> None:
     self._at_least(1, 'num_processes', 'min_processes')
-    self._at_least(0, 'max_restarts')
-    self._at_most(self.num_processes, 'min_processes')
+    self._at_least(0, 'max_restarts', 'host')
+    self._at_least(1, 'hosts')
+    self._at_most(self.num_processes * self.hosts, 'min_processes')
+    self._below(self.hosts, 'host')
     if not self.elastic:
-      self.only_for('--elastic', 'min_processes', 'max_restarts')
+      self.only_for('--elastic', 'min_processes', 'max_restarts', 'rendezvous')
+    if not self.rendezvous:
+      self.only_for('--rendezvous', 'hosts', 'host', 'token_file')
+
+  @property
+  def all_processes(self) -> int:
+    """Those of all hosts."""
+    return self.num_processes * self.hosts
 
 
 def main(argv: list[str]) -> int:
@@ -56,8 +79,9 @@ def main(argv: list[str]) -> int:
     options, overrides = command_line.read(argv, Options, _PROG)
     words = [options.config, *overrides]
     settings, name = command_line.parse(words, _PROG)
-    _check_workers(settings, options.num_processes, options.elastic)
+    _check_workers(settings, options.all_processes, options.elastic)
     sizes = _sizes(settings, options)
+    meeting = _meeting(options)
   except exit_codes.UsageError as error:
     return exit_codes.fail(error)
   launcher = crew.Launcher(_SOON if options.elastic else _GRACE)
@@ -70,12 +94,68 @@ def main(argv: list[str]) -> int:
   checkpoints = pathlib.Path(
     settings.workdir or paths.default(name), paths.CHECKPOINTS
   )
-  return elastic.run(
-    launcher,
-    elastic.Policy(sizes, options.max_restarts),
-    lambda size: _commands(size, _with_share(words, settings, size, sizes[0])),
-    lambda: paths.last_step(checkpoints),
-  )
+  last_step = lambda: paths.last_step(checkpoints)
+  of_size = lambda size: _with_share(words, settings, size, sizes[0])
+  if meeting is None:
+    return elastic.run(
+      launcher,
+      elastic.Policy(sizes, options.max_restarts),
+      lambda size: _commands(size, of_size(size)),
+      last_step,
+    )
+  count, (address, _) = options.num_processes, meeting.address
+
+  def commands(share: rendezvous.Share) -> list[list[str]]:
+    size, first = share.hosts * count, share.place * count
+    every = _commands(size, of_size(size), f'{address}:{share.port}')
+    return every[first : first + count]
+
+  member = rendezvous.Member(launcher, meeting, options.host, commands, count)
+  if options.host:
+    return member.run()
+  try:
+    with rendezvous.Host0(meeting) as host0:
+      hosts = [size // count for size in sizes]
+      decisions = rendezvous.Decisions(
+        host0, meeting, hosts, options.max_restarts, last_step
+      )
+      threading.Thread(target=decisions.decide, daemon=True).start()
+      return member.run()
+  except OSError as error:
+    return exit_codes.fail(
+      f'host 0 must be able to listen at --rendezvous {options.rendezvous}, got'
+      f' {error.strerror}: choose an address of this host and a free port.'
+    )
+
+
+def _meeting(options: Options) -> rendezvous.Meeting | None:
+  """How the launchers of several hosts meet; None for one host.
+
+  Raises:
+    UsageError: if address or token are missing or wrong.
+  """
+  if not options.rendezvous:
+    return None
+  host, _, port = options.rendezvous.rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    raise exit_codes.UsageError(
+      f'--rendezvous must be HOST:PORT, got {options.rendezvous!r}'
+    )
+  token = os.environ.get(_TOKEN, '').encode()
+  if options.token_file:
+    try:
+      token = pathlib.Path(options.token_file).read_bytes().strip()
+    except OSError as error:
+      raise exit_codes.UsageError(
+        f'--token_file {options.token_file}: {error.strerror}'
+      ) from None
+  if len(token) < _SHORTEST:
+    raise exit_codes.UsageError(
+      f'--rendezvous needs a secret of at least {_SHORTEST} bytes, the same on'
+      f' all hosts, in --token_file or in {_TOKEN}: openssl rand -hex 16'
+    )
+  address = host.strip('[]'), int(port)
+  return rendezvous.Meeting(address, options.hosts, token)
 
 
 def _check_workers(settings: Config, processes: int, is_elastic: bool) -> None:
@@ -99,12 +179,14 @@ def _sizes(settings: Config, options: Options) -> tuple[int, ...]:
   Raises:
     UsageError: if the smallest that was asked for is none of them.
   """
-  most, least = options.num_processes, options.min_processes
+  most, least = options.all_processes, options.min_processes
   least = least or most
   share = settings.mesh.replica // most * settings.mesh.fsdp
+  # A host takes part with all of its processes.
+  step = options.num_processes if options.rendezvous else 1
   sizes = tuple(
     size
-    for size in range(most, least - 1, -1)
+    for size in range(most, least - 1, -step)
     if size == most or settings.batch_size % (size * share) == 0
   )
   if sizes[-1] != least:
@@ -143,13 +225,16 @@ def _with_share(
   ]
 
 
-def _commands(count: int, words: list[str]) -> list[list[str]]:
-  """The commands of the processes, which meet at a free port."""
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    port = free.getsockname()[1]
+def _commands(
+  count: int, words: list[str], address: str = ''
+) -> list[list[str]]:
+  """The commands of the processes, which meet at a free port by default."""
+  if not address:
+    with socket.create_server(('127.0.0.1', 0)) as free:
+      address = f'127.0.0.1:{free.getsockname()[1]}'
   command = [
     *(sys.executable, '-m', 'train', *words),
-    f'--distributed.coordinator=127.0.0.1:{port}',
+    f'--distributed.coordinator={address}',
     f'--distributed.num_processes={count}',
   ]
   return [[*command, f'--distributed.process_id={i}'] for i in range(count)]

@@ -31,23 +31,27 @@ class End:
   codes: tuple[int, ...]
   """Exit codes; below 0 is the number of a signal."""
   first: int | None
-  """The process that failed first; None if all ended as asked."""
+  """Which of them failed first; None if all ended as asked."""
+  begin: int = 0
+  """The number of the first of them in the run."""
 
   @property
   def code(self) -> int:
-    """The exit code of the first that failed, else of any that did not finish.
+    """The exit code of the first that failed; PREEMPTED if some stopped.
 
     A process that ended by a signal has the code that a shell would report.
     """
-    codes = self.codes if self.first is None else [self.codes[self.first]]
-    code = next((x for x in codes if x), 0)
+    if self.first is None:  # Before its first step, SIGTERM ends a process.
+      return exit_codes.PREEMPTED if any(self.codes) else 0
+    code = self.codes[self.first]
     return code if code >= 0 else 128 - code
 
   def __str__(self) -> str:
     """What happened: 'Process 1 was ended by SIGKILL'."""
     if self.first is None:
       return 'The processes were asked to stop'
-    return f'Process {self.first} {_how(self.codes[self.first])}'
+    number = self.begin + self.first
+    return f'Process {number} {_how(self.codes[self.first])}'
 
 
 class Launcher:
@@ -80,12 +84,18 @@ class Launcher:
       if process.poll() is None:
         process.terminate()
 
+  def kill(self) -> None:
+    """Ends the processes of the present crew at once."""
+    for process in self._processes:
+      process.kill()
+
   def run(
     self,
     commands: Sequence[Sequence[str]],
     *,
     on_failure: Callable[[End], None] = lambda end: None,
     tick: Callable[[], None] = lambda: None,
+    first: int = 0,
   ) -> End:
     """Runs one process per command until all have ended.
 
@@ -95,20 +105,21 @@ class Launcher:
       commands: the words of each process.
       on_failure: called once, when the first of them has failed.
       tick: called about ten times a second.
+      first: the number of the first process in the run.
     """
     self._processes = [_start(words) for words in commands]
     printers = [
       threading.Thread(target=_print, args=(i, process, self.stop))
-      for i, process in enumerate(self._processes)
+      for i, process in enumerate(self._processes, first)
     ]
     for printer in printers:
       printer.start()
     if self.is_asked_to_stop:  # The signal may have come in between.
       self.ask_to_stop()
-    first = self._wait(on_failure, tick)
+    failed = self._wait(on_failure, tick)
     for printer in printers:
       printer.join()
-    return End(self._codes(), first)
+    return End(self._codes(), failed, first)
 
   def _codes(self) -> tuple[int, ...]:
     return tuple(process.wait() for process in self._processes)
@@ -123,8 +134,7 @@ class Launcher:
         deadline = time.monotonic() + self._grace
         on_failure(End(tuple(x or 0 for x in codes), first))
       if time.monotonic() > deadline:
-        for process in self._processes:
-          process.kill()
+        self.kill()
       tick()
       time.sleep(_TICK)
     return self._failed(codes) if first is None else first
