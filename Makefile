@@ -126,10 +126,13 @@ bench: .venv/train .venv/peers
 	  configs/greedylore/llama.py:60m --tokens 2048
 	JAX_PLATFORMS=cpu $(PY) -m benchmarks.network.outlook
 
-# Very many steps, and very many kills: ten minutes or more each.
+# Very many steps, kills, processes and damaged files: ten minutes or more each;
+# 64 processes need 16 GB of memory.
 soak: .venv/train
 	$(PY) -m benchmarks.soak
 	$(PY) -m benchmarks.soak.kills
+	$(PY) -m benchmarks.soak.processes
+	$(PY) -m benchmarks.soak.fuzz
 
 # On simulated hosts (network namespaces): root, iproute2, three hours.
 bench-hosts: .venv/train .venv/peers

@@ -8,6 +8,7 @@ import traceback
 from typing import Any, NoReturn
 
 from train.config import command_line, exit_codes, reader
+from train.run import paths
 
 _PROG = 'python -m train'
 
@@ -39,14 +40,14 @@ def main(argv: list[str]) -> int:
   except exit_codes.UsageError as error:
     return exit_codes.fail(error)
   if not settings.workdir:
-    settings = dataclasses.replace(settings, workdir=f'runs/{name}')
+    settings = dataclasses.replace(settings, workdir=paths.default(name))
   # Workers decompose side by side. Threads of LAPACK's own would wait for each
   # other: on a busy machine a refresh then takes ten times as long.
   os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
   # JAX starts only for a command that makes sense.
   import jax
 
-  from train.distributed import preemption
+  from train.distributed import equality, preemption, processes
   from train.run import forecast, loop
 
   try:
@@ -67,6 +68,10 @@ def main(argv: list[str]) -> int:
     )
   except FloatingPointError as error:
     return exit_codes.fail(error, exit_codes.DIVERGED)
+  except equality.Unequal as error:
+    return exit_codes.fail(error, exit_codes.UNEQUAL)
+  except processes.LostConnection as error:
+    return exit_codes.fail(error, exit_codes.LOST)
   except preemption.Preempted as stopped:
     print(f'{stopped} Rerun the same command to resume.')
     return exit_codes.PREEMPTED

@@ -100,7 +100,7 @@ def main(
     from train.study import runner
 
     name = f'{reader.name_of(choices.path)}-compare'
-    folder = pathlib.Path(options.workdir or f'runs/{name}')
+    folder = pathlib.Path(options.workdir or paths.default(name))
     alone = contextlib.nullcontext if options.report else lock.held
     with alone(folder):
       study = runner.Study(choices, folder)

@@ -1,1 +1,1 @@
-"""Runs of very many steps, and runs that are killed very often."""
+"""Very many steps, kills, processes and damaged files."""

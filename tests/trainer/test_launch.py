@@ -145,6 +145,50 @@ def test_slurm_is_found_without_a_word(tmp_path, tasks):
     assert all(line.startswith('[Gloo]') for line in others.splitlines())
 
 
+@pytest.mark.parametrize(
+  ('codes', 'code', 'starts', 'requeued'),
+  [
+    ((137, 1, 0), 0, 3, False),
+    ((134, 2), 2, 2, False),
+    ((75,), 75, 1, True),
+    ((137, 75), 75, 2, True),
+    ((1,), 1, 3, False),
+  ],
+)
+def test_a_slurm_job_restarts_what_it_should(
+  tmp_path, codes, code, starts, requeued
+):
+  """With stubs of srun, whose last code is repeated, and of scontrol."""
+  for name, text in (
+    (
+      'srun',
+      f'set -- {" ".join(map(str, codes))}; n=$(wc -l <"$LOG")\n'
+      'echo start >>"$LOG"; shift $((n < $# ? n : $# - 1)); exit "$1"',
+    ),
+    ('scontrol', 'echo "$@" >>"$LOG".queue'),
+  ):
+    (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
+    (tmp_path / name).chmod(0o755)
+  log = tmp_path / 'log'
+  log.touch()
+  root = pathlib.Path(launch.__file__).parents[1]
+  done = subprocess.run(
+    ['bash', root / 'launch' / 'slurm.sbatch', 'configs/quickstart.py'],
+    env=os.environ
+    | {
+      'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+      'LOG': str(log),
+      'RESTARTS': '2',
+      'SLURM_JOB_ID': '7',
+    },
+    check=False,
+    capture_output=True,
+  )
+  assert done.returncode == code
+  assert log.read_text().count('start') == starts
+  assert (tmp_path / 'log.queue').exists() == requeued
+
+
 def test_killing_the_launcher_ends_its_processes(tmp_path):
   process = launched(tmp_path, '--steps', '100000')
   while len(pids := children(process)) < 2:

@@ -11,6 +11,7 @@ import pytest
 
 import runs
 from train import __main__ as program
+from train.config import exit_codes
 from train.config.schema import Compression, Distributed
 from train.distributed import watchdog
 from train.run import lock, loop, metrics
@@ -142,7 +143,7 @@ def test_the_watchdog_ends_a_process_that_waits(tmp_path):
   time.sleep(3)
   process.send_signal(signal.SIGCONT)
   _, said = process.communicate(timeout=30)
-  assert process.returncode == 2
+  assert process.returncode == exit_codes.STALLED
   assert said == (
     'error: a run must make progress every 2 s (distributed.stall_timeout),'
     ' but process 7 has waited since step 3 in code of other libraries: rerun'

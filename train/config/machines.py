@@ -6,6 +6,8 @@ from train.config.section import Section
 
 # The axes of the mesh, in their order: neighbours share the fastest links.
 REPLICA, FSDP, TENSOR = 'replica', 'fsdp', 'tensor'
+_MTLS = 'mtls_cert_file', 'mtls_key_file', 'mtls_ca_file'
+_PREFIX = 'mtls_peer_uri_prefix'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +50,33 @@ class Distributed(Section):
   after which a process ends itself; 0 is no limit. Raise it if a step, or
   reading the data, takes longer."""
 
+  min_processes: int | None = None
+  """Set by train.launch --elastic: the fewest processes that may resume the
+  run. None is any."""
+  mtls_cert_file: str | None = None
+  """PEM file with the certificate of this process. With the key and the CA, the
+  coordinator and the other processes prove to each other who they are, and
+  nobody else can read what they say. Collectives are not protected. Needs jax
+  0.11 or newer."""
+  mtls_key_file: str | None = None
+  """PEM file with the private key of distributed.mtls_cert_file."""
+  mtls_ca_file: str | None = None
+  """PEM file with the authorities that signed the others' certificates."""
+  mtls_peer_uri_prefix: str | None = None
+  """What a URI in the certificate of the others must begin with,
+  'spiffe://example.org/'. None checks the coordinator's certificate against its
+  address."""
+
+  @property
+  def mtls(self) -> dict[str, str]:
+    """The keys of mutual TLS that are set, as `jax.distributed` names them."""
+    found = {name: getattr(self, name) for name in (*_MTLS, _PREFIX)}
+    return {name: x for name, x in found.items() if x is not None}
+
   def _check(self) -> None:
     self._at_least(1, 'num_processes', 'start_timeout', 'heartbeat_timeout')
+    self._at_least(1, 'min_processes')
+    self._check_mtls()
     self._at_least(0, 'stall_timeout')
     given = (self.coordinator, self.num_processes, self.process_id)
     if len({x is None for x in given}) > 1:
@@ -63,3 +90,14 @@ class Distributed(Section):
         f'distributed.process_id must be below {self.num_processes}'
         f' (num_processes), got {self.process_id}.'
       )
+
+  def _check_mtls(self) -> None:
+    missing = [name for name in _MTLS if name not in self.mtls]
+    if self.mtls and missing:
+      raise ValueError(
+        f'distributed.{", .".join(_MTLS)} go together, got no'
+        f' {", ".join(missing)}.'
+      )
+    # Without the slash it would also allow spiffe://example.org.evil/.
+    is_prefix = lambda x: x.endswith('/')
+    self._require(is_prefix, "a prefix that ends with '/'", _PREFIX)

@@ -24,7 +24,7 @@ import textwrap
 import typing
 from typing import Any
 
-from train.config import schema
+from train.config import regular_files, schema
 from train.config.exit_codes import UsageError
 from train.config.section import Section, nearest
 
@@ -106,6 +106,7 @@ def read(path: str) -> dict[str, Entry]:
     UsageError: if it is missing, is more than that, or holds a wrong value.
   """
   try:
+    regular_files.check(path)
     text = pathlib.Path(path).read_text(encoding='utf-8')
     return _entries(ast.parse(text, path), path)
   except FileNotFoundError as error:

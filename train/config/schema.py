@@ -341,6 +341,19 @@ class Checkpoint(Section):
 
 
 @dataclasses.dataclass(frozen=True)
+class Agreement(Section):
+  """When the parameters of the workers are compared, bit by bit."""
+
+  every: int = 100
+  """Steps between comparisons, in addition to one before every checkpoint; with
+  local steps, at the end of the round. 4 bytes per leaf are sent for it. 0 is
+  only before checkpoints."""
+
+  def _check(self) -> None:
+    self._at_least(0, 'every')
+
+
+@dataclasses.dataclass(frozen=True)
 class Log(Section):
   """What a run writes while it trains."""
 
@@ -380,6 +393,7 @@ class Config(Section):
   distributed: Distributed = Distributed()
   evaluation: Evaluation = Evaluation()
   checkpoint: Checkpoint = Checkpoint()
+  agreement: Agreement = Agreement()
   log: Log = Log()
 
   def _check(self) -> None:

@@ -1,6 +1,7 @@
 """Data sets of tensorflow-datasets on disk, read without TensorFlow."""
 
 from collections.abc import Iterable, Iterator
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,7 +9,7 @@ import pathlib
 import re
 from typing import Any
 
-from train.config import section
+from train.config import regular_files, section
 
 # What the sentences of a data set are called; the first that it has all of.
 SENTENCES = (
@@ -24,6 +25,7 @@ _HELD_OUT = ('validation', 'validation_matched', 'test')
 _TRAIN = 'train'
 FORMAT = 'array_record'
 _TOGETHER = 1000
+_NAME = re.compile(r'(?!/|.*\.\.)[^*?\[\]\\\0]{0,200}')
 _BUILT_IN = {
   'python-stdlib': 'texts for a llama',
   'files': 'texts for a llama',
@@ -92,11 +94,14 @@ def read(name: str, data_dir: str) -> DataSet:
     ImportError: tensorflow-datasets is not installed.
   """
   folder = _folder(name, pathlib.Path(data_dir).expanduser())
+  regular_files.check_below(folder, links=True)
   try:
     info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
     file_format = info.get('fileFormat')
   except (OSError, ValueError, RecursionError, AttributeError) as error:
     raise _damaged(str(folder / 'dataset_info.json'), error) from error
+  with contextlib.suppress(FileNotFoundError):
+    _check_names(folder / 'features.json')
   if file_format != FORMAT:
     raise ValueError(
       f'{folder} must hold a data set in {FORMAT} format, got'
@@ -132,6 +137,25 @@ def read(name: str, data_dir: str) -> DataSet:
     next((parts[x] for x in _HELD_OUT if x in parts), None),
     features,
   )
+
+
+def _check_names(path: pathlib.Path) -> None:
+  """Raises for a key of JSON that is no name of a feature.
+
+  The library looks for files of that name, as a pattern.
+  """
+  try:
+    left = [json.loads(path.read_text('utf-8'))]
+    while left:
+      tree = left.pop()
+      if isinstance(tree, dict):
+        if wrong := next((x for x in tree if not _NAME.fullmatch(x)), None):
+          raise ValueError(f'{wrong[:40]!r} is no name of a feature')
+        left += tree.values()
+      elif isinstance(tree, list):
+        left += tree
+  except (ValueError, RecursionError) as error:
+    raise _damaged(str(path), error) from error
 
 
 def _damaged(what: str, error: Exception) -> ValueError:

@@ -23,7 +23,14 @@ _SHOWN = 4
 # paths on its host. The files at these paths are compared by content.
 _OWN = {
   '': ('workdir',),
-  'distributed': ('coordinator', 'process_id', 'bind'),
+  'distributed': (
+    'coordinator',
+    'process_id',
+    'bind',
+    'mtls_cert_file',
+    'mtls_key_file',
+    'mtls_ca_file',
+  ),
   'data': ('data_dir', 'files', 'tokenizer', 'held_out'),
   'model': ('pretrained',),
 }

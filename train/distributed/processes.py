@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import functools
+import inspect
 import os
+import re
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jax
 from jax._src import distributed as jax_distributed
@@ -15,6 +17,9 @@ from jax._src import distributed as jax_distributed
 from train.config import exit_codes
 from train.config.schema import Distributed
 from train.distributed import stderr_filter
+
+# How errors of a device begin, except for those that are about memory.
+_STATUS = re.compile(r'(?!RESOURCE_EXHAUSTED)[A-Z]{2,}(_[A-Z]+)*: ')
 
 
 def join(distributed: Distributed) -> int:
@@ -24,10 +29,12 @@ def join(distributed: Distributed) -> int:
     ValueError: if the coordinator cannot listen, or never comes.
   """
   timeouts = distributed.start_timeout, distributed.heartbeat_timeout
-  initialize = functools.partial(
+  _check_mtls(distributed.mtls)
+  initialize: Any = functools.partial(
     jax.distributed.initialize,
     initialization_timeout=timeouts[0],
     heartbeat_timeout_seconds=timeouts[1],
+    **cast(dict[str, Any], distributed.mtls),
   )
   if distributed.coordinator:
     listens = distributed.bind or distributed.coordinator
@@ -66,6 +73,23 @@ def _join_found(
       raise
   else:
     stderr_filter.attach('its address', *timeouts)
+
+
+def _check_mtls(files: dict[str, str]) -> None:
+  """Raises if mutual TLS is asked for and cannot be."""
+  if not files:
+    return
+  known = inspect.signature(jax.distributed.initialize).parameters
+  if missing := [name for name in files if name not in known]:
+    raise ValueError(
+      f'distributed.{missing[0]} needs jax 0.11 or newer, got'
+      f' {jax.__version__}: upgrade it, or leave out distributed.mtls_*.'
+    )
+  for name, path in files.items():
+    if name.endswith('_file') and not os.path.isfile(path):
+      raise ValueError(
+        f'distributed.{name} must name a PEM file, but there is no {path!r}.'
+      )
 
 
 def _check_free(address: str) -> None:
@@ -116,25 +140,37 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
+class LostConnection(Exception):
+  """A collective failed, as it does when another process is gone."""
+
+
 @contextlib.contextmanager
 def patience(heartbeat_timeout: int) -> Iterator[None]:
   """Gives JAX the time to report which process is gone when a step fails.
 
   A collective fails at once when another process ends. JAX learns which one
   when its heartbeat is missed, and then it ends this process.
+
+  Raises:
+    LostConnection: if JAX reports nothing.
   """
   try:
     yield
   except (ValueError, RuntimeError) as error:
-    if jax.process_count() > 1:
-      reason = str(error).splitlines()[0]
-      print(
-        f'A step failed: {reason}. If a process is gone, its number follows'
-        f' within {heartbeat_timeout} s.',
-        file=sys.stderr,
-      )
-      time.sleep(heartbeat_timeout + 5)
-    raise
+    reason = (str(error).splitlines() or [''])[0]
+    # JAX raises both kinds for what a device reports.
+    if jax.process_count() == 1 or not _STATUS.match(reason):
+      raise
+    print(
+      f'A step failed: {reason}. If a process is gone, its number follows'
+      f' within {heartbeat_timeout} s.',
+      file=sys.stderr,
+    )
+    time.sleep(heartbeat_timeout + 5)
+    raise LostConnection(
+      f'a step failed ({reason}), but no process is gone: rerun the same'
+      ' command to resume from the last checkpoint.'
+    ) from error
 
 
 def leave(code: int) -> NoReturn:

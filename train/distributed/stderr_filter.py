@@ -50,7 +50,8 @@ def translate(
     return (
       f'not all processes came to {coordinator} within {start_timeout} s:'
       ' start as many as distributed.num_processes says, each with its own'
-      ' distributed.process_id.'
+      ' distributed.process_id; with distributed.mtls_*, all with certificates'
+      ' of one authority.'
     )
   if silent := _SILENT.search(log):
     numbers = silent[1].split()

@@ -13,6 +13,8 @@ import threading
 import traceback
 from typing import Any
 
+from train.config import exit_codes
+
 _TICK_SECONDS = 1.0
 _PRINT_SECONDS = 5.0
 
@@ -52,9 +54,10 @@ class Watchdog:
       if self._idle >= self._limit:
         # The main thread cannot be asked: it waits. Nor may a reader of the
         # message that does not read keep the process.
-        threading.Timer(_PRINT_SECONDS, os._exit, [2]).start()
+        code = exit_codes.STALLED
+        threading.Timer(_PRINT_SECONDS, os._exit, [code]).start()
         print(f'error: {self._message()}', file=sys.stderr, flush=True)
-        os._exit(2)
+        os._exit(code)
 
   def _message(self) -> str:
     return (

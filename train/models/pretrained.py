@@ -118,7 +118,7 @@ class Pretrained:
     places = {}
     with self._open() as files:
       for path, x in _leaves(shapes):
-        name = _name(path)
+        name = stored_name(path)
         places[name] = path
         if name in self._names:
           shape = x.shape[::-1] if path.endswith('/kernel') else x.shape
@@ -143,7 +143,7 @@ class Pretrained:
     with self._open() as files:
 
       def place(path, x):
-        name = _name(_words(path))
+        name = stored_name(_words(path))
         if name not in self._names:
           return x
         stored, file = self._names[name]
@@ -352,7 +352,7 @@ def _plain_names(
   return found
 
 
-def _name(path: str) -> str:
+def stored_name(path: str) -> str:
   """What Hugging Face calls a parameter; '' for the head, which is ours."""
   for pattern, template in _NAMES:
     found = re.fullmatch(f'{pattern}(|kernel|scale|bias)', path)

@@ -41,6 +41,19 @@ class Job:
   """After the end of a round, in which its message may be under way."""
 
 
+def check_elastic(config: Config, job: Job) -> None:
+  """Raises if the run has to be able to resume on fewer workers and cannot."""
+  least = config.distributed.min_processes
+  if least is None or job.plan.is_elastic or job.plan.is_local:
+    return
+  raise ValueError(
+    f'--min_processes {least} needs a method whose errors can be averaged, so'
+    ' that a run resumes on fewer workers; those of compression.method'
+    f' {config.compression.method!r} cannot: use another method, or leave out'
+    ' --min_processes.'
+  )
+
+
 def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   """Builds and compiles everything before the first step."""
   workers = mesh.shape[_AXIS]

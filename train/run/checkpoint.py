@@ -39,7 +39,17 @@ from train.run import json_files
 _NOTES = 'progress', 'identity'
 _CHECKSUMS = 'checksums'
 # What may differ when a run is resumed; everything else identifies it.
-_FREE = ('workdir', 'mesh', 'distributed', 'evaluation', 'checkpoint', 'log')
+_FREE = (
+  'workdir',
+  'mesh',
+  'distributed',
+  'evaluation',
+  'checkpoint',
+  'agreement',
+  'log',
+)
+# Changes rounding only, as the number of workers does.
+_ROUNDS = 'accumulate_steps'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,6 +323,10 @@ def identity(config: Config) -> dict[str, Any]:
 
 def _check_identity(saved: Any, now: Any, where: Any) -> None:
   """Raises if a checkpoint belongs to something else, naming what differs."""
+  saved, now = (
+    x | {'config': {k: v for k, v in x['config'].items() if k != _ROUNDS}}
+    for x in (saved, now)
+  )
   differing = differences.between(saved, now)
   if keys := differences.unknown_keys(saved['config'], now['config']):
     raise ValueError(

@@ -11,6 +11,8 @@ import os
 import pathlib
 from typing import Any
 
+from train.config import regular_files
+
 
 def dumps(value: Any, indent: int | None = None) -> str:
   """Strict JSON, with null for every number that is not finite.
@@ -68,6 +70,7 @@ def read(path: pathlib.Path) -> Any:
     ValueError: if the file is damaged; the message names it.
     OSError: if the file cannot be read.
   """
+  regular_files.check(path)
   try:
     return json.loads(path.read_bytes())
   except (ValueError, RecursionError) as error:
@@ -87,8 +90,9 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     ValueError: if a line is damaged; the message names the file and the line.
     OSError: if the file cannot be read.
   """
-  if not path.exists():
+  if not os.path.lexists(path):
     return []
+  regular_files.check(path)
   lines = path.read_bytes().split(b'\n')[:-1]
   return [_object(path, i, line) for i, line in enumerate(lines, start=1)]
 

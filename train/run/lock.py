@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+from train.config import regular_files
 from train.distributed import agreement, processes
 from train.run import json_files, paths
 
@@ -36,6 +37,8 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
         mark = stack.enter_context(held(folder))
         if (checkpoints := folder / paths.CHECKPOINTS).exists():
           _check_writable(checkpoints)
+        for below in (paths.CHECKPOINTS, paths.TENSORBOARD):
+          regular_files.check_below(folder / below, links=False)
     mark = agreement.gather(mark)[0]
     with agreement.together():
       _check_sees(folder, mark)
@@ -52,9 +55,10 @@ def held(folder: pathlib.Path) -> Iterator[str]:
 
   Raises:
     ValueError: if another process holds the lock, or the folder cannot be
-      written to.
+      written to, or has links in it through which a run would write elsewhere.
   """
   path = folder / paths.LOCK
+  regular_files.check_in(folder)
   file = _open_locked(path)
   try:
     now = datetime.datetime.now().isoformat(' ')
@@ -90,7 +94,7 @@ def _open_locked(path: pathlib.Path) -> int:
   """A file descriptor of the lock file, locked."""
   while True:
     _check_writable(path.parent)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

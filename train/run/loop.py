@@ -16,6 +16,7 @@ from train.config.schema import Config
 from train.distributed import (
   agreement,
   cluster,
+  equality,
   fingerprint,
   preemption,
   processes,
@@ -57,6 +58,7 @@ class _Run:
   bar: progress.Bar
   stop: preemption.Preemption
   watch: Watchdog
+  workers: equality.Comparison
   after_step: Callable[[Snapshot], None]
 
   def write(self, step: int, values: dict[str, Any]) -> None:
@@ -93,6 +95,8 @@ def run(
     ValueError: if the configuration, the data, the devices and the content of
       `workdir` do not fit together.
     FloatingPointError: if gradients are not finite for many steps in a row.
+    equality.Unequal: if the workers hold different parameters.
+    processes.LostConnection: if a step failed, as when a process is gone.
     preemption.Preempted: after SIGTERM, once everything is saved.
   """
   with contextlib.ExitStack() as stack:
@@ -100,6 +104,8 @@ def run(
       make_watchdog(config.distributed.stall_timeout, processes.index)
     )
     mesh = cluster.start(config)
+    patience = processes.patience(config.distributed.heartbeat_timeout)
+    stack.enter_context(patience)
     stack.enter_context(lock.claimed(workdir))
 
     with agreement.together():
@@ -110,6 +116,7 @@ def run(
     job = build_job(config, mesh, task)
     agreement.check(parameters=fingerprint.of(job.fresh.params))
     watch.saw('compiling the step')
+    build.check_elastic(config, job)
 
     # Checkpoints are complete before a signal may end the process.
     stop = stack.enter_context(preemption.Preemption())
@@ -136,9 +143,20 @@ def run(
     journal = metrics.Metrics(
       workdir, now.step, writes=is_main, tensorboard=config.log.tensorboard
     )
+    # A save that is pending would wait for a process that is gone.
     with bar, journal, processes.patience(config.distributed.heartbeat_timeout):
       now = _loop(
-        _Run(config, job, checkpoints, journal, bar, stop, watch, after_step),
+        _Run(
+          config,
+          job,
+          checkpoints,
+          journal,
+          bar,
+          stop,
+          watch,
+          equality.Comparison(mesh),
+          after_step,
+        ),
         now,
       )
 
@@ -166,7 +184,8 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
   is_due = lambda every: (
     now.step == config.steps or (every and now.step % every == 0)
   )
-  loss, asked_to_stop, is_save_due = None, False, False
+  loss, asked_to_stop = None, False
+  is_save_due = is_comparison_due = False
   ended = -1  # The step with which the last round ended.
   lines: list[_Line] = []  # Due, and not written yet.
   while now.step < config.steps:
@@ -205,8 +224,13 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
 
     asked_to_stop |= run.stop.due(now.step)
     is_save_due |= asked_to_stop or is_due(config.checkpoint.every)
-    if is_save_due and ends_round:
+    is_comparison_due |= is_save_due or is_due(config.agreement.every)
+    if is_comparison_due and ends_round:
       job.wait()
+      with clock.stopped_after(loss):
+        run.workers.check(now.params, now.step)
+      is_comparison_due = False
+    if is_save_due and ends_round:
       with clock.stopped_after(loss):
         _check_gradients(now, loss)  # A run can resume from every checkpoint.
         _check_parameters(now)

@@ -1,5 +1,8 @@
 """The names of the files in a work folder."""
 
+import contextlib
+import os
+
 # Of a run.
 CONFIG = 'config.json'
 METRICS = 'metrics.jsonl'
@@ -13,3 +16,19 @@ LOCK = 'lock'
 RESULTS = 'results.jsonl'
 TABLE = 'table.md'
 FIGURE = 'compare.png'
+
+
+def default(name: str) -> str:
+  """The work folder of the configuration of that name."""
+  return f'runs/{name}'
+
+
+def last_step(checkpoints: str | os.PathLike[str]) -> int:
+  """The step of the last complete checkpoint in a folder, 0 if there is none.
+
+  A checkpoint has its step as its name as soon as it is complete.
+  """
+  steps = [0]
+  with contextlib.suppress(OSError):
+    steps += [int(x) for x in os.listdir(checkpoints) if x.isdecimal()]
+  return max(steps)

@@ -1,0 +1,36 @@
+"""A process that stands for one of a run: FOLDER ACTION ...
+
+An action is `save:STEP` (a complete checkpoint), `exit:CODE`, `kill` (by
+SIGKILL), `wait` (until SIGTERM, then exit as one that saved), `last` (the same,
+but it fails then) or `ignore` (waits, and does not listen to SIGTERM).
+"""
+
+import os
+import pathlib
+import signal
+import sys
+import time
+
+
+def main(folder, *actions):
+  stop = lambda *_: os._exit(75)
+  signal.signal(signal.SIGTERM, stop)
+  for action in actions:
+    name, _, value = action.partition(':')
+    if name == 'save':
+      pathlib.Path(folder, value).mkdir(parents=True, exist_ok=True)
+      time.sleep(0.4)  # For the launcher to see each of them.
+    elif name == 'exit':
+      os._exit(int(value))
+    elif name == 'kill':
+      os.kill(os.getpid(), signal.SIGKILL)
+    else:
+      if name == 'last':
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+      if name == 'ignore':
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+      time.sleep(60)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

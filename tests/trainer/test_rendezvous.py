@@ -1,0 +1,223 @@
+"""Do the launchers of several hosts keep a run going, and strangers out?"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import launcher
+import runs
+from train import launch
+from train.config import exit_codes
+
+
+class Host:
+  """The launcher of a host, see helpers/launcher.py."""
+
+  def __init__(self, folder, port, host, attempts, **more):
+    plan = {
+      'port': port,
+      'hosts': 2,
+      'host': host,
+      'token': 'a shared secret',
+      'sizes': [2, 1],
+      'silence': 30,
+      'wait': 20,
+      'attempts': attempts,
+    }
+    self.process = subprocess.Popen(
+      [sys.executable, launcher.__file__, str(folder), json.dumps(plan | more)],
+      env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    self.out = ''
+
+  def until(self, text):
+    """Reads the output up to a line with that text."""
+    for line in self.process.stdout:
+      self.out += line
+      if text in line:
+        return
+    pytest.fail(self.out + self.process.stderr.read())
+
+  def end(self):
+    """Exit code, the places that it had, and standard error."""
+    out, error = self.process.communicate(timeout=60)
+    places = re.findall(r'place (\d) of (\d)', self.out + out)
+    return self.process.returncode, [''.join(x) for x in places], error
+
+
+@pytest.fixture
+def hosts(tmp_path):
+  """Starts launchers that meet at one port; they are killed at the end."""
+  with socket.create_server(('127.0.0.1', 0)) as free:
+    port = free.getsockname()[1]
+  started = []
+
+  def start(host, *attempts, **more):
+    started.append(Host(tmp_path, port, host, attempts, **more))
+    return started[-1]
+
+  start.port = port
+  yield start
+  for one in started:
+    with one.process as process:
+      process.kill()
+
+
+def test_a_lost_process_of_another_host_restarts_all(hosts):
+  one = hosts(0, 'save:4 wait', 'exit:0')
+  other = hosts(1, 'save:4 kill', 'exit:0')
+  assert one.end() == (
+    0,
+    ['02', '02'],
+    'Process 1 was ended by SIGKILL on host 1; resuming after step 4 with the'
+    ' hosts that are there.\n',
+  )
+  assert other.end() == (0, ['12', '12'], '')
+
+
+def test_a_lost_host_is_left_out_until_it_is_there_again(hosts):
+  one = hosts(0, 'wait', 'save:5 wait', 'exit:0', wait=2)
+  other = hosts(1, 'wait')
+  other.until('place 1 of 2')
+  other.process.kill()
+  one.until('place 0 of 1')
+  again = hosts(1, 'exit:0')
+  code, places, error = one.end()
+  assert (code, places) == (0, ['02', '01', '02'])
+  assert again.end() == (0, ['12'], '')
+  assert error.splitlines() == [
+    'Host 1 is away; resuming from the beginning with the hosts that are'
+    ' there.',
+    'A host has come back; resuming after step 5 with the hosts that are'
+    ' there.',
+  ]
+
+
+def test_a_link_that_is_cut_and_comes_back(hosts):
+  """A launcher that is suspended is silent, as one behind a cut link is."""
+  one = hosts(0, 'wait', 'exit:0', silence=3)
+  other = hosts(1, 'wait', 'exit:0', silence=3)
+  other.until('place 1 of 2')
+  other.process.send_signal(signal.SIGSTOP)
+  time.sleep(5)
+  other.process.send_signal(signal.SIGCONT)
+  code, places, error = one.end()
+  assert (code, places) == (0, ['02', '02'])
+  assert error.startswith('Host 1 is away; resuming from the beginning')
+  assert other.end()[:2] == (0, ['12', '12'])
+
+
+@pytest.mark.parametrize('host', [0, 1])
+def test_a_request_to_stop_reaches_all_hosts(hosts, host):
+  """Or, if one other host is asked, that one leaves."""
+  both = hosts(0, 'wait', 'exit:0', wait=2), hosts(1, 'wait')
+  both[1].until('place 1 of 2')
+  both[host].process.terminate()
+  assert both[host].end()[0] == exit_codes.PREEMPTED
+  if host:
+    assert both[0].end()[:2] == (0, ['02', '01'])
+  else:
+    both[1].process.wait(60)
+    assert both[1].process.returncode == exit_codes.PREEMPTED
+
+
+def test_it_gives_up_and_tells_all(hosts):
+  both = hosts(0, 'wait'), hosts(1, 'kill')
+  for i, one in enumerate(both):
+    code, places, error = one.end()
+    assert (code, places) == (128 + 9, [f'{i}2'] * 3)
+    if not i:
+      last = error.splitlines()[-1]
+      assert last.startswith('error: gave up after 2 restarts without a newer')
+      assert 'Process 1 was ended by SIGKILL on host 1' in last
+
+
+def test_bad_input_is_not_restarted(hosts):
+  both = hosts(0, 'wait'), hosts(1, 'exit:2')
+  assert [one.end()[0] for one in both] == [2, 2]
+
+
+def test_hosts_that_do_not_come_are_named(hosts):
+  code, _, error = hosts(0, 'wait', sizes=[2], wait=1).end()
+  assert code == exit_codes.LOST
+  assert (
+    error == 'error: at least 2 of 2 hosts must join within 1 s, got [0].\n'
+  )
+
+
+def test_another_token_is_refused(hosts):
+  one = hosts(0, 'exit:0')
+  stranger = hosts(1, 'exit:0', token='another secret', wait=2)
+  code, places, error = stranger.end()
+  assert (code, places) == (2, [])
+  assert re.fullmatch(
+    r'error: host 0 must answer at .* same token; .*\n', error
+  )
+  hosts(1, 'exit:0')
+  assert one.end()[0] == 0
+
+
+def test_strangers_change_nothing(hosts):
+  one = hosts(0, 'save:3 wait', 'exit:0')
+  told = [
+    b'',
+    b'\n',
+    b'x' * 100_000,
+    b'[' * 4000 + b'\n',
+    b'{"host": 1, "proof": "\xff"}\n',
+    b'{"host": 1, "proof": "00"}\n',
+    b'{"host": 1, "proof": null}\n',
+    b'{"host": -1}\n',
+    b'{"host": ' + b'9' * 4000 + b'}\n',
+    b'{"finish": 0}\n',
+  ]
+  for _ in range(100):
+    with contextlib.suppress(ConnectionRefusedError):
+      socket.create_connection(('127.0.0.1', hosts.port)).close()
+      break
+    time.sleep(0.1)
+  for text in told * 5:
+    address = '127.0.0.1', hosts.port
+    with (
+      contextlib.suppress(ConnectionError),
+      socket.create_connection(address) as connection,
+    ):
+      connection.recv(100)
+      connection.sendall(text)
+  other = hosts(1, 'exit:0')
+  other.until('place 1 of 2')
+  assert one.process.poll() is None
+  one.process.terminate()
+  one.end()
+
+
+@pytest.mark.parametrize(
+  ('words', 'said'),
+  [
+    (['--hosts', '2'], '--hosts is only for --rendezvous'),
+    (['--rendezvous', 'h'], "--rendezvous must be HOST:PORT, got 'h'"),
+    (['--rendezvous', 'h:1'], 'needs a secret of at least 16 bytes'),
+    (['--rendezvous', 'h:1', '--host', '1'], '--host must be below 1, got 1'),
+    (
+      ['--rendezvous', 'h:1', '--token_file', 'none'],
+      '--token_file none: No such file or directory',
+    ),
+  ],
+)
+def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
+  words = [runs.write(tmp_path), '--num_processes=2', '--elastic', *words]
+  assert launch.main(words) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ')
+  assert said in error
