@@ -33,6 +33,7 @@ from greedylore_jax._src.tsr_adam import TSRAdamState, tsr_adam
 from greedylore_jax._src.wire.rounds import Each, Gather, Product, Quantized
 from greedylore_jax.compressors import (
   TSR,
+  ChunkTopK,
   Compressor,
   Dense,
   FixedSubspace,
@@ -44,12 +45,14 @@ from greedylore_jax.compressors import (
   RandomSubspace,
   RangeFinder,
   Sign,
+  ThresholdTopK,
   TopK,
 )
 
 __all__ = [
   'QSR',
   'TSR',
+  'ChunkTopK',
   'Collective',
   'CompressState',
   'Compressor',
@@ -76,6 +79,7 @@ __all__ = [
   'SelSync',
   'Sign',
   'TSRAdamState',
+  'ThresholdTopK',
   'TopK',
   'TrainStep',
   'average_gradients',

@@ -1,5 +1,6 @@
 """What is sent: one method per file, each written like its paper."""
 
+from greedylore_jax.compressors.chunk_top_k import ChunkTopK
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.frozen import Frozen
@@ -9,10 +10,12 @@ from greedylore_jax.compressors.quantized import Quantize, Sign
 from greedylore_jax.compressors.range_finder import RangeFinder
 from greedylore_jax.compressors.sparse import RandomK, TopK
 from greedylore_jax.compressors.subspaces import FixedSubspace, RandomSubspace
+from greedylore_jax.compressors.threshold_top_k import ThresholdTopK
 from greedylore_jax.compressors.tsr import TSR
 
 __all__ = [
   'TSR',
+  'ChunkTopK',
   'Compressor',
   'Dense',
   'FixedSubspace',
@@ -24,5 +27,6 @@ __all__ = [
   'RandomSubspace',
   'RangeFinder',
   'Sign',
+  'ThresholdTopK',
   'TopK',
 ]

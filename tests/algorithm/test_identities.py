@@ -25,6 +25,8 @@ METHODS = {
   'top columns': gl.TopK(0.2, probes=2),
   'top entries': gl.TopK(0.2, indices='own'),
   'random entries': gl.RandomK(0.2),
+  'chunks': gl.ChunkTopK(4, 5, bits=2, transform='dct'),
+  'threshold': gl.ThresholdTopK(0.2, update_interval=4),
   '8 bits': gl.Quantize(8),
   '2 bits': gl.Quantize(2),
   'sign': gl.Sign(),

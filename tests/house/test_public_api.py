@@ -13,6 +13,7 @@ PUBLIC = {
   'compressors': (
     'Compressor Dense FixedSubspace Frozen GreedyLore PowerSGD Quantize RandomK'
     ' RandomSubspace RangeFinder Sign TSR TopK'
+    ' ChunkTopK ThresholdTopK'
   ),
   'their parts': 'Each Gather Product Quantized',
   'transformations': (

@@ -24,6 +24,8 @@ METHODS = {
   'random_subspace': gl.RandomSubspace(2, 3),
   'top_k': gl.TopK(0.2),
   'random_k': gl.RandomK(0.2),
+  'chunk_top_k': gl.ChunkTopK(8, 5, bits=2, transform='dct'),
+  'threshold_top_k': gl.ThresholdTopK(0.2, 3),
   'quantize': gl.Quantize(4),
   'sign': gl.Sign(),
 }

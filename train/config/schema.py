@@ -22,6 +22,8 @@ MatrixMethod = Literal[
   'random_subspace',
   'top_k',
   'random_k',
+  'chunk_top_k',
+  'threshold_top_k',
   'quantize',
   'sign',
 ]
@@ -40,11 +42,16 @@ _LOW_RANK = (
 # The keys of `Compression` that only some methods read.
 METHODS_OF: dict[str, tuple[str, ...]] = {
   'rank': _LOW_RANK,
-  'update_interval': tuple(
-    x for x in _LOW_RANK if x not in ('powersgd', 'range_finder')
+  'update_interval': (
+    *(x for x in _LOW_RANK if x not in ('powersgd', 'range_finder')),
+    'threshold_top_k',
   ),
-  'density': ('top_k', 'random_k'),
-  'bits': ('quantize',),
+  'density': ('top_k', 'random_k', 'threshold_top_k'),
+  'slack': ('threshold_top_k',),
+  'keep': ('chunk_top_k',),
+  'chunk': ('chunk_top_k',),
+  'transform': ('chunk_top_k',),
+  'bits': ('quantize', 'chunk_top_k'),
   'indices': ('top_k',),
   'warm': ('range_finder',),
   'basis_size': ('greedylore',),
@@ -120,19 +127,29 @@ class Compression(Section):
 
   method: Method = 'greedylore'
   """What is sent. 'dense' sends everything; the low-rank methods send some
-  directions of every matrix, top_k and random_k some entries, quantize and sign
-  all entries in a few bits. tsr_adam is Adam on the cores of tsr, without error
-  feedback."""
+  directions of every matrix, random_k and those that end in top_k some entries,
+  quantize and sign all entries in a few bits. tsr_adam is Adam on the cores of
+  tsr, without error feedback."""
   rank: int = 16
   """Low-rank methods: directions sent per matrix and step. A lower rank sends
   less and approximates worse."""
   update_interval: int = 200
-  """Methods with a basis: steps between refreshes of the basis. A smaller
-  interval follows the gradient more closely and sends more."""
+  """Methods with a basis, and threshold_top_k: steps between refreshes of the
+  basis or the threshold. A smaller interval follows the gradient more closely
+  and sends more."""
   density: float = 0.1
-  """top_k and random_k: share of the entries that is sent."""
-  bits: Literal[2, 4, 8] = 8
-  """quantize: bits per entry."""
+  """top_k, random_k and threshold_top_k: share of the entries that is sent."""
+  slack: float = 1.5
+  """threshold_top_k: how many times density may be sent between refreshes."""
+  keep: int = 64
+  """chunk_top_k: entries sent of each block of a matrix."""
+  chunk: int = 64
+  """chunk_top_k: largest side of a block."""
+  transform: Literal['dct'] | None = None
+  """chunk_top_k: 'dct' sends frequencies of a block, None its entries."""
+  bits: Literal[1, 2, 4, 8, 16] = 8
+  """Bits per entry: 2, 4 or 8 for quantize; for chunk_top_k also 1, signs, and
+  16."""
   indices: Literal['shared', 'own'] = 'shared'
   """top_k: 'shared' sends columns that all workers agree on, 'own' the entries
   that each worker chooses."""
@@ -183,10 +200,16 @@ class Compression(Section):
 
   def _check(self) -> None:
     self._at_least(1, 'rank', 'update_interval', 'basis_size')
+    self._at_least(1, 'slack', 'keep', 'chunk')
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
     self._at_least(0, 'seed')
     self._fraction('density', 'warm', 'error_decay')
+    methods = self.method, self.embedding_method
+    if 'quantize' in methods and self.bits not in (2, 4, 8):
+      raise ValueError(
+        f'compression.bits must be 2, 4 or 8 for quantize, got {self.bits}.'
+      )
 
   def unread(self) -> list[str]:
     """Keys that were changed from their default and that no method here reads.
