@@ -39,6 +39,7 @@ from greedylore_jax._src.tsr_adam import TSRAdamState, tsr_adam
 from greedylore_jax._src.wire.rounds import Each, Gather, Product, Quantized
 from greedylore_jax.compressors import (
   TSR,
+  ChunkTopK,
   Compressor,
   CountSketch,
   Dense,
@@ -52,6 +53,7 @@ from greedylore_jax.compressors import (
   RangeFinder,
   Sign,
   SplitColumns,
+  ThresholdTopK,
   TopK,
 )
 
@@ -60,6 +62,7 @@ __version__ = '0.1.0'
 __all__ = [
   'QSR',
   'TSR',
+  'ChunkTopK',
   'Collective',
   'CompressState',
   'Compressor',
@@ -90,6 +93,7 @@ __all__ = [
   'SketchedAMSGradState',
   'SplitColumns',
   'TSRAdamState',
+  'ThresholdTopK',
   'TopK',
   'TrainStep',
   'average_gradients',

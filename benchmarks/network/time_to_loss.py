@@ -31,7 +31,8 @@ from train.run import json_files, metrics
 from train.study import commit
 
 CONFIG = 'configs/studies/time_to_loss.py'
-METHODS = [x for x in trainers.METHODS if x != 'PowerSGD, int8, r = 8']
+_LEFT_OUT = 'PowerSGD, int8, r = 8', 'ChunkTopK, 2 bits'
+METHODS = [x for x in trainers.METHODS if x not in _LEFT_OUT]
 # Number of steps at each rate, repeated. With a refresh every 45 steps from
 # step 20 on, every rate gets its share of refreshes.
 CYCLE = (('50mbit', 4), ('200mbit', 4), ('1gbit', 12))

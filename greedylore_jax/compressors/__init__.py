@@ -1,5 +1,6 @@
 """What is sent: one method per file, each written like its paper."""
 
+from greedylore_jax.compressors.chunk_top_k import ChunkTopK
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.count_sketch import CountSketch
 from greedylore_jax.compressors.dense import Dense
@@ -11,10 +12,12 @@ from greedylore_jax.compressors.range_finder import RangeFinder
 from greedylore_jax.compressors.sparse import RandomK, TopK
 from greedylore_jax.compressors.split_columns import SplitColumns
 from greedylore_jax.compressors.subspaces import FixedSubspace, RandomSubspace
+from greedylore_jax.compressors.threshold_top_k import ThresholdTopK
 from greedylore_jax.compressors.tsr import TSR
 
 __all__ = [
   'TSR',
+  'ChunkTopK',
   'Compressor',
   'CountSketch',
   'Dense',
@@ -28,5 +31,6 @@ __all__ = [
   'RangeFinder',
   'Sign',
   'SplitColumns',
+  'ThresholdTopK',
   'TopK',
 ]

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src.types import Array, DType, PyTree, Shape
-from greedylore_jax._src.wire import linalg
-from greedylore_jax._src.wire.rounds import Each, Product, Rounds
+from greedylore_jax._src.types import Array, DType, Function, PyTree, Shape
+from greedylore_jax._src.wire import linalg, quantized
+from greedylore_jax._src.wire.rounds import Each, Gather, Product, Rounds
 
 
 def dense(h: Array, state: PyTree, key: Array) -> Rounds:
@@ -58,6 +58,57 @@ def top_columns(basis: Array, scores: Array, count: int) -> Rounds:
   """The columns of highest score, [k, a, n], [k, n] -> [k, a, count]."""
   columns = yield Each(linalg.largest(count), scores)
   return linalg.take_columns(basis, columns)
+
+
+def gather_entries(
+  values: Array,
+  places: Array,
+  shape: Shape,
+  *,
+  encode: Callable[[Array], tuple[Array, ...]] = lambda values: (values,),
+  decode: Callable[..., Array] = lambda values: values,
+) -> Rounds:
+  """Entries that each worker chose are sent to all -> output, sent, and values.
+
+  Args:
+    values: this worker's entries, [k, c].
+    places: where they are in their matrices of a b numbers, [k, c]; sent in as
+      few bits as can say it. Of equal places, values are added up.
+    shape: (k, a, b).
+    encode: values to what is sent for them.
+    decode: the inverse, also with a leading axis of workers.
+
+  Returns:
+    output and sent, [k, a, b], and the values of all workers, [N, k, c].
+  """
+  k, a, b = shape
+  bits, count = quantized.place_bits(a * b), places.shape[-1]
+  own = encode(values)
+  *theirs, packed = yield Gather(*own, quantized.pack(places, bits))
+  of_all: Function = lambda x: jnp.moveaxis(x, 0, 1).reshape(k, -1)
+  received = decode(*theirs)
+  total = scattered(
+    of_all(received), of_all(quantized.unpack(packed, bits)[..., :count]), shape
+  )
+  output = total / len(received)
+  return output, scattered(decode(*own), places, shape), received
+
+
+def scattered(values: Array, places: Array, shape: Shape) -> Array:
+  """Matrices, [k, a, b], of entries and where they are, [k, c] each."""
+  k, a, b = shape
+  add: Function = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].add(x))
+  summed: Array = add(values, places).reshape(k, a, b)
+  return summed
+
+
+def largest_entries(flat: Array, count: int) -> tuple[Array, Array]:
+  """The entries of largest magnitude and their places, [k, n] -> [k, count].
+
+  By falling magnitude.
+  """
+  _, places = jax.lax.top_k(jnp.abs(flat), count)
+  return jnp.take_along_axis(flat, places, axis=1), places
 
 
 def normal(key: Array, shape: Shape, dtype: DType) -> Rounds:

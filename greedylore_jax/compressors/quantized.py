@@ -95,8 +95,7 @@ class Sign(Compressor):
 
 def _signs_as_bytes(h: Array) -> Array:
   """[k, a, b] -> eight signs in a byte, [k, bytes]."""
-  flat = (h >= 0).reshape(len(h), -1)
-  return quantized.pack(jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))), 1)
+  return quantized.pack((h >= 0).reshape(len(h), -1), 1)
 
 
 def _signs(packed: Array, shape: Shape) -> Array:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array, Function, Phase, PyTree, Shape
-from greedylore_jax._src.wire.rounds import Gather, Rounds
+from greedylore_jax._src.types import Array, Function, Phase, PyTree
+from greedylore_jax._src.wire.rounds import Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 
@@ -26,8 +26,8 @@ class TopK(Compressor):
 
   so columns (of length a, the short side) compete by the energy of their mean;
   in an embedding they are tokens. With 'own' indices every worker sends the
-  entries of its H_i that are largest in magnitude, and where they stand, to all
-  others, who receive N times as much.
+  entries of its H_i that are largest in magnitude, and in as few bits as can
+  say it where they are, to all others, who receive N times as much.
 
   Args:
     density: share of the numbers that is sent, in (0, 1]. Lower sends less and
@@ -89,16 +89,11 @@ class TopK(Compressor):
   def _entries(self, h: Array, key: Array) -> Rounds:
     del key
     k, a, b = h.shape
-    flat = h.reshape(k, a * b)
-    _, local = jax.lax.top_k(jnp.abs(flat), parts.share_of(a * b, self.density))
-    own = jnp.take_along_axis(flat, local, axis=1)
-    places = local.astype(jnp.uint16 if a * b <= 2**16 else jnp.uint32)
-    values, places = yield Gather(own, places)
-    of_all: Function = lambda x: jnp.moveaxis(x, 0, 1).reshape(
-      k, -1
-    )  # [N, k, c] ->
-    total = _scattered(of_all(values), of_all(places), h.shape)
-    return total / len(values), _scattered(own, local, h.shape)
+    values, places = parts.largest_entries(
+      h.reshape(k, a * b), parts.share_of(a * b, self.density)
+    )
+    output, sent, _ = yield from parts.gather_entries(values, places, h.shape)
+    return output, sent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +138,5 @@ class RandomK(Compressor):
     finite = jnp.all(jnp.isfinite(flat), axis=1, keepdims=True)
     chosen = jnp.where(finite, chosen, jnp.nan)
     mean, local = yield chosen[:, None]
-    back: Function = lambda x: _scattered(x[:, 0], places, h.shape)
+    back: Function = lambda x: parts.scattered(x[:, 0], places, h.shape)
     return back(mean), back(local), state
-
-
-def _scattered(values: Array, places: Array, shape: Shape) -> Array:
-  """Matrices, [k, a, b], of entries and where they stand, [k, c] each."""
-  k, a, b = shape
-  add: Function = jax.vmap(lambda x, j: jnp.zeros(a * b, x.dtype).at[j].add(x))
-  summed: Array = add(values, places).reshape(k, a, b)
-  return summed

@@ -17,6 +17,8 @@ OWN = {
   'top entries': gl.TopK(0.2, indices='own'),
   '4 bits': gl.Quantize(4),
   'sign': gl.Sign(),
+  'chunks': gl.ChunkTopK(4, 5, bits=4),
+  'threshold': gl.ThresholdTopK(0.2, update_interval=2),
   'tsr, bases': gl.TSR(2, update_interval=4, average='bases'),
 }
 
@@ -73,7 +75,9 @@ def test_integers_on_the_wire_are_not_linear_either():
     gl.expand(tx.init(params), 3)
 
 
-@pytest.mark.parametrize('name', ['top entries', '4 bits', 'sign', 'int8'])
+@pytest.mark.parametrize(
+  'name', ['top entries', '4 bits', 'sign', 'int8', 'chunks', 'threshold']
+)
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_a_bad_gradient_that_is_gathered_leaves_the_state_alone(name, bad):
   method = OWN.get(name, gl.PowerSGD(2))
@@ -90,7 +94,9 @@ def test_a_bad_gradient_that_is_gathered_leaves_the_state_alone(name, bad):
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize('method', [OWN['sign'], OWN['top entries']])
+@pytest.mark.parametrize(
+  'method', [OWN[x] for x in ('sign', 'top entries', 'chunks', 'threshold')]
+)
 def test_what_is_gathered_is_equal_on_all_workers(method):
   """shard_map, which proves it by types, pmap and vmap give the same."""
   n = 4

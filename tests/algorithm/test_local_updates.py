@@ -183,7 +183,11 @@ def test_equal_data_are_one_worker_alone(inner):
     assert workers.relative(params[name], alone[name]) < 1e-5
 
 
-@pytest.mark.parametrize('compressor', [gl.PowerSGD(2), gl.Sign()], ids=repr)
+@pytest.mark.parametrize(
+  'compressor',
+  [gl.PowerSGD(2), gl.Sign(), gl.ChunkTopK(4, 5, 2), gl.ThresholdTopK(0.2, 2)],
+  ids=repr,
+)
 def test_a_round_conserves_what_the_workers_moved(compressor):
   """mean D + mean E before = compressed mean + mean E after."""
   n, t = 4, target(4)

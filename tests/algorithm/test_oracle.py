@@ -1,5 +1,7 @@
 """Is it the algorithm? Every step against NumPy in float64."""
 
+import math
+
 import jax
 import numpy as np
 from optax.contrib import MuonDimensionNumbers
@@ -138,6 +140,34 @@ METHODS = {
       None,
       jax.random.uniform(jax.random.split(key)[0], (k, b)),
     ),
+  ),
+  'chunks': (
+    gl.ChunkTopK(5, 4),
+    lambda n: (oracle.chunk_top_k(5, 4),),
+    lambda key, k, a, b: (None, None),
+  ),
+  'frequencies, signs': (
+    gl.ChunkTopK(5, 4, bits=1, transform='dct'),
+    lambda n: (oracle.chunk_top_k(5, 4, 1, dct=True),),
+    lambda key, k, a, b: (None, None),
+  ),
+  'chunks, 2 bits': (
+    gl.ChunkTopK(9, 20, bits=2),
+    lambda n: (oracle.chunk_top_k(9, 20, 2),),
+    lambda key, k, a, b: (None, None),
+  ),
+  'chunks, 4 bits': (
+    gl.ChunkTopK(9, 20, bits=4),
+    lambda n: (oracle.chunk_top_k(9, 20, 4),),
+    lambda key, k, a, b: (None, None),
+  ),
+  'threshold': (
+    gl.ThresholdTopK(DENSITY, INTERVAL, slack=1.2),
+    lambda n: oracle.threshold_top_k(
+      round(DENSITY * n[0] * n[1]),
+      math.ceil(1.2 * round(DENSITY * n[0] * n[1])),
+    ),
+    lambda key, k, a, b: (jax.random.uniform(key, (k,)), None),
   ),
   'sign': (
     gl.Sign(),

@@ -244,7 +244,17 @@ def test_without_tools_a_line_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_cards_count_what_is_planned(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ('hosts', 'method', 'phases'),
+  [
+    (2, 'GreedyLore, r = 8', ['warmup', 'refresh', 'compress']),
+    (2, 'ChunkTopK, 2 bits', ['warmup', 'compress']),
+    (4, 'ChunkTopK, 2 bits', ['warmup', 'compress']),
+  ],
+)
+def test_the_cards_count_what_is_planned(
+  tmp_path, monkeypatch, hosts, method, phases
+):
   # A host has one device.
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')
   changes = {
@@ -255,8 +265,8 @@ def test_the_cards_count_what_is_planned(tmp_path, monkeypatch):
     'compression.start_step': 1,
     'compression.update_interval': 2,
   }
-  run = wire.measure(2, 'GreedyLore, r = 8', tmp_path, '1gbit', changes)
-  assert [x.name for x in run.phases] == ['warmup', 'refresh', 'compress']
+  run = wire.measure(hosts, method, tmp_path, '1gbit', changes)
+  assert [x.name for x in run.phases] == phases
   for phase in run.phases:
     assert phase.reported == phase.planned + 16, 'loss and three diagnostics'
     assert 0 < phase.excess < wire.TOLERANCE

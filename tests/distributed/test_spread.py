@@ -182,6 +182,8 @@ def test_no_matrix_is_gathered_in_any_kind_of_step():
     (gl.GreedyLore(2, 3, decomposition='svd'), 'layers', 'refreshes'),
     (gl.GreedyLore(2, 3, probes='independent'), 'tall', 'every step'),
     (gl.TopK(0.02, indices='own'), 'wide', 'every step'),
+    (gl.ChunkTopK(16, 4, bits=2), 'wide', 'every step'),
+    (gl.ThresholdTopK(0.02, 3), 'wide', 'every step'),
   ],
   ids=str,
 )
@@ -193,6 +195,21 @@ def test_the_plan_says_what_is_gathered(compressor, leaf, gathered):
   whole = 4 * 64 * 64
   assert (largest(found, 'compress') >= whole) == (gathered == 'every step')
   assert (largest(found, 'refresh') >= 2 * whole) == (gathered == 'refreshes')
+
+
+@pytest.mark.parametrize(
+  'compressor',
+  [gl.ChunkTopK(16, 5, bits=2, transform='dct'), gl.ThresholdTopK(0.02, 3)],
+  ids=str,
+)
+def test_every_device_of_a_worker_sends_a_part_of_its_entries(compressor):
+  found, plan = compiled(compressor, 'wide', SPECS['wide'])
+  sent = {}
+  for c in found:
+    if c.axes == (AXIS,) and c.phase:
+      each = 4 * c.size // (2 if c.kind == 'all-gather' else 1)
+      sent.setdefault(c.phase, []).append((c.kind, c.dtype, each))
+  assert sent == plan.rounds
 
 
 def test_a_matrix_whose_merged_axes_are_spread_is_gathered():

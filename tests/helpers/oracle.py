@@ -4,7 +4,9 @@ A method is a function of the workers' H_i = G_i + E_i, its memory and its
 random draws, to (update, what each worker sent of it, memory), with a <= b.
 """
 
+import ml_dtypes
 import numpy as np
+import scipy.fft
 
 mean = lambda matrices: sum(matrices) / len(matrices)
 orth = lambda y: np.linalg.qr(y)[0]
@@ -182,3 +184,85 @@ def signs(h, memory, draw):
     np.where(x < 0, -1, 1) * np.abs(x).mean(axis=1, keepdims=True) for x in h
   ]
   return mean(sent), sent, None
+
+
+def bfloat16(x):
+  return np.float64(np.asarray(x, ml_dtypes.bfloat16))
+
+
+def in_few_bits(values, bits):
+  """Values by falling magnitude, as `ChunkTopK` rounds them."""
+  if bits is None:
+    return values
+  if bits == 16:
+    return bfloat16(values)
+  magnitudes, signs = np.abs(values), np.where(values < 0, -1, 1)
+  if bits > 2:
+    s = 2 ** (bits - 1) - 1
+    t = bfloat16(magnitudes.max() / s)
+    return t * np.clip(np.round(values / t), -s, s)
+  size = len(values) if bits == 1 else 16
+  begins = range(0, len(values), size)
+  return signs * np.concatenate(
+    [
+      0 * x + bfloat16(x.mean())
+      for x in (magnitudes[i:][:size] for i in begins)
+    ]
+  )
+
+
+def chunk_top_k(chunk, keep, bits=None, dct=False):
+  """The largest entries, or frequencies, of blocks that are padded by zeros."""
+  there = lambda x: scipy.fft.dctn(x, norm='ortho') if dct else x
+  back = lambda x: scipy.fft.idctn(x, norm='ortho') if dct else x
+
+  def of_block(block):
+    x = there(block)
+    places = best(np.abs(x).ravel(), keep)
+    kept = np.zeros(x.size)
+    kept[places] = in_few_bits(x.ravel()[places], bits)
+    return back(kept.reshape(x.shape))
+
+  def of_matrix(x):
+    sides = [-(-n // -(-n // chunk)) for n in x.shape]
+    padded = np.pad(
+      x, [(0, -n % m) for n, m in zip(x.shape, sides, strict=True)]
+    )
+    for i in range(0, x.shape[0], sides[0]):
+      for j in range(0, x.shape[1], sides[1]):
+        of = np.s_[i : i + sides[0], j : j + sides[1]]
+        padded[of] = of_block(padded[of])
+    return padded[: x.shape[0], : x.shape[1]]
+
+  def compress(h, memory, draw):
+    sent = [of_matrix(x) for x in h]
+    return mean(sent), sent, None
+
+  return compress
+
+
+def threshold_top_k(count, capacity):
+  """Returns compress and refresh; memory is the threshold."""
+
+  def only(x, places):
+    kept = np.isin(np.arange(x.size), places).reshape(x.shape)
+    return x * kept
+
+  def compress(h, threshold, begin):
+    sent = []
+    for x in h:
+      places = np.flatnonzero(np.abs(x) >= threshold)
+      places = np.roll(places, -int(begin * len(places)))
+      sent.append(only(x, places[:capacity]))
+    return mean(sent), sent, threshold
+
+  def refresh(h, threshold, draw):
+    chosen = [best(np.abs(x).ravel(), count) for x in h]
+    sent = [only(x, places) for x, places in zip(h, chosen, strict=True)]
+    smallest = [
+      np.abs(x.ravel()[places]).min()
+      for x, places in zip(h, chosen, strict=True)
+    ]
+    return mean(sent), sent, mean(smallest)
+
+  return compress, refresh

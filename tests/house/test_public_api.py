@@ -14,7 +14,7 @@ PUBLIC = {
   'compressors': (
     'Compressor Dense FixedSubspace Frozen GreedyLore PowerSGD Quantize RandomK'
     ' RandomSubspace RangeFinder Sign TSR TopK'
-    ' CountSketch SplitColumns'
+    ' ChunkTopK CountSketch SplitColumns ThresholdTopK'
   ),
   'their parts': 'Each Gather Product Quantized',
   'transformations': (

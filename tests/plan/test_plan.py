@@ -1,5 +1,7 @@
 """Are the bytes that are promised the bytes that the program sends?"""
 
+import math
+
 import jax.numpy as jnp
 import optax
 import pytest
@@ -24,6 +26,9 @@ COMPRESSORS = {
   'random entries': gl.RandomK(0.1),
   'count sketch': gl.CountSketch(keep=0.05),
   'split columns': gl.SplitColumns(0.2, 5),
+  'chunks': gl.ChunkTopK(8, 5, bits=2, transform='dct'),
+  'chunks, 8 bits': gl.ChunkTopK(8, 5, bits=8),
+  'threshold': gl.ThresholdTopK(0.1, update_interval=5),
   '4 bits': gl.Quantize(4),
   'sign': gl.Sign(),
   'dense': gl.Dense(),
@@ -52,7 +57,7 @@ def test_compiled_collectives_are_the_plan_number_by_number(name, start_step):
     once = ('fixed', 'random', 'tsr', 'tsr, bases', 'random entries')
     collectives = {'4 bits': 3} | dict.fromkeys(once, 1)
     assert len(sent['compress']) == collectives.get(name, 2)
-    refresh = {'sketched basis': 2, 'tsr': 4, 'tsr, bases': 3}
+    refresh = {'threshold': 2, 'sketched basis': 2, 'tsr': 4, 'tsr, bases': 3}
     refresh['split columns'] = 2
     assert len(sent.get('refresh', [1])) == refresh.get(name, 1)
     assert plan.bytes_in('compress') < plan.dense_bytes / 2
@@ -110,6 +115,53 @@ def test_a_matrix_that_would_not_shrink_stays_dense():
   assert not decided['w'].compressed
   assert decided['w'].how == 'would shrink only 1.18x'
   assert decided['big'].compressed
+
+
+PLACES = {(64, 128): 13, (300, 400): 17}  # Bits that say one of a b places.
+
+
+@pytest.mark.parametrize('shape', PLACES, ids=str)
+@pytest.mark.parametrize(
+  ('method', 'options', 'sent'),
+  [
+    (gl.TopK(0.05, 'own'), {}, lambda a, b: entries(a, b, 0.05)),
+    (gl.ThresholdTopK(0.04), {}, lambda a, b: entries(a, b, 1.5 * 0.04)),
+    (gl.ChunkTopK(), {}, lambda a, b: blocks(a, b, 64 * 4)),
+    (gl.ChunkTopK(bits=1), {}, lambda a, b: blocks(a, b, 8 + 2)),
+    (gl.ChunkTopK(bits=2), {}, lambda a, b: blocks(a, b, 8 + 2 * 4)),
+    (gl.ChunkTopK(bits=4), {}, lambda a, b: blocks(a, b, 32 + 2)),
+    (gl.Sign(), {}, lambda a, b: a * b / 8 + 4 * a),
+    (gl.Quantize(2), {}, lambda a, b: a * b / 64 * 18),
+    (gl.Quantize(8), {}, lambda a, b: a * b / 64 * 66),
+    (gl.PowerSGD(16), {}, lambda a, b: 16 * (a + b) * 4),
+    (gl.PowerSGD(16), {'factor_dtype': 'bfloat16'}, lambda a, b: 32 * (a + b)),
+    (gl.PowerSGD(16), {'factor_dtype': 'int4'}, lambda a, b: (a + b) / 4 * 34),
+  ],
+  ids=str,
+)
+def test_a_matrix_is_compressed_if_that_sends_fewer_bytes(
+  method, options, sent, shape
+):
+  """Bytes as they are packed, with places and scales, of one of two workers."""
+  params = {'w': jnp.zeros(shape)}
+  of = lambda rate: gl.plan(
+    method, params, num_workers=2, min_compression_rate=rate, **options
+  )
+  found = of(0).bytes_in('compress')
+  assert found == pytest.approx(sent(*shape), rel=1e-2)
+  rate = 4 * shape[0] * shape[1] / found
+  assert of(0.98 * rate).leaves[0].compressed
+  assert not of(1.02 * rate).leaves[0].compressed
+
+
+def entries(a, b, density):
+  """Bytes of values and places."""
+  return density * a * b * (4 + PLACES[a, b] / 8)
+
+
+def blocks(a, b, values):
+  """Bytes of 64 places of 12 bits, and of values, in every block."""
+  return math.ceil(a / 64) * math.ceil(b / 64) * (64 * 12 / 8 + values)
 
 
 def test_the_table_names_every_leaf_and_its_bytes():

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -12,6 +13,7 @@ from train.config.schema import Compression, Local
 from train.run import paths
 from train.study import grid, results
 
+ROOT = pathlib.Path(compare.__file__).parent.parent
 CONFIG = """
 config = Config(
     steps=6,
@@ -244,6 +246,24 @@ def test_mistakes_are_one_line_before_anything_runs(
   assert not out and not started
   assert err.startswith('error: ') and err.count('\n') == 1
   assert message in err
+
+
+@pytest.mark.slow
+def test_the_recipes_of_the_page_on_sparse_messages_are_studies(
+  started, tmp_path
+):
+  text = (ROOT / 'docs/sparse.md').read_text(encoding='utf-8')
+  lines = re.findall(
+    r'^ +python -m train.compare (.*)$', text.replace('\\\n', ''), re.MULTILINE
+  )
+  assert len(lines) == 3
+  for i, line in enumerate(lines):
+    config, *words = line.split()
+    workdir = ['--workdir', str(tmp_path / str(i))]
+    args = [str(ROOT / config), *words, *workdir]
+    assert compare.main(args, call=started) == 0
+  # dense and SparseLoCo, DeMo at two rates, and a density for each budget.
+  assert len(started) == 6
 
 
 @pytest.mark.slow

@@ -25,6 +25,19 @@ RATE = 2e-3
       marks=pytest.mark.slow,
     ),
     pytest.param(
+      {
+        'compression': Compression(
+          'chunk_top_k', chunk=8, keep=6, bits=2, error_decay=0.95
+        ),
+        'local': Local(every=3),
+      },
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {'compression': Compression('threshold_top_k', update_interval=3)},
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
       {'compression': LOW_RANK, 'local': Local(every=2, qsr_alpha=4e-3)},
       marks=pytest.mark.slow,
     ),
@@ -43,7 +56,7 @@ RATE = 2e-3
       marks=pytest.mark.slow,
     ),
   ],
-  ids=['dense', 'rounds', 'qsr', 'fragments', 'selsync'],
+  ids=['dense', 'rounds', 'chunks', 'threshold', 'qsr', 'fragments', 'selsync'],
 )
 def test_a_lane_is_the_trainers_run(tmp_path, changes):
   config = runs.settings(tmp_path, optimizer=Optimizer(learning_rate=RATE))

@@ -26,6 +26,33 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
     assert resumed[key] == summary[key], key
 
 
+@pytest.mark.parametrize(
+  ('compression', 'local'),
+  [
+    (
+      Compression('chunk_top_k', chunk=8, keep=8, bits=2, error_decay=0.95),
+      Local(every=2),
+    ),
+    (
+      Compression(
+        'threshold_top_k', density=0.1, update_interval=3, embeddings=True
+      ),
+      Local(),
+    ),
+  ],
+  ids=['chunks in rounds', 'threshold'],
+)
+def test_sparse_methods_train_and_resume(tmp_path, compression, local):
+  run = runs.settings(tmp_path, compression=compression, local=local)
+  summary, _ = runs.run(run, tmp_path / 'whole')
+  assert summary['compression'] > 1.2
+  runs.check_bytes(run, tmp_path / 'whole', summary)
+  runs.interrupt(run, tmp_path / 'parts', 6)
+  resumed, _ = runs.run(run, tmp_path / 'parts')
+  for key in ('final_loss', 'final_eval_loss', 'bytes_sent'):
+    assert resumed[key] == summary[key], key
+
+
 def test_tsr_adam_trains_and_resumes(tmp_path):
   compression = Compression(
     'tsr_adam',

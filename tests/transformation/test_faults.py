@@ -58,6 +58,9 @@ def test_a_bad_gradient_on_one_worker_leaves_the_state_alone(leaf, bad, steps):
 
 
 METHODS = [
+  gl.ChunkTopK(4, 3),
+  gl.ChunkTopK(4, 3, bits=2, transform='dct'),
+  gl.ChunkTopK(4, 3, bits=4),
   gl.CountSketch(),
   gl.FixedSubspace(2),
   gl.GreedyLore(2),
@@ -68,6 +71,7 @@ METHODS = [
   gl.RangeFinder(2),
   gl.Sign(),
   gl.SplitColumns(),
+  gl.ThresholdTopK(0.1),
   gl.TopK(0.1),
   gl.TopK(0.1, 'own'),
   gl.TSR(2),

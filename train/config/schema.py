@@ -24,6 +24,8 @@ MatrixMethod = Literal[
   'top_k',
   'random_k',
   'count_sketch',
+  'chunk_top_k',
+  'threshold_top_k',
   'quantize',
   'sign',
 ]
@@ -48,12 +50,17 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
   'rank': (*_LOW_RANK, 'lordo'),
   'update_interval': (
     *(x for x in _LOW_RANK if x not in ('powersgd', 'range_finder')),
+    'threshold_top_k',
     'frugal',
   ),
-  'density': ('top_k', 'random_k', *_SKETCHED, 'frugal'),
+  'density': ('top_k', 'random_k', 'threshold_top_k', *_SKETCHED, 'frugal'),
+  'slack': ('threshold_top_k',),
+  'keep': ('chunk_top_k',),
+  'chunk': ('chunk_top_k',),
+  'transform': ('chunk_top_k',),
   'sketch_rows': _SKETCHED,
   'sketch_columns': _SKETCHED,
-  'bits': ('quantize',),
+  'bits': ('quantize', 'chunk_top_k'),
   'indices': ('top_k',),
   'warm': ('range_finder',),
   'basis_size': ('greedylore',),
@@ -133,30 +140,39 @@ class Compression(Section):
 
   method: Method = 'greedylore'
   """What is sent. 'dense' sends everything; the low-rank methods send some
-  directions of every matrix, top_k, random_k and count_sketch some entries,
-  quantize and sign all entries in a few bits. Four methods are optimizers, too,
-  and need optimizer.name adamw: tsr_adam is Adam on the cores of tsr, without
-  error feedback; sketched_amsgrad is AMSGrad on the entries of count_sketch;
-  frugal is AdamW on some columns of each matrix and signs on the others; lordo
-  takes local steps of a low-rank Adam."""
+  directions of every matrix, random_k, count_sketch and those that end in top_k
+  some entries, quantize and sign all entries in a few bits. Four methods are
+  optimizers, too, and need optimizer.name adamw: tsr_adam is Adam on the cores
+  of tsr, without error feedback; sketched_amsgrad is AMSGrad on the entries of
+  count_sketch; frugal is AdamW on some columns of each matrix and signs on the
+  others; lordo takes local steps of a low-rank Adam."""
   rank: int = 16
   """Low-rank methods: directions sent per matrix and step. A lower rank sends
   less and approximates worse. lordo: directions in which there are moments."""
   update_interval: int = 200
-  """Methods with a basis: steps between refreshes of the basis. A smaller
-  interval follows the gradient more closely and sends more. frugal: steps until
-  other columns are chosen."""
+  """Methods with a basis, and threshold_top_k: steps between refreshes of the
+  basis or the threshold. A smaller interval follows the gradient more closely
+  and sends more. frugal: steps until other columns are chosen."""
   density: float = 0.1
-  """top_k, random_k, count_sketch and sketched_amsgrad: share of the entries
-  that is sent. frugal: share of the columns that have moments."""
+  """top_k, random_k, threshold_top_k, count_sketch, sketched_amsgrad: share of
+  the entries that is sent. frugal: share of the columns that have moments."""
+  slack: float = 1.5
+  """threshold_top_k: how many times density may be sent between refreshes."""
+  keep: int = 64
+  """chunk_top_k: entries sent of each block of a matrix."""
+  chunk: int = 64
+  """chunk_top_k: largest side of a block."""
+  transform: Literal['dct'] | None = None
+  """chunk_top_k: 'dct' sends frequencies of a block, None its entries."""
   sketch_rows: int = 3
   """count_sketch, sketched_amsgrad: rows of the sketch, of which the median is
   taken."""
   sketch_columns: float = 1.0
   """count_sketch, sketched_amsgrad: buckets in a row per entry that is sent.
   Higher sends more and chooses better."""
-  bits: Literal[2, 4, 8] = 8
-  """quantize: bits per entry."""
+  bits: Literal[1, 2, 4, 8, 16] = 8
+  """Bits per entry: 2, 4 or 8 for quantize; for chunk_top_k also 1, signs, and
+  16."""
   indices: Literal['shared', 'own'] = 'shared'
   """top_k: 'shared' sends columns that all workers agree on, 'own' the entries
   that each worker chooses."""
@@ -219,12 +235,18 @@ class Compression(Section):
 
   def _check(self) -> None:
     self._at_least(1, 'rank', 'update_interval', 'basis_size')
+    self._at_least(1, 'slack', 'keep', 'chunk')
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
     self._at_least(1, 'sketch_rows', 'renew_rounds')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
     self._at_least(0, 'seed')
     self._above(0, 'sketch_columns')
     self._fraction('density', 'warm', 'error_decay', 'quasi_hyperbolic')
+    methods = self.method, self.embedding_method
+    if 'quantize' in methods and self.bits not in (2, 4, 8):
+      raise ValueError(
+        f'compression.bits must be 2, 4 or 8 for quantize, got {self.bits}.'
+      )
 
   def unread(self) -> list[str]:
     """Keys that were changed from their default and that no method here reads.

@@ -303,6 +303,15 @@ def compressor(compression: Compression) -> gl.Compressor:
       )
     case 'lordo':
       return _payload(compression)
+    case 'chunk_top_k':
+      return gl.ChunkTopK(
+        compression.chunk,
+        compression.keep,
+        compression.bits,
+        compression.transform,
+      )
+    case 'threshold_top_k':
+      return gl.ThresholdTopK(compression.density, interval, compression.slack)
     case 'quantize':
       return gl.Quantize(compression.bits)
     case 'sign':

@@ -1,4 +1,4 @@
-"""The rank or density with which a method meets a byte budget.
+"""The rank, density or other key with which a method meets a byte budget.
 
 `gl.plan` predicts the bytes that a run reports (see `train.run.traffic`) from
 the shapes of the parameters, including dense steps, refreshes, losses and
@@ -30,6 +30,8 @@ _KNOBS = {
   'sketched_amsgrad': 'density',
   'frugal': 'density',
   'lordo': None,
+  'threshold_top_k': 'density',
+  'chunk_top_k': 'keep',
 }
 # Of three digits.
 _DENSITIES = [
@@ -69,7 +71,7 @@ def times_fewer(config: Config, task: tasks.Task) -> float:
 
 
 def largest(config: Config, task: tasks.Task, budget: float) -> float:
-  """The largest rank or density that stays within the budget.
+  """The largest value of the method's knob that stays within the budget.
 
   The budget is how many times fewer bytes than dense a whole run may send.
 
@@ -79,7 +81,7 @@ def largest(config: Config, task: tasks.Task, budget: float) -> float:
   """
   method = config.compression.method
   name = str(knob(method))
-  values = _values(name, _shapes(task))
+  values = _values(name, config, task)
 
   def reached(value):
     try:
@@ -100,11 +102,13 @@ def largest(config: Config, task: tasks.Task, budget: float) -> float:
   return values[too_high - 1]
 
 
-def _values(name: str, shapes: Any) -> Sequence[float]:
+def _values(name: str, config: Config, task: tasks.Task) -> Sequence[float]:
   """What a knob can be, from low to high."""
   if name == 'density':
     return [*_DENSITIES, 1.0]
-  sides = [sorted(x.shape)[-2:] for x in jax.tree.leaves(shapes)]
+  if name == 'keep':
+    return range(1, config.compression.chunk**2 + 1)
+  sides = [sorted(x.shape)[-2:] for x in jax.tree.leaves(_shapes(task))]
   return range(1, max(a for a, *b in sides if b) + 1)
 
 

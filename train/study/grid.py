@@ -35,6 +35,7 @@ _NOT_LOCAL = tuple(
 _WITH_PRECISION = {*METHODS_OF['rank'], *METHODS_OF['density']} - {
   'tsr_adam',
   'frugal',
+  'threshold_top_k',
 }
 
 

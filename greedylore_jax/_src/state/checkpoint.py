@@ -22,7 +22,8 @@ def collapse(opt_state: OptState, *, exact: bool = True) -> OptState:
   For linear methods all future updates depend on the errors only through their
   mean. So one copy, the size of the parameters, is enough to resume exactly, on
   any number of workers. The errors of methods that are not linear (`Sign`,
-  `Quantize`, `TopK(indices='own')`, integer factors) stay as they are, all N.
+  `Quantize`, `TopK(indices='own')`, `ChunkTopK`, `ThresholdTopK`, integer
+  factors) stay as they are, all N.
 
   Args:
     opt_state: state with errors [N, *leaf.shape] of any N.

@@ -69,7 +69,21 @@ def rotation() -> Array:
 
 
 def encode(chunks: Array, bits: int) -> Array:
-  """Chunks, [..., 64], as bytes, [..., chunk_bytes].
+  """Chunks, [..., 64], as bytes, [..., chunk_bytes]; see `quantize`."""
+  packed, scale = quantize(chunks, bits)
+  as_bytes = jax.lax.bitcast_convert_type(scale, jnp.uint8)
+  return jnp.concatenate([packed, as_bytes], axis=-1)
+
+
+def decode(encoded: Array, bits: int) -> Array:
+  """What chunks say, [..., chunk_bytes] -> float32 [..., 64]."""
+  packed, as_bytes = jnp.split(encoded, [CHUNK * bits // 8], axis=-1)
+  scale = jax.lax.bitcast_convert_type(as_bytes, _SCALE)
+  return dequantize(packed, scale, bits)
+
+
+def quantize(chunks: Array, bits: int) -> tuple[Array, Array]:
+  """Packed levels, [..., bytes], and scales, [...], of chunks, [..., n].
 
   With s = 2^(bits - 1) - 1 and t the largest magnitude, a number is the nearest
   of -t .. 0 .. t in steps of t / s. Of 2 bits, where that would be three
@@ -89,32 +103,48 @@ def encode(chunks: Array, bits: int) -> Array:
     scale = t.astype(_SCALE)
     nearest = jnp.round(_ratio(chunks, scale.astype(t.dtype)))
     levels = jnp.clip(nearest, -_limit(bits), _limit(bits)) + _centre(bits)
-  as_bytes = jax.lax.bitcast_convert_type(scale, jnp.uint8)
-  packed = pack(levels, bits)
-  return jnp.concatenate([packed, as_bytes.reshape(*t.shape[:-1], -1)], axis=-1)
+  return pack(levels, bits), scale[..., 0]
 
 
-def decode(encoded: Array, bits: int) -> Array:
-  """What chunks say, [..., chunk_bytes] -> float32 [..., 64]."""
-  packed, scale = jnp.split(encoded, [CHUNK * bits // 8], axis=-1)
-  t = jax.lax.bitcast_convert_type(scale, _SCALE)[..., None]
+def dequantize(packed: Array, scale: Array, bits: int) -> Array:
+  """What `quantize` returned as numbers, float32, padded to whole bytes."""
   levels = unpack(packed, bits).astype(jnp.float32)
-  decoded: Array = t.astype(jnp.float32) * (levels - _centre(bits))
+  wide = scale[..., None].astype(jnp.float32)
+  decoded: Array = wide * (levels - _centre(bits))
   return decoded
 
 
+def place_bits(count: int) -> int:
+  """The bits that say one of so many places."""
+  return max(1, (count - 1).bit_length())
+
+
 def pack(levels: Array, bits: int) -> Array:
-  """Whole numbers below 2^bits, [..., n], as bytes, [..., n * bits / 8]."""
-  digits = levels.astype(jnp.uint8).reshape(*levels.shape[:-1], -1, 8 // bits)
-  shifted = digits << _shifts(bits, digits.ndim)
-  return jnp.sum(shifted, axis=-1, dtype=jnp.uint8)
+  """Whole numbers below 2^bits, [..., n], as bytes, [..., n * bits / 8].
+
+  Each takes the `bits` bits after those of the one before it, the lowest first.
+  Zeros at the end fill the last group of numbers that takes whole bytes.
+  """
+  numbers, width = _group(bits)
+  rest = [(0, 0)] * (levels.ndim - 1)
+  levels = jnp.pad(levels, (*rest, (0, -levels.shape[-1] % numbers)))
+  digits = levels.astype(_word(bits)).reshape(
+    *levels.shape[:-1], -1, 1, numbers
+  )
+  begin = bits * np.arange(numbers)[None] - 8 * np.arange(width)[:, None]
+  shifted = _shifted(digits, begin, 8) & 255
+  packed = jnp.sum(shifted, axis=-1, dtype=shifted.dtype).astype(jnp.uint8)
+  return packed.reshape(*levels.shape[:-1], -1)
 
 
 def unpack(packed: Array, bits: int) -> Array:
-  """Inverts `pack`, as bytes."""
-  digits = packed[..., None] >> _shifts(bits, packed.ndim + 1)
-  levels: Array = (digits & (2**bits - 1)).reshape(*packed.shape[:-1], -1)
-  return levels
+  """Inverts `pack`; the zeros at the end stay."""
+  numbers, width = _group(bits)
+  parts = packed.astype(_word(bits)).reshape(*packed.shape[:-1], -1, 1, width)
+  begin = 8 * np.arange(width)[None] - bits * np.arange(numbers)[:, None]
+  shifted = _shifted(parts, begin, bits) & (2**bits - 1)
+  levels = jnp.sum(shifted, axis=-1, dtype=shifted.dtype)
+  return levels.reshape(*packed.shape[:-1], -1)
 
 
 def in_few_bits(rounds: Rounds, dtype: DType) -> Rounds:
@@ -150,7 +180,23 @@ def _dot(x: Array, y: Array) -> Array:
   return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def _shifts(bits: int, ndim: int) -> Array:
-  """Where in a byte its digits begin, along the last of `ndim` axes."""
-  shifts = jnp.arange(0, 8, bits, dtype=jnp.uint8)
-  return shifts.reshape((1,) * (ndim - 1) + (-1,))
+def _group(bits: int) -> tuple[int, int]:
+  """How many numbers of so many bits fill whole bytes, and how many bytes."""
+  common = math.gcd(bits, 8)
+  return 8 // common, bits // common
+
+
+def _word(bits: int) -> DType:
+  """The integers in which bits are moved."""
+  return jnp.uint8 if 8 % bits == 0 else jnp.uint32
+
+
+def _shifted(x: Array, begin: np.ndarray, width: int) -> Array:
+  """Whole numbers, [..., 1, n], moved up by `begin`, [m, n], or down.
+
+  Of what is moved by `width` and more, the lowest `width` bits are 0.
+  """
+  begin = begin.reshape((1,) * (x.ndim - 2) + begin.shape)
+  up = jnp.asarray(np.clip(begin, 0, width), x.dtype)
+  down = jnp.asarray(np.clip(-begin, 0, 31), x.dtype)
+  return (x << up) >> down
