@@ -7,9 +7,6 @@ import pkgutil
 import re
 import sys
 
-import jax
-import jax.numpy as jnp
-import optax
 import pytest
 
 import greedylore_jax
@@ -44,24 +41,6 @@ def test_python_in_the_readme_runs(monkeypatch, tmp_path):
   scope = {}
   for block in blocks:
     exec(compile(block, 'README.md', 'exec'), scope)
-
-
-def test_python_of_the_page_on_sparse_messages_runs():
-  text = (ROOT / 'docs/sparse.md').read_text(encoding='utf-8')
-  blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
-  auto = (jax.sharding.AxisType.Auto,)
-  for block in blocks:
-    scope = {
-      'optax': optax,
-      'gl': greedylore_jax,
-      'mesh': jax.make_mesh((2,), ('data',), axis_types=auto),
-      'params': {'w': jnp.ones((64, 128)), 'b': jnp.zeros(128)},
-      'loss_fn': lambda p, x: jnp.mean((x @ p['w'] + p['b'][None]) ** 2),
-      'batch': jnp.ones((4, 64)),
-    }
-    exec(compile(block, 'docs/sparse.md', 'exec'), scope)
-    assert scope['params']['w'].shape == (64, 128)
-  assert len(blocks) == 3
 
 
 def linked(path):

@@ -252,7 +252,7 @@ def test_mistakes_are_one_line_before_anything_runs(
 def test_the_recipes_of_the_page_on_sparse_messages_are_studies(
   started, tmp_path
 ):
-  text = (ROOT / 'docs/sparse.md').read_text(encoding='utf-8')
+  text = (ROOT / 'docs/methods/sparse.md').read_text(encoding='utf-8')
   lines = re.findall(
     r'^ +python -m train.compare (.*)$', text.replace('\\\n', ''), re.MULTILINE
   )
