@@ -15,7 +15,7 @@ import train
 ROOT = pathlib.Path(greedylore_jax.__file__).parent.parent
 PAGES = sorted(
   path.relative_to(ROOT)
-  for pattern in ('*.md', 'docs/*.md', 'experiments/**/README.md')
+  for pattern in ('*.md', 'docs/**/*.md', 'experiments/**/README.md')
   for path in ROOT.glob(pattern)
 )
 MODULES = sorted(
