@@ -137,7 +137,7 @@ PLACES = {(64, 128): 13, (300, 400): 17}  # Bits that say one of a b places.
     (gl.PowerSGD(16), {'factor_dtype': 'bfloat16'}, lambda a, b: 32 * (a + b)),
     (gl.PowerSGD(16), {'factor_dtype': 'int4'}, lambda a, b: (a + b) / 4 * 34),
   ],
-  ids=str,
+  ids=lambda x: 'bytes' if callable(x) else str(x),
 )
 def test_a_matrix_is_compressed_if_that_sends_fewer_bytes(
   method, options, sent, shape
