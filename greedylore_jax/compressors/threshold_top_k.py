@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src import checks
-from greedylore_jax._src.types import Array, DType, Function, Phase
+from greedylore_jax._src.types import Array, DType, Phase
 from greedylore_jax._src.wire.rounds import Rounds
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
@@ -122,6 +122,23 @@ def _places(chosen: Array, begin: Array, capacity: int) -> tuple[Array, Array]:
   first = jnp.floor(begin[:, None] * total.astype(begin.dtype))
   slots = jnp.arange(capacity, dtype=jnp.int32)[None]
   wanted = (first.astype(jnp.int32) + slots) % jnp.maximum(total, 1) + 1
-  find: Function = jax.vmap(jnp.searchsorted)
-  places = jnp.minimum(find(so_far, wanted), chosen.shape[1] - 1)
-  return places, slots < total
+  return _first(so_far, wanted), slots < total
+
+
+def _first(ascending: Array, wanted: Array) -> Array:
+  """Where numbers that ascend, [k, n], first reach those wanted, [k, m].
+
+  By bisection: `jnp.searchsorted` of jax 0.12 fails where a worker is several
+  devices. The last place for what is not reached.
+  """
+  n = ascending.shape[1]
+  steps = n.bit_length()
+
+  def halve(i: Array, below: Array) -> Array:
+    further = below + (1 << (steps - 1 - i)).astype(below.dtype)
+    last = jnp.minimum(further, n) - 1
+    is_below = jnp.take_along_axis(ascending, last, axis=1) < wanted
+    return jnp.where((further <= n) & is_below, further, below)
+
+  found = jax.lax.fori_loop(0, steps, halve, jnp.zeros_like(wanted))
+  return jnp.minimum(found, n - 1)

@@ -226,6 +226,7 @@ class Launched:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_process_changes_no_bit_of_the_result(tmp_path):
   changes = {
     'steps': 40,
@@ -250,6 +251,7 @@ def test_a_killed_process_changes_no_bit_of_the_result(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_goes_on_with_fewer_workers_and_then_with_all(tmp_path):
   """On 4 workers, on 2 with twice the micro-batches, and on 4 again."""
   with Launched(

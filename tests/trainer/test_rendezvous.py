@@ -16,6 +16,7 @@ import launcher
 import runs
 from train import launch
 from train.config import exit_codes
+from train.config.schema import Compression
 
 
 class Host:
@@ -221,3 +222,37 @@ def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
   error = capsys.readouterr().err
   assert error.startswith('error: ')
   assert said in error
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_launchers_train_a_real_run(tmp_path):
+  """Whose processes have the numbers 0 and 1, and whose workers are four."""
+  path = runs.write(tmp_path, compression=Compression('dense'))
+  with socket.create_server(('127.0.0.1', 0)) as free:
+    port = free.getsockname()[1]
+  token = tmp_path / 'token'
+  token.write_text('a secret of 23 characters\n')
+  launchers = [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'train.launch', path, '--elastic'),
+        *('--num_processes=1', '--hosts=2', f'--host={i}'),
+        f'--rendezvous=127.0.0.1:{port}',
+        f'--token_file={token}',
+        f'--workdir={tmp_path / "work"}',
+      ],
+      env=runs.environment(),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  said = [one.communicate(timeout=500) for one in launchers]
+  assert [one.returncode for one in launchers] == [0, 0], said
+  assert [error for _, error in said] == ['', '']
+  for i, (out, _) in enumerate(said):
+    assert {line[:4] for line in out.splitlines()} <= {f'[{i}] '}
+  summary = json.loads((tmp_path / 'work' / 'summary.json').read_text())
+  assert summary['num_workers'] == 4
