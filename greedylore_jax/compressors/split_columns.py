@@ -112,12 +112,11 @@ class SplitColumns(Compressor):
     return SplitColumnsState(order, own)
 
   def refresh(self, h: Array, state: SplitColumnsState, key: Array) -> Rounds:
-    """Other columns, whose method begins anew."""
-    k, a, b = h.shape
+    """Other columns, and a refresh of their method if it has any."""
+    k, _, b = h.shape
     of_order, of_method = _two_keys(key)
     scores = yield from parts.uniform(of_order, (k, b))
-    fresh = self.init(k, a, b, h.dtype)
-    state = fresh._replace(order=jnp.argsort(scores, axis=1).astype(jnp.int32))
+    state = state._replace(order=jnp.argsort(scores, axis=1).astype(jnp.int32))
     has_refresh = self.compressor.update_interval is not None
     method = (
       self.compressor.refresh if has_refresh else self.compressor.compress
