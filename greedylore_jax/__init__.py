@@ -2,6 +2,7 @@
 
 from greedylore_jax._src.engine.policy import PolicyOptions
 from greedylore_jax._src.engine.round_length import QSR, SelSync
+from greedylore_jax._src.frugal import FrugalState, frugal
 from greedylore_jax._src.gradients import value_and_local_grad
 from greedylore_jax._src.local_updates import (
   InFlight,
@@ -14,6 +15,10 @@ from greedylore_jax._src.report.collectives import Collective, collectives
 from greedylore_jax._src.report.diagnostics import Diagnostics
 from greedylore_jax._src.report.plan import Plan, plan
 from greedylore_jax._src.report.prediction import Prediction, predict
+from greedylore_jax._src.sketched_amsgrad import (
+  SketchedAMSGradState,
+  sketched_amsgrad,
+)
 from greedylore_jax._src.state.checkpoint import collapse, expand
 from greedylore_jax._src.state.compress_state import CompressState
 from greedylore_jax._src.state.per_worker import PerWorker
@@ -34,6 +39,7 @@ from greedylore_jax._src.wire.rounds import Each, Gather, Product, Quantized
 from greedylore_jax.compressors import (
   TSR,
   Compressor,
+  CountSketch,
   Dense,
   FixedSubspace,
   Frozen,
@@ -44,6 +50,7 @@ from greedylore_jax.compressors import (
   RandomSubspace,
   RangeFinder,
   Sign,
+  SplitColumns,
   TopK,
 )
 
@@ -53,11 +60,13 @@ __all__ = [
   'Collective',
   'CompressState',
   'Compressor',
+  'CountSketch',
   'Dense',
   'Diagnostics',
   'Each',
   'FixedSubspace',
   'Frozen',
+  'FrugalState',
   'Gather',
   'GreedyLore',
   'InFlight',
@@ -75,6 +84,8 @@ __all__ = [
   'RangeFinder',
   'SelSync',
   'Sign',
+  'SketchedAMSGradState',
+  'SplitColumns',
   'TSRAdamState',
   'TopK',
   'TrainStep',
@@ -83,6 +94,7 @@ __all__ = [
   'collectives',
   'compress_gradients',
   'expand',
+  'frugal',
   'greedylore',
   'init_state',
   'local_params',
@@ -92,6 +104,7 @@ __all__ = [
   'place_state',
   'plan',
   'predict',
+  'sketched_amsgrad',
   'state_partition_specs',
   'state_template',
   'tsr_adam',

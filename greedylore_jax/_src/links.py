@@ -1,10 +1,12 @@
-"""Links of an optimizer's chain that an argument turns on."""
+"""Parts that the optimizers share: links of a chain, and steps to skip."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from greedylore_jax._src.types import Array, PyTree, Updates
 
 
 def clipping(norm: Any) -> optax.GradientTransformation:
@@ -21,3 +23,17 @@ def weight_decay(rate: Any) -> optax.GradientTransformation:
     return optax.identity()
   is_matrix = lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
   return optax.add_decayed_weights(rate, is_matrix)
+
+
+def nan_unless(finite: Array, steps: Updates, means: Updates) -> Updates:
+  """Steps in the dtypes of the means; NaN if the step is to be skipped."""
+  return jax.tree.map(
+    lambda step, mean: jnp.where(finite, step, jnp.nan).astype(mean.dtype),
+    steps,
+    means,
+  )
+
+
+def keep_unless(finite: Array, new: PyTree, old: PyTree) -> PyTree:
+  """The new moments; the old ones if the step is to be skipped."""
+  return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)

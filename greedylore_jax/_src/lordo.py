@@ -217,12 +217,14 @@ class _LowRankAdam:
 
     def moment(leaf: Leaf, x: Array, basis: PyTree) -> Array:
       if not isinstance(leaf, CompressedLeaf):
-        return _wide(x)
+        return leaf_lib.widened(x)
       k, _, r = basis.shape
       return jnp.zeros((k, r, leaf.matrices.b), basis.dtype)
 
     def error(leaf: Leaf, x: Array) -> PyTree:
-      return jnp.zeros_like(_wide(x)) if leaf.keeps_error else _NOTHING
+      return (
+        jnp.zeros_like(leaf_lib.widened(x)) if leaf.keeps_error else _NOTHING
+      )
 
     return LowRankAdamState(
       rounds=jnp.zeros([], jnp.int32),
@@ -237,7 +239,7 @@ class _LowRankAdam:
     """One local step, before weight decay and learning rate."""
     del params
     leaves = self.policy.leaves(updates)
-    wide = jax.tree.map(_wide, updates)
+    wide = jax.tree.map(leaf_lib.widened, updates)
     grads, _ = self.clip.update(wide, optax.EmptyState())
     with jax.default_matmul_precision('highest'):
       fed = map_leaves(_fed, leaves, grads, state.error)
@@ -288,7 +290,7 @@ class _LowRankAdam:
     if not isinstance(leaf, CompressedLeaf):
       return None
     function = linalg.leading_directions('gram', self.rank)
-    return rounds.Each(function, leaf.matrices.split(_wide(moved)))
+    return rounds.Each(function, leaf.matrices.split(leaf_lib.widened(moved)))
 
   def _step(
     self, leaf: Leaf, d: Array, variance: Array, g: Array, basis: PyTree
@@ -319,11 +321,6 @@ def _done(tasks: Iterable[rounds.Each | None]) -> list[Any]:
   tasks = list(tasks)
   results = iter(rounds.each([x for x in tasks if x is not None]))
   return [_NOTHING if x is None else next(results) for x in tasks]
-
-
-def _wide(x: Array) -> Array:
-  """An array in the dtype of the linear algebra."""
-  return jnp.asarray(x, leaf_lib.compute_dtype(jnp.result_type(x)))
 
 
 def _fed(leaf: Leaf, g: Array, error: PyTree) -> Array:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -188,14 +187,10 @@ class _AdamOnCores:
     steps, moments = self.adam.update(cores, moments)
     # A step that is not finite is not counted and moves nothing.
     finite = sent.count != state.compress.count
-    keep = lambda new, old: jnp.where(finite, new, old)
-    moments = jax.tree.map(keep, moments, state.adam)
+    moments = links.keep_unless(finite, moments, state.adam)
     lifted = functools.partial(_lifted, self.scale)
-    steps = jax.tree.map(
-      lambda step, mean: jnp.where(finite, step, jnp.nan).astype(mean.dtype),
-      leaf_lib.map_leaves(lifted, leaves, steps, bases),
-      means,
-    )
+    steps = leaf_lib.map_leaves(lifted, leaves, steps, bases)
+    steps = links.nan_unless(finite, steps, means)
     return steps, TSRAdamState(sent, moments)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from greedylore_jax._src.types import Array, DType, PyTree, Shape
 from greedylore_jax._src.wire import linalg
@@ -67,6 +68,11 @@ def normal(key: Array, shape: Shape, dtype: DType) -> Rounds:
 def uniform(key: Array, shape: Shape) -> Rounds:
   """Numbers in [0, 1), [k, ...], drawn as `_draw` says."""
   return _draw(jax.random.uniform, key, shape, float)
+
+
+def words(key: Array, shape: Shape) -> Rounds:
+  """Random words of 32 bits, [k, ...], drawn as `_draw` says."""
+  return _draw(jax.random.bits, key, shape, jnp.uint32)
 
 
 def _draw(

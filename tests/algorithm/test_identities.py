@@ -25,6 +25,9 @@ METHODS = {
   'top columns': gl.TopK(0.2, probes=2),
   'top entries': gl.TopK(0.2, indices='own'),
   'random entries': gl.RandomK(0.2),
+  'count sketch': gl.CountSketch(keep=0.1),
+  'split columns': gl.SplitColumns(0.3, 4),
+  'split columns, 4 bits': gl.SplitColumns(0.7, 4, gl.Quantize(4)),
   '8 bits': gl.Quantize(8),
   '2 bits': gl.Quantize(2),
   'sign': gl.Sign(),
@@ -51,11 +54,18 @@ def trajectory(update, state, n, steps, first=0):
   return history, state
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_gradients_plus_errors_are_conserved(method):
-  tx, update = compiled(method, 4)
-  state = workers.fresh(tx, SHAPES, 4)
-  history, _ = trajectory(update, state, 4, steps=8)
+@pytest.mark.parametrize(
+  ('method', 'n'),
+  [
+    *((method, 4) for method in METHODS),
+    *(('count sketch', n) for n in (1, 2, 3, 5)),
+    *(('split columns, 4 bits', n) for n in (1, 3)),
+  ],
+)
+def test_gradients_plus_errors_are_conserved(method, n):
+  tx, update = compiled(method, n)
+  state = workers.fresh(tx, SHAPES, n)
+  history, _ = trajectory(update, state, n, steps=8)
   for grads, before, updates, after in history:
     for name in ('wide', 'tall', 'stack'):
       came = grads[name].mean(0) + before[name].mean(0)
@@ -66,7 +76,7 @@ def test_gradients_plus_errors_are_conserved(method):
 
 
 @pytest.mark.parametrize('n', [1, 2, 8])
-@pytest.mark.parametrize('method', ['greedylore', 'powersgd'])
+@pytest.mark.parametrize('method', ['greedylore', 'powersgd', 'count sketch'])
 def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
   """4 workers, then n with the same mean gradients: the same updates.
 
@@ -121,13 +131,20 @@ def test_a_copy_of_one_workers_error_would_not_do():
   assert workers.relative(wrong['wide'], right['wide']) > 0.05
 
 
-def test_full_rank_is_the_dense_mean():
-  full = gl.compress_gradients(
-    gl.GreedyLore(6, update_interval=4), workers.AXIS, min_compression_rate=0
-  )
+@pytest.mark.parametrize(
+  'method',
+  [
+    gl.GreedyLore(6, update_interval=4),
+    gl.CountSketch(keep=1.0),
+    gl.SplitColumns(1.0),
+  ],
+  ids=repr,
+)
+def test_a_method_that_sends_all_is_the_dense_mean(method):
+  full = gl.compress_gradients(method, workers.AXIS, min_compression_rate=0)
   shapes = {'w': (6, 12)}
   update = workers.simulated(full, 2)
-  state = gl.expand(full.init(workers.zeros(shapes)), 2)
+  state = workers.fresh(full, shapes, 2)
   for step in range(6):
     grads = workers.random_grads(shapes, 2, seed=step)
     updates, state = update(grads, state)

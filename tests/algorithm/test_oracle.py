@@ -5,8 +5,8 @@ import numpy as np
 from optax.contrib import MuonDimensionNumbers
 import pytest
 
+import draws as draws_lib
 import greedylore_jax as gl
-from greedylore_jax._src.engine import exchange
 import oracle
 import workers
 
@@ -119,6 +119,26 @@ METHODS = {
     ),
     lambda key, k, a, b: (jax.random.uniform(key, (k, a * b)), None),
   ),
+  'count sketch': (
+    gl.CountSketch(3, 1.5, DENSITY),
+    lambda n: (
+      oracle.count_sketch(
+        round(1.5 * round(DENSITY * n[0] * n[1])), round(DENSITY * n[0] * n[1])
+      ),
+    ),
+    lambda key, k, a, b: (
+      draws_lib.hashes(key, k, a * b, 3, round(1.5 * round(DENSITY * a * b))),
+      None,
+    ),
+  ),
+  'split columns': (
+    gl.SplitColumns(DENSITY, INTERVAL),
+    lambda n: oracle.split_columns(round(DENSITY * n[1])),
+    lambda key, k, a, b: (
+      None,
+      jax.random.uniform(jax.random.split(key)[0], (k, b)),
+    ),
+  ),
   'sign': (
     gl.Sign(),
     lambda n: (oracle.signs,),
@@ -156,8 +176,7 @@ def gradients(n, dtype):
 
 def draws(method, leaf_index, step, k, a, b):
   """What the compressor draws for a leaf in a step, a dict per matrix."""
-  key = jax.random.fold_in(jax.random.key(SEED), step)
-  key = exchange.leaf_keys(key, leaf_index + 1)[leaf_index]
+  key = draws_lib.leaf_key(SEED, step, leaf_index)
   drawn = METHODS[method][2](key, k, a, b)
   of = lambda i, tree: jax.tree.map(lambda x: np.asarray(x[i]), tree)
   return [

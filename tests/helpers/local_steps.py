@@ -18,32 +18,12 @@ def gradient(y, t):
 def simulated(tx, n):
   """A step on n workers of one device: (params, state, targets) -> same."""
 
-  def axes(tree):
-    specs = gl.state_partition_specs(tree, workers.AXIS)
-    return jax.tree.map(lambda spec: 0 if spec else None, specs)
-
   def one(params, state, t):
     local = gl.local_params(params, state)
     updates, state = tx.update(gradient(local, t), state, params)
     return optax.apply_updates(params, updates), state
 
-  def step(params, state, t):
-    specs = axes(state)
-    add = lambda x, axis: x if axis is None else x[:, None]
-    take = lambda x, axis: x if axis is None else x[:, 0]
-    is_axis = lambda x: x is None
-    each = lambda f, tree: jax.tree.map(
-      lambda axis, x: f(x, axis), specs, tree, is_leaf=is_axis
-    )
-    params, state = jax.vmap(
-      one,
-      in_axes=(None, specs, 0),
-      out_axes=(None, specs),
-      axis_name=workers.AXIS,
-    )(params, each(add, state), t)
-    return params, each(take, state)
-
-  return jax.jit(step)
+  return workers.over_workers(one)
 
 
 def trained(tx, n, steps, t, params):

@@ -146,6 +146,37 @@ def entries(count, scores_of):
   return compress
 
 
+def count_sketch(width, count, scale=1):
+  """The entries of the mean that a sketch of it, over a scale, finds."""
+
+  def compress(h, memory, draw):
+    shifts, signs = draw  # [rows, blocks] and [n].
+    j = np.arange(h[0].size)
+    buckets = [(j + shift[j // width]) % width for shift in shifts]
+    sketches = [
+      mean([np.bincount(t, signs * (x / scale).ravel(), width) for x in h])
+      for t in buckets
+    ]
+    estimates = [x[t] for x, t in zip(sketches, buckets, strict=True)]
+    keep = best(np.abs(signs * np.median(estimates, axis=0)), count)
+    chosen = np.isin(j, keep).reshape(h[0].shape)
+    sent = [x * chosen for x in h]
+    return mean(sent), sent, None
+
+  return compress
+
+
+def split_columns(count):
+  """Random columns as they are, and of the others their signs."""
+
+  def compress(h, order, draw):
+    chosen = np.isin(np.arange(h[0].shape[1]), order[:count])
+    sent = [np.where(chosen, x, signs([x.T], None, None)[0].T) for x in h]
+    return mean(sent), sent, order
+
+  return compress, lambda h, order, scores: compress(h, np.argsort(scores), 0)
+
+
 def signs(h, memory, draw):
   sent = [
     np.where(x < 0, -1, 1) * np.abs(x).mean(axis=1, keepdims=True) for x in h

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import greedylore_jax as gl
 
@@ -42,6 +43,40 @@ def simulated(tx, n):
     return updates, map_errors(lambda x: x[:, 0], state)
 
   return jax.jit(run)
+
+
+def over_workers(step):
+  """A worker's step on workers of one device: (params, state, own) -> same.
+
+  `own` is [n, ...], as is what the state has per worker. All else comes out
+  without a worker axis, which proves that it does not depend on the worker.
+  """
+
+  def run(params, state, own):
+    specs = gl.state_partition_specs(state, AXIS)
+    axes = jax.tree.map(lambda spec: 0 if spec else None, specs)
+    each = lambda f, tree: jax.tree.map(
+      lambda axis, x: x if axis is None else f(x),
+      axes,
+      tree,
+      is_leaf=lambda x: x is None,
+    )
+    params, state = jax.vmap(
+      step, in_axes=(None, axes, 0), out_axes=(None, axes), axis_name=AXIS
+    )(params, each(lambda x: x[:, None], state), own)
+    return params, each(lambda x: x[:, 0], state)
+
+  return jax.jit(run)
+
+
+def optimized(tx):
+  """Steps of an optimizer on workers of one device: (params, state, grads)."""
+
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  return over_workers(step)
 
 
 def compiled_update(tx, params, n=4):

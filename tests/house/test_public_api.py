@@ -13,16 +13,19 @@ PUBLIC = {
   'compressors': (
     'Compressor Dense FixedSubspace Frozen GreedyLore PowerSGD Quantize RandomK'
     ' RandomSubspace RangeFinder Sign TSR TopK'
+    ' CountSketch SplitColumns'
   ),
   'their parts': 'Each Gather Product Quantized',
   'transformations': (
     'compress_gradients greedylore average_gradients tsr_adam PolicyOptions'
     ' local_updates local_params QSR SelSync lordo'
+    ' sketched_amsgrad frugal'
   ),
   'states': (
     'CompressState TSRAdamState LocalUpdatesState InFlight PerWorker init_state'
     ' place_state state_partition_specs'
     ' state_template collapse expand'
+    ' SketchedAMSGradState FrugalState'
   ),
   'training': 'TrainStep make_train_step value_and_local_grad',
   'reports': (

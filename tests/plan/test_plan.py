@@ -22,6 +22,8 @@ COMPRESSORS = {
   'top columns': gl.TopK(0.1, probes=2),
   'top entries': gl.TopK(0.1, indices='own'),
   'random entries': gl.RandomK(0.1),
+  'count sketch': gl.CountSketch(keep=0.05),
+  'split columns': gl.SplitColumns(0.2, 5),
   '4 bits': gl.Quantize(4),
   'sign': gl.Sign(),
   'dense': gl.Dense(),
@@ -51,6 +53,7 @@ def test_compiled_collectives_are_the_plan_number_by_number(name, start_step):
     collectives = {'4 bits': 3} | dict.fromkeys(once, 1)
     assert len(sent['compress']) == collectives.get(name, 2)
     refresh = {'sketched basis': 2, 'tsr': 4, 'tsr, bases': 3}
+    refresh['split columns'] = 2
     assert len(sent.get('refresh', [1])) == refresh.get(name, 1)
     assert plan.bytes_in('compress') < plan.dense_bytes / 2
 

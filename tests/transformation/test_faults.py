@@ -58,6 +58,7 @@ def test_a_bad_gradient_on_one_worker_leaves_the_state_alone(leaf, bad, steps):
 
 
 METHODS = [
+  gl.CountSketch(),
   gl.FixedSubspace(2),
   gl.GreedyLore(2),
   gl.PowerSGD(2),
@@ -66,6 +67,7 @@ METHODS = [
   gl.RandomSubspace(2),
   gl.RangeFinder(2),
   gl.Sign(),
+  gl.SplitColumns(),
   gl.TopK(0.1),
   gl.TopK(0.1, 'own'),
   gl.TSR(2),

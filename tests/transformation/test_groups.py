@@ -24,6 +24,8 @@ METHODS = {
   'random_subspace': gl.RandomSubspace(2, 3),
   'top_k': gl.TopK(0.2),
   'random_k': gl.RandomK(0.2),
+  'count_sketch': gl.CountSketch(keep=0.2),
+  'split_columns': gl.SplitColumns(0.3, 3, gl.PowerSGD(2)),
   'quantize': gl.Quantize(4),
   'sign': gl.Sign(),
 }

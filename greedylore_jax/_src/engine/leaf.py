@@ -173,8 +173,9 @@ class CompressedLeaf(Leaf):
 
   @property
   def is_linear(self) -> bool:
-    """Whether the method is, and its messages are not rounded to integers."""
-    return self.compressor.linear and not self._is_integer
+    """Whether the method is, in floating point, or there are no errors."""
+    is_linear = self.compressor.linear and not self._is_integer
+    return is_linear or not self.error_feedback
 
   @property
   def takes_several(self) -> bool:
@@ -258,6 +259,11 @@ class CompressedLeaf(Leaf):
 def compute_dtype(dtype: DType) -> DType:
   """The dtype of the linear algebra: float32 unless the gradient has more."""
   return jnp.promote_types(dtype, jnp.float32)
+
+
+def widened(x: Array) -> Array:
+  """An array in the dtype of the linear algebra."""
+  return jnp.asarray(x, compute_dtype(jnp.result_type(x)))
 
 
 def map_leaves(

@@ -139,7 +139,7 @@ def random_numbers(
 ) -> OfMatrix:
   """Returns a function from a PRNG key to random numbers, [] -> [*shape].
 
-  `sample` is `jax.random.normal` or `jax.random.uniform`.
+  `sample` is a function such as `jax.random.normal`.
   """
   return lambda key: sample(key, shape, dtype)
 
