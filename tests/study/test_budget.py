@@ -10,6 +10,7 @@ import greedylore_jax as gl
 from train import tasks
 from train.config.schema import (
   METHODS_OF,
+  OPTIMIZERS,
   Compression,
   Config,
   Mesh,
@@ -66,7 +67,7 @@ def test_the_largest_rank_that_fits(method):
   assert chosen[-1] == 5, 'a budget that is met exactly'
 
 
-@pytest.mark.parametrize('method', ['top_k', 'random_k'])
+@pytest.mark.parametrize('method', ['top_k', 'random_k', 'count_sketch'])
 def test_the_largest_density_that_fits_to_three_digits(method):
   settings = Config(
     steps=40,
@@ -122,6 +123,12 @@ def test_the_methods_that_read_a_key_are_those_that_change_with_it(key):
     'average': 'bases',
     'rotate_moments': True,
     'scale': 0.5,
+    'sign_scale': 0.5,
+    'payload_method': 'sign',
+    'quasi_hyperbolic': 0.5,
+    'renew_rounds': 2,
+    'sketch_rows': 5,
+    'sketch_columns': 2.0,
     'probes': 2,
   }
   methods = [x for of in typing.get_args(Method) for x in typing.get_args(of)]
@@ -130,6 +137,6 @@ def test_the_methods_that_read_a_key_are_those_that_change_with_it(key):
     changed = dataclasses.replace(usual, **{key: other[key]})
     is_read = key not in changed.unread()
     assert is_read == (method in METHODS_OF[key])
-    if method != 'tsr_adam':  # Which reads its own keys in `gl.tsr_adam`.
+    if method not in OPTIMIZERS:  # Which read keys of their own.
       same = optimizer.compressor(usual) == optimizer.compressor(changed)
       assert same != is_read, f'{method} and {key}: see METHODS_OF'

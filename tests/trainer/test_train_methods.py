@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import runs
-from train.config.schema import Compression, Mesh, Optimizer
+from train.config.schema import Compression, Local, Mesh, Optimizer
 from train.run import loop
 
 
@@ -45,3 +45,57 @@ def test_tsr_adam_trains_and_resumes(tmp_path):
   wrong = dataclasses.replace(run, optimizer=Optimizer('sgd'))
   with pytest.raises(ValueError, match=r'takes optimizer\.name adamw'):
     loop.run(wrong, tmp_path / 'wrong')
+
+
+@pytest.mark.parametrize(
+  ('compression', 'changes', 'least'),
+  [
+    (Compression('count_sketch', density=0.05, embeddings=True), {}, 2),
+    (Compression('sketched_amsgrad', density=0.05, embeddings=True), {}, 2),
+    (
+      Compression(
+        'frugal',
+        density=0.25,
+        update_interval=3,
+        payload_method='quantize',
+        embeddings=True,
+      ),
+      {},
+      2,
+    ),
+    (
+      Compression('lordo', rank=2, payload_method='powersgd', embeddings=True),
+      {'local': Local(every=2)},
+      2,
+    ),
+  ],
+  ids=lambda x: getattr(x, 'method', ''),
+)
+def test_a_method_trains_by_configuration_and_resumes(
+  compression, changes, least, tmp_path
+):
+  run = runs.settings(tmp_path, compression=compression, **changes)
+  summary, _ = runs.run(run, tmp_path / 'whole')
+  assert summary['compression'] > least
+  runs.check_bytes(run, tmp_path / 'whole', summary)
+  runs.interrupt(run, tmp_path / 'parts', 6)
+  resumed, _ = runs.run(run, tmp_path / 'parts')
+  assert resumed['final_loss'] == summary['final_loss']
+
+
+@pytest.mark.parametrize('method', ['sketched_amsgrad', 'frugal', 'lordo'])
+def test_a_method_that_is_an_optimizer_refuses_another_one(method, tmp_path):
+  local = Local(every=2 if method == 'lordo' else 1)
+  wrong = runs.settings(
+    tmp_path,
+    compression=Compression(method),
+    optimizer=Optimizer('sgd'),
+    local=local,
+  )
+  with pytest.raises(ValueError, match=r'takes optimizer\.name adamw'):
+    loop.run(wrong, tmp_path / 'wrong')
+
+
+def test_lordo_needs_rounds(tmp_path):
+  with pytest.raises(ValueError, match=r'set local\.every above 1, got 1'):
+    runs.settings(tmp_path, compression=Compression('lordo'))

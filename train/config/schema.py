@@ -6,6 +6,7 @@ does not import JAX, so a mistyped command fails at once.
 """
 
 import dataclasses
+import typing
 from typing import Any, Literal
 
 from train.config.machines import Distributed, Mesh
@@ -22,10 +23,14 @@ MatrixMethod = Literal[
   'random_subspace',
   'top_k',
   'random_k',
+  'count_sketch',
   'quantize',
   'sign',
 ]
-Method = MatrixMethod | Literal['tsr_adam']
+# Methods that are optimizers, too.
+OptimizerMethod = Literal['tsr_adam', 'sketched_amsgrad', 'frugal', 'lordo']
+OPTIMIZERS = typing.get_args(OptimizerMethod)
+Method = MatrixMethod | OptimizerMethod
 FactorDType = Literal['float32', 'bfloat16', 'float16', 'int8', 'int4', 'int2']
 
 _LOW_RANK = (
@@ -37,13 +42,17 @@ _LOW_RANK = (
   'fixed_subspace',
   'random_subspace',
 )
+_SKETCHED = 'count_sketch', 'sketched_amsgrad'
 # The keys of `Compression` that only some methods read.
 METHODS_OF: dict[str, tuple[str, ...]] = {
-  'rank': _LOW_RANK,
-  'update_interval': tuple(
-    x for x in _LOW_RANK if x not in ('powersgd', 'range_finder')
+  'rank': (*_LOW_RANK, 'lordo'),
+  'update_interval': (
+    *(x for x in _LOW_RANK if x not in ('powersgd', 'range_finder')),
+    'frugal',
   ),
-  'density': ('top_k', 'random_k'),
+  'density': ('top_k', 'random_k', *_SKETCHED, 'frugal'),
+  'sketch_rows': _SKETCHED,
+  'sketch_columns': _SKETCHED,
   'bits': ('quantize',),
   'indices': ('top_k',),
   'warm': ('range_finder',),
@@ -51,6 +60,10 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
   'average': ('tsr', 'tsr_adam'),
   'rotate_moments': ('tsr_adam',),
   'scale': ('tsr_adam',),
+  'sign_scale': ('frugal',),
+  'payload_method': ('frugal', 'lordo'),
+  'quasi_hyperbolic': ('lordo',),
+  'renew_rounds': ('lordo',),
   'probes': ('greedylore', 'top_k'),
 }
 
@@ -120,17 +133,28 @@ class Compression(Section):
 
   method: Method = 'greedylore'
   """What is sent. 'dense' sends everything; the low-rank methods send some
-  directions of every matrix, top_k and random_k some entries, quantize and sign
-  all entries in a few bits. tsr_adam is Adam on the cores of tsr, without error
-  feedback."""
+  directions of every matrix, top_k, random_k and count_sketch some entries,
+  quantize and sign all entries in a few bits. Four methods are optimizers, too,
+  and need optimizer.name adamw: tsr_adam is Adam on the cores of tsr, without
+  error feedback; sketched_amsgrad is AMSGrad on the entries of count_sketch;
+  frugal is AdamW on some columns of each matrix and signs on the others; lordo
+  takes local steps of a low-rank Adam."""
   rank: int = 16
   """Low-rank methods: directions sent per matrix and step. A lower rank sends
-  less and approximates worse."""
+  less and approximates worse. lordo: directions in which there are moments."""
   update_interval: int = 200
   """Methods with a basis: steps between refreshes of the basis. A smaller
-  interval follows the gradient more closely and sends more."""
+  interval follows the gradient more closely and sends more. frugal: steps until
+  other columns are chosen."""
   density: float = 0.1
-  """top_k and random_k: share of the entries that is sent."""
+  """top_k, random_k, count_sketch and sketched_amsgrad: share of the entries
+  that is sent. frugal: share of the columns that have moments."""
+  sketch_rows: int = 3
+  """count_sketch, sketched_amsgrad: rows of the sketch, of which the median is
+  taken."""
+  sketch_columns: float = 1.0
+  """count_sketch, sketched_amsgrad: buckets in a row per entry that is sent.
+  Higher sends more and chooses better."""
   bits: Literal[2, 4, 8] = 8
   """quantize: bits per entry."""
   indices: Literal['shared', 'own'] = 'shared'
@@ -148,6 +172,15 @@ class Compression(Section):
   """tsr_adam: carry the moments over into new bases; the paper does not."""
   scale: float = 1.0
   """tsr_adam: factor on the updates of compressed parameters."""
+  sign_scale: float = 1.0
+  """frugal: factor on the updates by signs."""
+  payload_method: MatrixMethod = 'dense'
+  """frugal: how the columns with moments are sent. lordo: how the averaged
+  movement of a round is sent."""
+  quasi_hyperbolic: float = 0.9
+  """lordo: weight of the low-rank step against the gradient of full rank."""
+  renew_rounds: int = 1
+  """lordo: rounds from one renewal of the basis to the next."""
   start_step: int = 0
   """Number of dense steps before compression begins."""
   probes: int = 4
@@ -184,9 +217,11 @@ class Compression(Section):
   def _check(self) -> None:
     self._at_least(1, 'rank', 'update_interval', 'basis_size')
     self._at_least(1, 'embedding_rank', 'embedding_update_interval')
+    self._at_least(1, 'sketch_rows', 'renew_rounds')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
     self._at_least(0, 'seed')
-    self._fraction('density', 'warm', 'error_decay')
+    self._above(0, 'sketch_columns')
+    self._fraction('density', 'warm', 'error_decay', 'quasi_hyperbolic')
 
   def unread(self) -> list[str]:
     """Keys that were changed from their default and that no method here reads.
@@ -194,6 +229,8 @@ class Compression(Section):
     They are allowed, because a study passes one section to several methods.
     """
     methods = {self.method, self.embedding_method}
+    if self.method in METHODS_OF['payload_method']:
+      methods.add(self.payload_method)
     defaults = Compression.__dataclass_fields__
     return [
       key
@@ -355,9 +392,10 @@ class Config(Section):
     is_llama, is_bert = model.name == 'llama', model.name == 'bert'
     is_image = not is_llama and not is_bert
     by_name = data.source not in BUILT_IN
-    is_tsr_adam = sent.method == 'tsr_adam'
+    is_tsr_adam, is_lordo = sent.method == 'tsr_adam', sent.method == 'lordo'
+    is_frugal, steps = sent.method == 'frugal', sent.method in OPTIMIZERS
     texts = "model.name 'llama' or 'bert'"
-    others = 'a compression.method other than tsr_adam'
+    others = f'a compression.method other than {sent.method}'
 
     def only(section: Section, is_read: Any, reader: str, *keys: str) -> None:
       if not is_read:
@@ -388,9 +426,27 @@ class Config(Section):
       'embedding_update_interval',
     )
     dtypes = 'error_dtype', 'factor_dtype'
-    only(sent, not is_tsr_adam, others, 'embedding_method', *dtypes, 'stagger')
+    has_rules = not steps or is_lordo
+    only(sent, has_rules, others, 'embedding_method')
+    only(sent, not (is_tsr_adam or is_frugal), others, *dtypes, 'stagger')
+    knobs = 'embedding_rank', 'embedding_update_interval', 'error_decay'
+    only(sent, not is_frugal, others, *knobs)
     read = not is_tsr_adam or not sent.error_feedback
     only(sent, read, others, 'error_feedback')
-    only(self.optimizer, not is_tsr_adam, others, 'momentum', 'nesterov')
+    only(self.optimizer, not steps, others, 'momentum', 'nesterov')
     only_compress = 'a compression.method that only compresses, such as tsr'
-    only(self.local, not is_tsr_adam, only_compress, 'every', 'qsr_alpha')
+    rounds = 'every', 'qsr_alpha', 'selsync_threshold'
+    only(self.local, has_rules, only_compress, *rounds)
+    if is_lordo:
+      self._check_lordo()
+
+  def _check_lordo(self) -> None:
+    """Raises unless there are rounds, and of the kinds that lordo has."""
+    if not self.local.is_on:
+      raise ValueError(
+        'compression.method lordo takes rounds of local steps: set local.every'
+        ' above 1, got 1.'
+      )
+    others = 'a compression.method other than lordo'
+    own = 'selsync_threshold', 'fragments', 'delay', 'average_moments'
+    self.local.only_for(others, *own)

@@ -43,10 +43,14 @@ def build(
   """
   compression, options = config.compression, config.optimizer
   schedule = learning_rates(config) if schedule is None else schedule
+  if compression.method == 'lordo':
+    return _lordo(config, schedule, axis_name, task), schedule
   if config.local.is_on:
     return _local(config, schedule, axis_name, task), schedule
-  if compression.method == 'tsr_adam':
-    first, then = _tsr_adam(config, schedule, axis_name, task), optax.identity()
+  if compression.method in _OPTIMIZERS:
+    _check_is_adam(config)
+    make = _OPTIMIZERS[compression.method]
+    first, then = make(config, schedule, axis_name, task), optax.identity()
   else:
     first = gl.compress_gradients(
       compressors(compression, task),
@@ -87,22 +91,10 @@ def _local(
   config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
   """Rounds of local steps of the optimizer, whose outcome is compressed."""
-  compression, local = config.compression, config.local
+  local = config.local
   return gl.local_updates(
     _clipped(config.optimizer, schedule, task),
-    outer=optax.chain(
-      gl.compress_gradients(
-        compressors(compression, task),
-        axis_name,
-        seed=compression.seed,
-        **policy(compression, task),
-      ),
-      optax.sgd(
-        local.outer_learning_rate,
-        momentum=local.outer_momentum or None,
-        nesterov=local.outer_nesterov and bool(local.outer_momentum),
-      ),
-    ),
+    outer=_outer(config, axis_name, task),
     every=round_length(config, schedule),
     start_step=local.start_step,
     total_steps=config.steps,
@@ -110,6 +102,26 @@ def _local(
     delay=local.delay,
     average_moments=local.average_moments,
     axis_name=axis_name,
+  )
+
+
+def _outer(
+  config: Config, axis_name: str, task: tasks.Task
+) -> optax.GradientTransformation:
+  """What happens to the movement of a round: it is sent, then a step."""
+  compression, local = config.compression, config.local
+  return optax.chain(
+    gl.compress_gradients(
+      compressors(compression, task),
+      axis_name,
+      seed=compression.seed,
+      **policy(compression, task),
+    ),
+    optax.sgd(
+      local.outer_learning_rate,
+      momentum=local.outer_momentum or None,
+      nesterov=local.outer_nesterov and bool(local.outer_momentum),
+    ),
   )
 
 
@@ -125,21 +137,26 @@ def round_length(
   return local.every
 
 
+def _check_is_adam(config: Config) -> None:
+  """Raises if a method that is an Adam should be another optimizer."""
+  compression, options = config.compression, config.optimizer
+  has_start = compression.method in ('sketched_amsgrad', 'lordo')
+  if options.name in ('adam', 'adamw') and (
+    has_start or not compression.start_step
+  ):
+    return
+  raise ValueError(
+    f'compression.method {compression.method} is an Adam of its own, from the'
+    ' first step on: it takes optimizer.name adamw and compression.start_step'
+    f' 0, got {options.name} and {compression.start_step}.'
+  )
+
+
 def _tsr_adam(
   config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
 ) -> optax.GradientTransformation:
-  """The optimizer that compresses and steps in one.
-
-  Raises:
-    ValueError: if the configuration asks for another optimizer.
-  """
-  compression, options = config.compression, config.optimizer
-  if options.name not in ('adam', 'adamw') or compression.start_step:
-    raise ValueError(
-      'compression.method tsr_adam is an Adam of its own, from the first step'
-      ' on: it takes optimizer.name adamw and compression.start_step 0, got'
-      f' {options.name} and {compression.start_step}.'
-    )
+  """Adam on cores."""
+  compression = config.compression
   interval = compression.update_interval
   return gl.tsr_adam(
     schedule,
@@ -152,12 +169,81 @@ def _tsr_adam(
     average=compression.average,
     rotate_moments=compression.rotate_moments,
     scale=compression.scale,
-    clip_norm=options.clip_norm or None,
-    weight_dimension_numbers=_matrices(compression, task),
-    min_compression_rate=compression.min_compression_rate,
-    seed=compression.seed,
-    **options.given('b1', 'b2', 'eps', 'weight_decay'),
+    **_of_adam(config, task),
   )
+
+
+def _sketched_amsgrad(
+  config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
+) -> optax.GradientTransformation:
+  """AMSGrad on the entries of a sketch."""
+  compression = config.compression
+  return gl.sketched_amsgrad(
+    schedule,
+    compression.density,
+    axis_name,
+    columns=compression.sketch_columns,
+    rows=compression.sketch_rows,
+    **(policy(compression, task) | _of_adam(config, task)),
+  )
+
+
+def _frugal(
+  config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
+) -> optax.GradientTransformation:
+  """AdamW on some columns, signs on the others."""
+  compression = config.compression
+  return gl.frugal(
+    schedule,
+    axis_name,
+    density=compression.density,
+    update_interval=compression.update_interval,
+    compressor=_payload(compression),
+    sign_scale=compression.sign_scale,
+    error_feedback=compression.error_feedback,
+    **_of_adam(config, task),
+  )
+
+
+def _lordo(
+  config: Config, schedule: optax.Schedule, axis_name: str, task: tasks.Task
+) -> optax.GradientTransformation:
+  """Local steps of a low-rank Adam, whose outcome is compressed."""
+  _check_is_adam(config)
+  compression, local = config.compression, config.local
+  every: Any = round_length(config, schedule)
+  return gl.lordo(
+    schedule,
+    compression.rank,
+    axis_name,
+    every=every,
+    outer=_outer(config, axis_name, task),
+    update_interval=compression.renew_rounds,
+    quasi_hyperbolic=compression.quasi_hyperbolic,
+    error_feedback=compression.error_feedback,
+    start_step=local.start_step,
+    total_steps=config.steps,
+    **_of_adam(config, task),
+  )
+
+
+def _of_adam(config: Config, task: tasks.Task) -> dict[str, Any]:
+  """The arguments that the methods which are optimizers share."""
+  compression, options = config.compression, config.optimizer
+  return {
+    'clip_norm': options.clip_norm or None,
+    'weight_dimension_numbers': _matrices(compression, task),
+    'min_compression_rate': compression.min_compression_rate,
+    'seed': compression.seed,
+    **options.given('b1', 'b2', 'eps', 'weight_decay'),
+  }
+
+
+_OPTIMIZERS = {
+  'tsr_adam': _tsr_adam,
+  'sketched_amsgrad': _sketched_amsgrad,
+  'frugal': _frugal,
+}
 
 
 def compressors(
@@ -207,10 +293,26 @@ def compressor(compression: Compression) -> gl.Compressor:
       )
     case 'random_k':
       return gl.RandomK(compression.density)
+    case 'count_sketch' | 'sketched_amsgrad':
+      return gl.CountSketch(
+        compression.sketch_rows, compression.sketch_columns, compression.density
+      )
+    case 'frugal':
+      return gl.SplitColumns(
+        compression.density, interval, _payload(compression)
+      )
+    case 'lordo':
+      return _payload(compression)
     case 'quantize':
       return gl.Quantize(compression.bits)
     case 'sign':
       return gl.Sign()
+
+
+def _payload(compression: Compression) -> gl.Compressor:
+  """How a method that is an optimizer sends what it does not compress."""
+  method = compression.payload_method
+  return compressor(dataclasses.replace(compression, method=method))
 
 
 def policy(compression: Compression, task: tasks.Task) -> dict[str, Any]:

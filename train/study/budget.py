@@ -26,6 +26,10 @@ _KNOBS = {
   'sign': None,
   'top_k': 'density',
   'random_k': 'density',
+  'count_sketch': 'density',
+  'sketched_amsgrad': 'density',
+  'frugal': 'density',
+  'lordo': None,
 }
 # Of three digits.
 _DENSITIES = [

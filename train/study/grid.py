@@ -32,7 +32,10 @@ _NOT_LOCAL = tuple(
   (f'local.{x.name}', f'{x.default}') for x in dataclasses.fields(Local)
 )
 # Methods whose messages have a type to choose.
-_WITH_PRECISION = {*METHODS_OF['rank'], *METHODS_OF['density']} - {'tsr_adam'}
+_WITH_PRECISION = {*METHODS_OF['rank'], *METHODS_OF['density']} - {
+  'tsr_adam',
+  'frugal',
+}
 
 
 @dataclasses.dataclass(frozen=True)
