@@ -105,6 +105,9 @@ class Checkpoints:
 
     `data` describes the data and must be equal to resume. So must the number of
     workers unless `is_elastic` or `is_local`, see `gl.Plan`.
+
+    Raises:
+      ValueError: if the metadata of a checkpoint are damaged.
     """
     # Orbax logs the errors of its threads, with tracebacks, and raises them.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
@@ -120,11 +123,18 @@ class Checkpoints:
       'data': {k: v for k, v in data.items() if k != 'held_out'},
       'workers': 'any' if is_elastic else workers,
     }
-    self._manager = ocp.CheckpointManager(
-      folder.absolute(),
-      options=ocp.CheckpointManagerOptions(max_to_keep=config.checkpoint.keep),
-      item_names=('state', *_NOTES, _CHECKSUMS),
-    )
+    options = ocp.CheckpointManagerOptions(max_to_keep=config.checkpoint.keep)
+    try:
+      self._manager = ocp.CheckpointManager(
+        folder.absolute(),
+        options=options,
+        item_names=('state', *_NOTES, _CHECKSUMS),
+      )
+    except (RecursionError, TypeError, KeyError, AttributeError) as error:
+      raise ValueError(
+        f'{folder} holds a damaged checkpoint ({_reason(error)}). Delete it to'
+        ' resume from the checkpoint before it.'
+      ) from error
 
   def save(self, now: Snapshot) -> Snapshot:
     """Starts saving and returns the state to continue with.
