@@ -188,7 +188,8 @@ class Compression(Section):
   directions. For greedylore, 0 is the paper's independent probe per direction
   (slower, not better)."""
   error_feedback: bool = True
-  """Add whatever was not sent to later steps; off only for ablations."""
+  """Add whatever was not sent to later steps; off only for ablations, and for
+  frugal as its paper has it."""
   error_decay: float = 1.0
   """Factor on the error before it is added to the next step. Lower forgets
   sooner; with local.every, 0.9 to 0.99 is usual."""
