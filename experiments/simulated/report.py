@@ -237,7 +237,13 @@ def _name(optimizer: str) -> str:
 
 
 def draw(path: pathlib.Path, groups: list[Group]) -> None:
-  """Held-out loss against bytes: a row of panels for workers and sequences."""
+  """Held-out loss against bytes: a row of panels for workers and sequences.
+
+  Groups without a dense run have nothing to be compared with.
+  """
+  groups = [group for group in groups if group.dense]
+  if not groups:
+    return
   names = sorted({group.key[0] for group in groups})
   shapes = sorted({group.key[1:] for group in groups})
   figure, axes = plt.subplots(
