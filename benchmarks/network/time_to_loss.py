@@ -31,7 +31,7 @@ from train.run import json_files, metrics
 from train.study import commit
 
 CONFIG = 'configs/studies/time_to_loss.py'
-_LEFT_OUT = 'PowerSGD, int8, r = 8', 'ChunkTopK, 2 bits'
+_LEFT_OUT = 'PowerSGD, int8, r = 8', 'ChunkTopK, keep = 512'
 METHODS = [x for x in trainers.METHODS if x not in _LEFT_OUT]
 # Number of steps at each rate, repeated. With a refresh every 45 steps from
 # step 20 on, every rate gets its share of refreshes.

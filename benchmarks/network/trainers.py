@@ -22,7 +22,7 @@ METHODS: dict[str, dict[str, Any]] = {
   'GreedyLore, r = 8': {'method': 'greedylore', 'rank': 8},
   'PowerSGD, int8, r = 32': {**_INT8, 'rank': 32},
   'PowerSGD, int8, r = 8': {**_INT8, 'rank': 8},
-  'ChunkTopK, 2 bits': {'method': 'chunk_top_k', 'bits': 2},
+  'ChunkTopK, keep = 512': {'method': 'chunk_top_k', 'bits': 2, 'keep': 512},
 }
 _PORT = 7777  # Free: every host has its own network.
 
