@@ -63,12 +63,16 @@ def check(tx: Any, axis_name: AxisName) -> Rounds:
     ' average_moments=0'
   )
   if not isinstance(tx, LocalUpdates):
-    raise ValueError(f'{wanted}, got another transformation: {tx!r:.60}.')
+    raise ValueError(
+      f'{wanted}, got another transformation: pass what gl.local_updates'
+      ' returned, not a chain that contains it, or leave overlap=False.'
+    )
   rounds = tx.rounds
   if not rounds.delay or rounds.averages_moments or axis_name is None:
     raise ValueError(
       f'{wanted}, and several workers, got delay={rounds.delay},'
-      f' average_moments={rounds.averages_moments}, axis_name={axis_name!r}.'
+      f' average_moments {"above 0" if rounds.averages_moments else "0"},'
+      f' axis_name={axis_name!r}.'
     )
   return rounds
 

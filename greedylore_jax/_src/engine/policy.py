@@ -86,16 +86,16 @@ class PolicyOptions(TypedDict, total=False):
     factor_dtype: dtype in which compressed leaves' messages are sent in
       compressed steps; None, the default, is the gradient's. The error keeps
       what a lower one rounds away, except for the rounding of a sum of floating
-      numbers. XLA widens 16-bit all-reduces to float32 on CPU. float16 ends at
-      65,504; bfloat16 has float32's range. 'int8', 'int4' and 'int2' send so
-      many bits per number and a scale for each 64 of them, see `Quantized`;
-      how precise that is does not depend on the number of workers. It takes two
-      collectives a round. Gathered messages are sent unchanged.
+      numbers. XLA widens 16-bit all-reduces to float32 on CPU. float16
+      overflows above 65,504; bfloat16 has float32's range. 'int8', 'int4' and
+      'int2' send that many bits per number and a scale for each 64 of them, see
+      `Quantized`. Their precision does not depend on the number of workers.
+      They take two collectives per round. Gathered messages are sent unchanged.
     dense_dtype: dtype in which everything else is sent, of the same choice:
       dense steps, refreshes and dense leaves. None, the default, is the
-      gradient's. What it rounds away stays in the error, too; for 'int8',
-      'int4' and 'int2' dense leaves get one, as they are sent like by
-      `Quantize`, while a floating dtype rounds dense leaves for good.
+      gradient's. What it rounds away stays in the error, too. With 'int8',
+      'int4' and 'int2', dense leaves are sent as by `Quantize` and get an error
+      as well. With a floating dtype they have none, and lose what is rounded.
     stagger: True refreshes at most one leaf per step rather than all together,
       so that no step sends more than a compressed one and one leaf (except for
       the first, which refreshes all). The method of each leaf is the same, at
@@ -299,7 +299,8 @@ def check_compresses(leaves: Sequence[Leaf]) -> None:
     raise ValueError(
       'Nothing would be compressed, as no matrix would shrink: the largest,'
       f' {largest.path!r} of shape {largest.shape}, {largest.reason}. Lower'
-      ' the rank, or use gl.average_gradients for a dense run.'
+      ' the rank, the density or the number of entries that are kept, or use'
+      ' gl.average_gradients for a dense run.'
     )
   hints = [
     f'({f"^{re.escape(x.path)}$"!r},'
