@@ -36,11 +36,11 @@ class Options(command_line.Options):
   num_processes: int
   """How many processes share the workers of mesh.replica."""
   elastic: bool = False
-  """When a process is lost, start all again from the last checkpoint."""
+  """When a process is lost, restart all processes from the last checkpoint."""
   min_processes: int | None = None
-  """With --elastic: resume with fewer processes, and as many workers fewer, but
-  at least so many, while a process fails again and again at its start. The
-  batch stays as large. None is num_processes."""
+  """With --elastic: the fewest processes with which the run may resume while a
+  process fails repeatedly. There are then fewer workers, and the batch size
+  stays the same. None is num_processes."""
   max_restarts: int = 5
   """With --elastic: restarts in a row without a newer checkpoint, after which
   the launcher gives up."""

@@ -63,7 +63,7 @@ def frugal(
 ) -> optax.GradientTransformation:
   """FRUGAL: moments of a part of the coordinates, one bit for all others.
 
-  Of each matrix, random columns J are chosen anew every T steps, equal on all
+  Of each matrix, new random columns J are chosen every T steps, equal on all
   workers. With G_i the gradient of worker i,
 
     g = mean_i G_i                        on J, sent by `compressor`
@@ -74,9 +74,9 @@ def frugal(
 
   t_i is the mean magnitude of a column of G_i, so s is a vote of the workers in
   which larger gradients count more. When other columns are chosen, their
-  moments and their bias correction begin anew. `SplitColumns` says how both
-  parts are sent. Moments take `density` times the memory of Adam's. Leaves that
-  are not matrices are averaged dense and take steps of Adam.
+  moments and their bias correction start from zero. `SplitColumns` says how
+  both parts are sent. Moments take `density` times the memory of Adam's. Leaves
+  that are not matrices are averaged dense and take steps of Adam.
 
   With error feedback, G_i + E_i takes the place of G_i, and E_i keeps what was
   not sent of either part. It is needed if `compressor` leaves much out. It also

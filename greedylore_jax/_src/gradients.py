@@ -17,8 +17,8 @@ def value_and_local_grad(
   """`jax.value_and_grad`, but each worker gets the gradient of its own loss.
 
   Inside `jax.shard_map`, `jax.grad` sums the gradient of replicated parameters
-  over the mesh by itself: a dense all-reduce that nobody sees, and then nothing
-  is left to compress. This one does not. Under `jax.pmap`, `jax.vmap` and with
+  over the mesh: an implicit dense all-reduce that leaves nothing to compress.
+  This function does not. Under `jax.pmap`, `jax.vmap` and with
   `axis_name=None` the two are the same.
 
   Args:

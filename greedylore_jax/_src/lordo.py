@@ -85,7 +85,7 @@ def lordo(
     y_i <- y_i - rate ((1 - w) G_i / scale_i + w Q (u_i / (sqrt(v_i) + eps))).
 
   A round ends as in `local_updates`. Q then becomes the r leading left singular
-  vectors of what x has moved, and the moments follow: with R = Q_new^T Q,
+  vectors of the change in x, and the moments follow. With R = Q_new^T Q,
 
     u_i <- R u_i,   v_i <- (R * R) v_i + (1 - row sums of R * R) mean(v_i)
 
@@ -94,9 +94,9 @@ def lordo(
   of the old basis gets the mean: with 0 the next steps would be too long.
 
   With w = 1 and without weight decay, x never leaves the span of the first
-  basis: all that workers move is in Q, so the next Q has the same span. The
+  basis: every change is in the span of Q, so the next Q has the same span. The
   term in G_i, of full rank, is what lets Q turn. Its scale, the bias correction
-  and the rule for v_i are this library's reading of the reference.
+  and the rule for v_i are this library's interpretation of the reference.
 
   Leaves that are not matrices take steps of Adam.
 

@@ -88,7 +88,8 @@ def sketched_amsgrad(
 
   Args:
     learning_rate: a number or a schedule.
-    keep: share of the entries that is sent. Lower sends less and errs more.
+    keep: share of the entries that is sent. Lower sends less and
+      approximates worse.
     axis_name: mesh axis (or tuple of axes) of the workers; None for one.
     columns: see `CountSketch`.
     rows: see `CountSketch`.

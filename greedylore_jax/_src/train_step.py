@@ -52,8 +52,8 @@ def make_train_step(
       comes last: `loss_fn(params, batch, *args, key)`.
     tx: a chain that begins with `compress_gradients` or `average_gradients`
       over the same axis, and needs gradients, state and parameters only (what
-      wants the loss, such as `optax.contrib.reduce_on_plateau`, takes a step of
-      your own). Parts of the parameters may be frozen by `optax.partition` with
+      needs the loss, such as `optax.contrib.reduce_on_plateau`, needs a custom
+      step). Parts of the parameters may be frozen by `optax.partition` with
       `optax.set_to_zero`; nothing is sent for them.
     mesh: the devices, one worker for each index along `axis_name`. If it has
       other axes, XLA's partitioner may use these to divide the work of each
@@ -76,9 +76,9 @@ def make_train_step(
       travels, for `tx` a `local_updates` with a `delay`. A thread of the host
       then exchanges it, and `step` has results equal to those without. Until
       the message has come, the old parameters and the outer state are kept
-      besides the new ones. Call `step.wait()` before your own code
-      communicates: two messages at once would meet in another order on other
-      hosts.
+      in addition to the new ones. Call `step.wait()` before your own
+      code communicates: otherwise two messages at the same time could be in a
+      different order on different hosts.
 
   Returns:
     `step(params, opt_state, batch, *args, key=None)` -> (params, opt_state,

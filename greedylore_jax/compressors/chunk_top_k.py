@@ -29,12 +29,13 @@ class ChunkTopK(Compressor):
     S_i = D^-1(q(T_i))         sent: places of log2(chunk^2) bits, and values
     output = mean_i S_i,   E_i = H_i - S_i.
 
-  Everybody receives the entries of all N workers. E_i holds what q rounds away,
-  too. The rounding q of a value, of its b bits, is
+  Every worker receives the entries of all N workers. E_i also holds what q
+  rounds away. For each number of bits b, the rounding q of a value is
 
     1    its sign; with a scale for each block, the mean magnitude.
-    2    its sign; the values of a block go by falling magnitude, and each 16
-         neighbours have their mean magnitude as a scale: 1 bit per value.
+    2    its sign, and a scale. The values of a block are sent in order of
+         magnitude, and each 16 neighbours share their mean magnitude as a
+         scale, which takes 1 bit per value.
     4, 8 the nearest of 2^b - 1 levels up to the largest magnitude in the block.
     16   bfloat16.
 
@@ -45,14 +46,13 @@ class ChunkTopK(Compressor):
   Args:
     chunk: largest side of a block. Higher lets entries compete with more others
       and takes more bits for a place.
-    keep: entries per block. Lower sends less and errs more.
+    keep: entries per block. Lower sends less and approximates worse.
     bits: of a value, 1, 2, 4, 8 or 16; None sends it unchanged. Lower sends
-      less and errs more.
-    transform: 'dct' chooses and sends frequencies of a block in the place of
-      entries; None does not.
+      less and approximates worse.
+    transform: 'dct' chooses and sends frequencies of a block, None its entries.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp

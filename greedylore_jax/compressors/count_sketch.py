@@ -54,10 +54,10 @@ class CountSketch(Compressor):
       better.
     keep: share of the entries that is sent, in (0, 1]. In all, keep * (1 + rows
       * columns) numbers are sent per number of the matrix. Lower sends less and
-      errs more.
+      approximates worse.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

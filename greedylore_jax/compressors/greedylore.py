@@ -31,24 +31,24 @@ class GreedyLore(LazyBasis):
 
   Args:
     rank: r, directions sent per matrix and step (at most a is used). Lower
-      sends less and errs more.
+      sends less and approximates worse.
     update_interval: tau, steps from one refresh to the next. Lower follows the
       gradient more closely and sends more: a * b / tau numbers a step.
-    probes: m, random probes that all directions share. More come closer to
-      the true energies and send a numbers each. 'independent' draws one probe
+    probes: m, random probes that all directions share. More estimate the
+      energies better and send a numbers each. 'independent' draws one probe
       for each direction, as in the paper: 2 a^2 b operations per matrix rather
-      than 2 a b m, one score per direction. Only they are sure to send r / a of
-      the energy on average, whatever the gradients do (docs/theory.md).
+      than 2 a b m, one score per direction. Only they guarantee r / a of the
+      energy on average, for any gradients (docs/theory.md).
     basis_size: directions in U. None is all a of them, by a refresh that sends
-      a * b numbers. A number is so many by a randomized range finder, which
-      sends basis_size * (a + b) numbers, so that no step is dense; what it does
-      not see stays in the errors.
+      a * b numbers. A number is that many, from a randomized range finder,
+      which sends basis_size * (a + b) numbers, so that no step is dense.
+      Directions that it does not find stay in the errors.
     decomposition: 'gram' takes U from the eigenvectors of H H^T, which is a few
       times faster; 'svd' decomposes H itself, which separates directions
       whose singular values are below about 3e-4 of the largest (in float32).
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

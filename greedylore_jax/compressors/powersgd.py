@@ -22,11 +22,11 @@ class PowerSGD(range_finder.RangeFinder):
 
   Args:
     rank: r, directions sent per matrix and step (at most a is used). Lower
-      sends less and errs more.
+      sends less and approximates worse.
     seed: of the first Q, which is Gaussian.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

@@ -14,7 +14,7 @@ from greedylore_jax.compressors.compressor import Compressor
 
 @dataclasses.dataclass(frozen=True)
 class Quantize(Compressor):
-  """Every number in a few bits, in chunks of 64 with a scale of their own.
+  """Every number in a few bits, in chunks of 64 with one scale per chunk.
 
   A chunk is multiplied by an orthogonal Hadamard matrix of mixed signs, which
   makes its numbers nearly normal, whatever they were. q rounds them to 2^bits -
@@ -32,7 +32,7 @@ class Quantize(Compressor):
   same to the messages of any other method.
 
   Args:
-    bits: of a number: 2, 4 or 8. Lower sends less and errs more.
+    bits: of a number: 2, 4 or 8. Lower sends less and approximates worse.
 
   Raises:
     ValueError: for another number of bits.

@@ -23,19 +23,19 @@ class RangeFinder(Compressor):
     R_i = P^T H_i                        sent: r * b numbers
     output = P mean_i R_i,   E_i = H_i - P R_i.
 
-  V is Gaussian and drawn anew at every step; with `warm`, a share of its
+  V is Gaussian and redrawn in every step; with `warm`, a share of its
   columns are the strongest rows of the last step's mean R instead. There is no
   dense step, no decomposition, and for warm = 0 no state but the error.
 
   Args:
     rank: r, directions sent per matrix and step (at most a is used). Lower
-      sends less and errs more.
+      sends less and approximates worse.
     warm: share of the columns that continue from the last step: 0 follows
       gradients that change, 1 (which is `PowerSGD`) those that stay.
     seed: of the warm columns before the first step.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

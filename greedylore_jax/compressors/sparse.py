@@ -26,17 +26,17 @@ class TopK(Compressor):
 
   so columns (of length a, the short side) compete by the energy of their mean;
   in an embedding they are tokens. With 'own' indices every worker sends the
-  entries of its H_i that are largest in magnitude, and in as few bits as can
-  say it where they are, to all others, who receive N times as much.
+  entries of its H_i that are largest in magnitude, and their places in
+  log2(a b) bits each, to all others, who receive N times as much.
 
   Args:
     density: share of the numbers that is sent, in (0, 1]. Lower sends less and
-      errs more.
+      approximates worse.
     indices: 'shared' or 'own'.
     probes: m, random probes that score the columns; only for 'shared'.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl
@@ -102,10 +102,10 @@ class RandomK(Compressor):
 
   Args:
     density: share of the numbers that is sent, in (0, 1]. Lower sends less and
-      errs more.
+      approximates worse.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

@@ -34,7 +34,7 @@ class SplitColumnsState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SplitColumns(Compressor):
-  """Some columns by a method of their own, the others by their signs.
+  """Some columns by another compressor, the others by their signs.
 
   A share `density` of the b columns (of length a, the short side) is chosen at
   random, equal on all workers, and for `update_interval` steps sent by
@@ -56,7 +56,7 @@ class SplitColumns(Compressor):
       b numbers. Its update interval, if it has one, must be this one.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

@@ -22,7 +22,7 @@ class FixedSubspace(LazyBasis):
     decomposition: 'gram' or 'svd', as for `GreedyLore`.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl
@@ -46,7 +46,7 @@ class FixedSubspace(LazyBasis):
 
 @dataclasses.dataclass(frozen=True)
 class RandomSubspace(LazyBasis):
-  """r directions of the basis drawn anew at every step, all equally likely.
+  """r directions of the basis redrawn in every step, all equally likely.
 
   Args:
     rank: r, directions sent per matrix and step (at most a is used).
@@ -54,7 +54,7 @@ class RandomSubspace(LazyBasis):
     decomposition: 'gram' or 'svd', as for `GreedyLore`.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

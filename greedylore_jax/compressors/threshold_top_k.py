@@ -1,4 +1,4 @@
-"""The entries above a threshold that is renewed now and then."""
+"""The entries above a threshold that a refresh recomputes."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from greedylore_jax.compressors.compressor import Compressor
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdTopK(Compressor):
-  """The entries above a threshold, which a true top-k renews now and then.
+  """The entries above a threshold, which an exact top-k recomputes.
 
   With K = density * a * b, a refresh sends
 
@@ -36,14 +36,14 @@ class ThresholdTopK(Compressor):
 
   Args:
     density: share of the entries that a refresh sends, in (0, 1]. Lower sends
-      less and errs more.
+      less and approximates worse.
     update_interval: steps from one refresh to the next. Lower follows the
       errors more closely and sorts more often.
     slack: how many times as many entries other steps may send, at least 1.
       Lower sends less and leaves more in the error when there are many.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

@@ -44,18 +44,18 @@ class TSR(Compressor):
   No dense gradient is ever sent. `tsr_adam` runs Adam on the cores.
 
   Args:
-    rank: r (at most a is used). Lower sends less and errs more.
+    rank: r (at most a is used). Lower sends less and approximates worse.
     update_interval: K, steps from one refresh to the next.
-    oversampling: p, directions more than r during a refresh; more come closer
-      to the best r.
-    power_iterations: q; more come closer and send more.
+    oversampling: p, additional directions during a refresh. Higher finds
+      better directions and sends more.
+    power_iterations: q. Higher finds better directions and sends more.
     average: 'gradients' as above; 'bases' is the paper's: every worker finds a
       Q_i of its own H_i, and their mean stands for Q. That sends k * (a + b)
-      for any q and r * r in the same step, but the mean of bases is no basis:
-      where workers differ, energy is lost.
+      for any q and r * r in the same step, but the mean of bases is not a
+      basis: where workers differ, energy is lost.
 
   Raises:
-    ValueError, TypeError: for settings out of range.
+    ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl

@@ -55,9 +55,9 @@ class Distributed(Section):
   run. None is any."""
   mtls_cert_file: str | None = None
   """PEM file with the certificate of this process. With the key and the CA, the
-  coordinator and the other processes prove to each other who they are, and
-  nobody else can read what they say. Collectives are not protected. Needs jax
-  0.11 or newer."""
+  coordinator and the other processes authenticate each other, and their
+  connection is encrypted. Collectives are not protected. Needs jax 0.11 or
+  newer."""
   mtls_key_file: str | None = None
   """PEM file with the private key of distributed.mtls_cert_file."""
   mtls_ca_file: str | None = None

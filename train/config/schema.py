@@ -271,20 +271,21 @@ class Local(Section):
   """Rounds of local steps: when something is sent."""
 
   every: int = 1
-  """Steps of its own that each worker takes in a round; 1 sends in every step.
+  """Local steps that each worker takes in a round; 1 sends in every step.
   A higher number sends less and lets the workers move further apart. The last
   step of a run ends a round."""
   qsr_alpha: float | None = None
-  """Longer rounds at lower learning rates: at least local.every steps, and
-  (qsr_alpha / learning rate)^2. None keeps local.every."""
+  """Longer rounds at lower learning rates: (qsr_alpha / learning rate)^2 steps,
+  but at least local.every. None keeps local.every."""
   selsync_threshold: float | None = None
-  """A round ends when the smoothed gradient norm of a worker has changed by
-  more than this share of it, and after local.every steps at the latest. 4 bytes
-  per step are sent for it. Higher sends less. None keeps local.every."""
+  """A round ends when the smoothed squared gradient norm of a worker has
+  changed by more than this share, and after local.every steps at the
+  latest. This sends 4 bytes per step. Higher sends less. None keeps
+  local.every."""
   start_step: int = 0
   """Number of first steps in which every step is a round."""
   outer_learning_rate: float = 1.0
-  """Factor on the averaged movement of the workers. The defaults, 1 without
+  """Factor on the averaged change in the parameters. The defaults, 1 without
   momentum, are plain averaging."""
   outer_momentum: float = 0.0
   """Momentum over rounds."""
@@ -292,11 +293,11 @@ class Local(Section):
   """Nesterov momentum over rounds."""
   fragments: int = 1
   """Groups of parameters that are averaged at different steps of a round, so
-  that no step sends more than about 1 / fragments of it."""
+  that no step sends more than about 1 / fragments of a round."""
   delay: int = 0
   """Steps between the end of a round and the update of the global parameters,
   below local.every. If the workers are several processes, these steps are
-  computed while the message travels."""
+  computed while the message is sent."""
   average_moments: int = 0
   """Rounds after which the state of the optimizer is averaged over the workers,
   too, without compression; 0 never does."""

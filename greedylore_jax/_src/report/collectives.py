@@ -99,7 +99,7 @@ class Collective:
 
 
 def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
-  """The collectives of a compiled step: what is sent, read and not estimated.
+  """The collectives of a compiled step, read from its program.
 
   Args:
     compiled: `jitted.lower(...).compile()`.

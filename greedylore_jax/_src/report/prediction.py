@@ -33,10 +33,10 @@ def predict(
   compute_seconds: float = 0.0,
   overhead_seconds: float | Mapping[str, float] = 0.0,
 ) -> Prediction:
-  """What steps of a plan will take, with links and computing as given.
+  """The seconds that steps of a plan will take, for given links and computing.
 
-  Workers form a ring, as most libraries' all-reduce does: each of 2 (N - 1)
-  times a worker waits for the latency and sends 1 / N of a message. Computing
+  Workers form a ring, as in most libraries' all-reduce: 2 (N - 1) times, a
+  worker waits for the latency and sends 1 / N of a message. Computing
   and sending do not overlap, which favours compression. If your dense
   all-reduce overlaps with the backward pass, pass only the rest of it as
   `compute_seconds`.
