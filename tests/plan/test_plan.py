@@ -108,6 +108,12 @@ def test_lower_precision_on_the_wire_is_planned():
   assert plan.bytes_in('refresh') == full.bytes_in('refresh')
 
 
+def test_a_phase_that_does_not_occur_is_an_error():
+  plan = gl.plan(gl.PowerSGD(2), {'w': jnp.zeros((16, 40))})
+  with pytest.raises(ValueError, match="must be one of compress.*'warmup'"):
+    plan.bytes_in('warmup')
+
+
 def test_a_matrix_that_would_not_shrink_stays_dense():
   params = {'w': jnp.zeros((4, 40)), 'big': jnp.zeros((64, 64))}
   plan = gl.plan(gl.GreedyLore(3), params, min_compression_rate=2.0)

@@ -319,7 +319,7 @@ def test_every_integer_has_a_largest_value(refused, key):
     (['--optimizer.b2', '1.0'], 'optimizer.b2 must be below 1, got 1.0.'),
     (
       ['--compression.bits', '8.0'],
-      "compression.bits must be one of 2, 4, 8, got '8.0'.",
+      "compression.bits must be one of 1, 2, 4, 8, 16, got '8.0'.",
     ),
     (
       ['--seed', '4294967296'],
@@ -511,7 +511,7 @@ def test_a_file_that_is_not_there_or_no_text(refused, tmp_path):
     ),
     (
       'config = Config(compression=Compression(bits=8.0))',
-      ', line 1: compression.bits must be one of 2, 4, 8, got 8.0.',
+      ', line 1: compression.bits must be one of 1, 2, 4, 8, 16, got 8.0.',
     ),
     (f'config = Config(steps={3000 * "-"}1)', ': not a configuration: '),
     (f'config = Config(steps=1{5000 * "+1"})', ': not a configuration: '),

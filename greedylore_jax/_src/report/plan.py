@@ -108,7 +108,13 @@ class Plan:
 
   def messages_in(self, phase: str) -> list[Message]:
     """The collectives of a step in this phase, in order."""
-    return [x for part in phase.split('+') for x in self.rounds[part]]
+    parts = phase.split('+')
+    if unknown := [x for x in parts if x not in self.rounds]:
+      raise ValueError(
+        f'phase must be one of {", ".join(self.rounds)}, or several joined by'
+        f' +, got {unknown[0]!r}.'
+      )
+    return [x for part in parts for x in self.rounds[part]]
 
   def bytes_in(self, phase: str) -> int:
     """Bytes of a step in this phase, an entry of `rounds` or several."""
