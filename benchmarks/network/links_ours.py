@@ -33,6 +33,7 @@ _INT8 = {'compression.method': 'powersgd', 'compression.factor_dtype': 'int8'}
 _INT4 = _INT8 | {'compression.factor_dtype': 'int4'}
 _DENSE = {'compression.method': 'dense'}
 _BITS2 = {'compression.method': 'quantize', 'compression.bits': 2}
+_LATE = {'local.every': 30, 'local.delay': 20, 'local.overlap': True}
 METHODS: dict[str, dict[str, Any]] = {
   'alone': _DENSE,
   'dense': _DENSE,
@@ -41,8 +42,8 @@ METHODS: dict[str, dict[str, Any]] = {
   'powersgd-30': _INT8 | {'local.every': 30},
   'powersgd_int4-30': _INT4 | {'local.every': 30},
   'quantize2-30': _BITS2 | {'local.every': 30},
-  'late_powersgd_int4-30': _INT4 | {'local.every': 30, 'local.delay': 20},
-  'late_quantize2-30': _BITS2 | {'local.every': 30, 'local.delay': 20},
+  'late_powersgd_int4-30': _INT4 | _LATE,
+  'late_quantize2-30': _BITS2 | _LATE,
   'powersgd-100': _INT8 | {'local.every': 100},
   'quantize2-100': _BITS2 | {'local.every': 100},
 }

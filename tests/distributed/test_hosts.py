@@ -225,6 +225,7 @@ def test_a_delayed_round_hides_its_message(tmp_path):
     'compression.start_step': 0,
     'local.every': 8,
     'local.delay': 6,
+    'local.overlap': True,
   }
   with hosts_lib.Hosts(2, '100mbit', milliseconds=100) as hosts:
     run = trainers.start(hosts, tmp_path, wire.CONFIG, options)

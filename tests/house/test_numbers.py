@@ -208,7 +208,7 @@ def choosing():
     rf' {links("PowerSGD int8, every step", link):.0f} % of the time when it'
     rf' sent in every step,'
     rf' {links("PowerSGD int8, every 30 steps", link):.0f} % in rounds of 30'
-    rf' steps, and {links("PowerSGD int8, every 100 steps", link):.1f} % in'
+    rf' steps, and {links("PowerSGD int8, every 100 steps", link):.0f} % in'
     r' rounds of 100'
   )
   yield (

@@ -66,8 +66,8 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   plan = optimizer.plan(config, task, params, workers, mesh.size // workers)
   diagnosed = traffic.is_diagnosed(plan, config.log.diagnostics)
   # Within a process no message takes long.
-  local, several = config.local, jax.process_count() > 1
-  overlaps = several and local.delay > 0 and not local.average_moments
+  local = config.local
+  overlaps = local.overlap and jax.process_count() > 1
   step = gl.make_train_step(
     task.loss,
     tx,
