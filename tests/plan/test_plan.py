@@ -110,7 +110,7 @@ def test_lower_precision_on_the_wire_is_planned():
 
 def test_a_phase_that_does_not_occur_is_an_error():
   plan = gl.plan(gl.PowerSGD(2), {'w': jnp.zeros((16, 40))})
-  with pytest.raises(ValueError, match="must be one of compress.*'warmup'"):
+  with pytest.raises(ValueError, match=r"must be one of compress.*'warmup'"):
     plan.bytes_in('warmup')
 
 
