@@ -92,7 +92,14 @@ def split(x):
   return list(x.reshape(-1, *x.shape[-2:]))
 
 
-@pytest.mark.parametrize(('n', 'feedback'), [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize(
+  ('n', 'feedback'),
+  [
+    pytest.param(1, False, marks=pytest.mark.slow),
+    pytest.param(3, False, marks=pytest.mark.slow),
+    (3, True),
+  ],
+)
 def test_float64_follows_the_oracle(n, feedback):
   with jax.enable_x64(True):
     tx = frugal(weight_decay=DECAY, error_feedback=feedback, sign_scale=SCALE)
@@ -161,7 +168,7 @@ def test_moments_take_density_times_the_memory_of_adams():
 @pytest.mark.parametrize(
   'compressor',
   [
-    gl.GreedyLore(2, INTERVAL),
+    pytest.param(gl.GreedyLore(2, INTERVAL), marks=pytest.mark.slow),
     gl.PowerSGD(2),
     pytest.param(gl.Quantize(4), marks=pytest.mark.slow),
     pytest.param(gl.TopK(0.2), marks=pytest.mark.slow),
@@ -266,6 +273,7 @@ SHARDED = {
 }
 
 
+@pytest.mark.slow
 def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   tx = frugal(clip_norm=1.0, error_feedback=True)
   params = workers.zeros(SHAPES)

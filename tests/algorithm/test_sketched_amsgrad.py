@@ -74,7 +74,14 @@ def split(x):
   return list(x.reshape(-1, *x.shape[-2:]))
 
 
-@pytest.mark.parametrize(('n', 'feedback'), [(1, True), (3, True), (3, False)])
+@pytest.mark.parametrize(
+  ('n', 'feedback'),
+  [
+    pytest.param(1, True, marks=pytest.mark.slow),
+    (3, True),
+    pytest.param(3, False, marks=pytest.mark.slow),
+  ],
+)
 def test_float64_follows_the_oracle(n, feedback):
   with jax.enable_x64(True):
     tx = sketched(weight_decay=DECAY, error_feedback=feedback)
@@ -248,6 +255,7 @@ def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   assert sent == plan.bytes_in('compress')
 
 
+@pytest.mark.slow
 def test_pmap_takes_the_same_steps():
   tx, n = sketched(), 2
   params = workers.zeros(SHAPES)

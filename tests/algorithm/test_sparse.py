@@ -50,8 +50,11 @@ def test_whole_numbers_take_as_many_bits_as_asked(bits):
   ('name', 'n'),
   [
     *((name, 3) for name in METHODS),
-    *(('2 bits', n) for n in (1, 2, 5)),
-    *(('threshold', n) for n in (1, 2, 5)),
+    *(
+      pytest.param(name, n, marks=pytest.mark.slow)
+      for name in ('2 bits', 'threshold')
+      for n in (1, 2, 5)
+    ),
   ],
 )
 def test_what_is_not_sent_stays_in_the_errors(name, n):

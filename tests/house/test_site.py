@@ -17,7 +17,7 @@ DOCS = ROOT / 'docs'
 PAGES = sorted(path.relative_to(ROOT) for path in DOCS.rglob('*.md'))
 EXAMPLES = sorted((ROOT / 'examples').glob('*.py'))
 # They start processes, or take longer than ten seconds.
-SLOW = {'resume.py', 'two_processes.py'}
+SLOW = {'resume.py', 'two_processes.py', 'training.md'}
 # A program, and what it prints if that follows.
 BLOCK = re.compile(
   r'^```python\n(.*?)^```\n(?:\n+```text\n(.*?)^```$)?',
@@ -82,7 +82,14 @@ def test_every_page_is_in_the_navigation():
   assert set(listed) == pages | outside, f'no page: {set(listed) - pages}'
 
 
-@pytest.mark.parametrize('path', WITH_BLOCKS, ids=str)
+@pytest.mark.parametrize(
+  'path',
+  [
+    pytest.param(path, marks=pytest.mark.slow if path.name in SLOW else ())
+    for path in WITH_BLOCKS
+  ],
+  ids=str,
+)
 def test_programs_of_a_page_run(path, capsys):
   """The blocks of a page are one program; shown output is what it prints."""
   scope = {}
@@ -121,7 +128,7 @@ def test_example_learns(path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', sorted(SLOW))
+@pytest.mark.parametrize('name', [x for x in sorted(SLOW) if x.endswith('.py')])
 def test_slow_example_learns(name):
   done = subprocess.run(
     [sys.executable, ROOT / 'examples' / name],

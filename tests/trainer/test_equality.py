@@ -115,7 +115,13 @@ def breaking(at):
 
 
 @pytest.mark.parametrize(
-  ('at', 'local', 'found'), [(2, 1, 3), (4, 1, 6), (1, 4, 4), (5, 1, 6)]
+  ('at', 'local', 'found'),
+  [
+    pytest.param(2, 1, 3, marks=pytest.mark.slow),
+    (4, 1, 6),
+    (1, 4, 4),
+    pytest.param(5, 1, 6, marks=pytest.mark.slow),
+  ],
 )
 def test_a_run_ends_before_its_next_checkpoint(tmp_path, at, local, found):
   """A comparison every 3 steps, or at the end of the round behind them."""

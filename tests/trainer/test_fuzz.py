@@ -10,7 +10,15 @@ INPUTS = 40
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-@pytest.mark.parametrize('name', fuzz.FORMATS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    if name in ('configuration', 'safetensors', 'results.jsonl')
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in fuzz.FORMATS
+  ],
+)
 def test_damaged_files_are_refused_in_one_line(name):
   """Thousands of them: `make soak`."""
   if name in ('array_record', 'texts'):
