@@ -140,11 +140,7 @@ def frugal(
     adam=optax.scale_by_adam(b1, b2, eps),
     sign_scale=sign_scale,
   )
-  return optax.chain(
-    optax.GradientTransformationExtraArgs(on_columns.init, on_columns.update),
-    links.weight_decay(weight_decay),
-    optax.scale_by_learning_rate(learning_rate),
-  )
+  return links.optimizer(on_columns, weight_decay, learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)

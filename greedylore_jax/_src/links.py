@@ -25,6 +25,23 @@ def weight_decay(rate: Any) -> optax.GradientTransformation:
   return optax.add_decayed_weights(rate, is_matrix)
 
 
+def optimizer(
+  first: Any, weight_decay_rate: Any, learning_rate: Any
+) -> optax.GradientTransformation:
+  """A chain of what turns local gradients into steps, decay, and the rate.
+
+  Args:
+    first: has the `init` and the `update` of a transformation.
+    weight_decay_rate: see `weight_decay`.
+    learning_rate: a number or a schedule.
+  """
+  return optax.chain(
+    optax.GradientTransformationExtraArgs(first.init, first.update),
+    weight_decay(weight_decay_rate),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
 def nan_unless(finite: Array, steps: Updates, means: Updates) -> Updates:
   """Steps in the dtypes of the means; NaN if the step is to be skipped."""
   return jax.tree.map(

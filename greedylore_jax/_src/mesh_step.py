@@ -204,13 +204,11 @@ class OverlappedStep(TrainStep):
       self._remember(now, result[1])
       return result
     call = _Call(params, opt_state, batch, args, key)
-    held, (params, opt_state, batch, args, key) = self._placed(
-      call, jax.device_put
-    )
-    still, moving = overlap.part(opt_state)
-    keywords = {} if key is None else {'key': key}
+    held, call = self._placed(call, jax.device_put)
+    params = call.params
+    still, moving = overlap.part(call.opt_state)
     moving, loss = self.local(
-      held, params, still, moving, batch, *args, **keywords
+      held, params, still, moving, call.batch, *call.args, **call.keywords
     )
     state = overlap.join(still, moving)
     for i in self.timetable.fragments:

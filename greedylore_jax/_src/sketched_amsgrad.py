@@ -128,11 +128,7 @@ def sketched_amsgrad(
     amsgrad=optax.scale_by_amsgrad(b1, b2, eps),
     eps=eps,
   )
-  return optax.chain(
-    optax.GradientTransformationExtraArgs(on_entries.init, on_entries.update),
-    links.weight_decay(weight_decay),
-    optax.scale_by_learning_rate(learning_rate),
-  )
+  return links.optimizer(on_entries, weight_decay, learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)

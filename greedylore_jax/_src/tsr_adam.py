@@ -138,11 +138,7 @@ def tsr_adam(
     rotate_moments=rotate_moments,
     scale=scale,
   )
-  return optax.chain(
-    optax.GradientTransformationExtraArgs(on_cores.init, on_cores.update),
-    links.weight_decay(weight_decay),
-    optax.scale_by_learning_rate(learning_rate),
-  )
+  return links.optimizer(on_cores, weight_decay, learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)
