@@ -46,8 +46,6 @@ _CREWS = {
   'powersgd-30': _OURS,
   'powersgd_int4-30': _OURS,
   'quantize2-30': _OURS,
-  'late_powersgd_int4-30': _OURS,
-  'late_quantize2-30': _OURS,
   'powersgd-100': _OURS,
   'quantize2-100': _OURS,
   'torch_alone': _THEIRS,

@@ -33,7 +33,6 @@ _INT8 = {'compression.method': 'powersgd', 'compression.factor_dtype': 'int8'}
 _INT4 = _INT8 | {'compression.factor_dtype': 'int4'}
 _DENSE = {'compression.method': 'dense'}
 _BITS2 = {'compression.method': 'quantize', 'compression.bits': 2}
-_LATE = {'local.every': 30, 'local.delay': 20, 'local.overlap': True}
 METHODS: dict[str, dict[str, Any]] = {
   'alone': _DENSE,
   'dense': _DENSE,
@@ -42,8 +41,6 @@ METHODS: dict[str, dict[str, Any]] = {
   'powersgd-30': _INT8 | {'local.every': 30},
   'powersgd_int4-30': _INT4 | {'local.every': 30},
   'quantize2-30': _BITS2 | {'local.every': 30},
-  'late_powersgd_int4-30': _INT4 | _LATE,
-  'late_quantize2-30': _BITS2 | _LATE,
   'powersgd-100': _INT8 | {'local.every': 100},
   'quantize2-100': _BITS2 | {'local.every': 100},
 }
@@ -129,9 +126,7 @@ def main(folder: str, coordinator: str, workers: str, index: str) -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   log = workdir / f'output-{index}.txt'
   os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-  # A message leaves and arrives in the same order.
-  delay = config.local.delay
-  orders = _Orders(answers, left=delay + 3 if delay else 1)
+  orders = _Orders(answers, left=1)
   try:
     loop.run(config, workdir, after_step=orders.after_step)
   except _Ended:

@@ -136,8 +136,8 @@ def local_updates(
       round. Workers take local steps in the meantime, which count: y_i becomes
       the new x plus what worker i moved since the round ended. Rounds of
       `start_step`, and those that the end of the run would overtake, have no
-      delay. The message can travel during these steps: see `overlap` of
-      `make_train_step`. Without it, the step that updates x waits for it.
+      delay. The step that updates x also sends the message and waits for it,
+      so a delay by itself hides no time.
     average_moments: rounds after which the workers also average the inner
       optimizer's state (its floating-point numbers), sent in full; 0 never
       does. Lower sends more.
@@ -224,8 +224,6 @@ def local_updates(
     updates: Updates,
     state: LocalUpdatesState,
     params: Params = None,
-    *,
-    exchanges: bool = True,
     **extra: Any,
   ) -> tuple[Updates, LocalUpdatesState]:
     if params is None:
@@ -253,18 +251,6 @@ def local_updates(
       arrives = in_flight.left == 1
       left = jnp.maximum(in_flight.left - 1, 0)
       in_flight = in_flight._replace(left=jnp.where(departs, delay, left))
-    first = jnp.where(count < start_step, jnp.array(ahead, jnp.int32), 0)
-    state = state._replace(
-      count=count + 1,
-      since=jnp.where(ends, first, state.since + 1),
-      rounds=state.rounds + ends,
-      delta=per_worker.of(delta),
-      inner=per_worker.of(moments),
-      in_flight=in_flight,
-      norm=norm,
-    )
-    if not exchanges:
-      return jax.tree.map(jnp.zeros_like, params), state
 
     groups = fragments_lib.assign(params, fragments)
     moved, held = [], []
@@ -287,42 +273,19 @@ def local_updates(
     if isinstance(in_flight, InFlight):
       sent = per_worker.of(merged([x.sent for x in held]))
       in_flight = in_flight._replace(sent=sent)
-    return merged(moved), state._replace(
+    first = jnp.where(count < start_step, jnp.array(ahead, jnp.int32), 0)
+    return merged(moved), LocalUpdatesState(
+      count=count + 1,
+      since=jnp.where(ends, first, state.since + 1),
+      rounds=state.rounds + ends,
       delta=per_worker.of(merged([x.delta for x in held])),
       inner=per_worker.of(moments),
       outer=tuple(x.outer for x in held),
       in_flight=in_flight,
+      norm=norm,
     )
 
-  rounds = Rounds(outer, rule, fragments, delay, bool(average_moments))
-  return LocalUpdates(init, update, rounds)
-
-
-class Rounds(NamedTuple):
-  """What a `local_updates` does in rounds, for steps that overlap with them."""
-
-  outer: optax.GradientTransformationExtraArgs
-  rule: Rule
-  fragments: int
-  delay: int
-  averages_moments: bool
-
-
-class LocalUpdates(optax.GradientTransformationExtraArgs):  # type: ignore[misc,unused-ignore]
-  """The transformation that `local_updates` returns.
-
-  Its `update` takes `exchanges=False`: nothing is sent or received, and what
-  the end of a round would do is left to the caller.
-  """
-
-  rounds: Rounds
-
-  def __new__(
-    cls, init: Function, update: Function, rounds: Rounds
-  ) -> 'LocalUpdates':
-    made: LocalUpdates = super().__new__(cls, init, update)
-    made.rounds = rounds
-    return made
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scope(i: int, count: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from greedylore_jax._src import checks, overlap
+from greedylore_jax._src import checks
 from greedylore_jax._src.state import placement
 from greedylore_jax._src.types import (
   Array,
@@ -89,14 +89,6 @@ class TrainStep:
     )
     return lowered
 
-  def wait(self) -> None:
-    """Returns when no message is under way, which is at once."""
-
-  @property
-  def is_sending(self) -> bool:
-    """Whether a message is under way when a call has returned: never."""
-    return False
-
   def _placed(
     self, call: '_Call', put: Function
   ) -> tuple[tuple[Spec, ...], '_Call']:
@@ -165,82 +157,6 @@ class _Call(NamedTuple):
   def keywords(self) -> dict[str, Array]:
     """The key, if there is one."""
     return {} if self.key is None else {'key': self.key}
-
-
-@dataclasses.dataclass(frozen=True)
-class OverlappedStep(TrainStep):
-  """A step that computes while the message of the last round travels.
-
-  It returns what a `TrainStep` of the same transformation does. Rounds whose
-  outcome is delayed are exchanged by a thread of the host; the step that needs
-  the outcome waits for it. A state can be saved after any step: its message is
-  sent anew when a step is first given the state.
-
-  Attributes:
-    local: the jitted local step, without the exchange.
-    exchange: of the rounds.
-    timetable: what happens in which step.
-    last: the counter in the state that the last call returned, and its value.
-  """
-
-  local: Any = None
-  exchange: Any = None
-  timetable: Any = None
-  last: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-  def __call__(
-    self,
-    params: Params,
-    opt_state: OptState,
-    batch: PyTree,
-    *args: PyTree,
-    key: Array | None = None,
-  ) -> tuple[Params, OptState, Any]:
-    """Takes the step; see `make_train_step`."""
-    now = self._count(params, opt_state)
-    if self.timetable.is_now(now):
-      self.exchange.forget()
-      result = super().__call__(params, opt_state, batch, *args, key=key)
-      self._remember(now, result[1])
-      return result
-    call = _Call(params, opt_state, batch, args, key)
-    held, call = self._placed(call, jax.device_put)
-    params = call.params
-    still, moving = overlap.part(call.opt_state)
-    moving, loss = self.local(
-      held, params, still, moving, call.batch, *call.args, **call.keywords
-    )
-    state = overlap.join(still, moving)
-    for i in self.timetable.fragments:
-      if self.timetable.arrives(i, now):
-        params, state = self.exchange.arrive(i, params, state)
-    for i in self.timetable.fragments:
-      if self.timetable.departs(i, now):
-        state = self.exchange.depart(i, params, state)
-    self._remember(now, state)
-    return params, state, loss
-
-  def wait(self) -> None:
-    """Returns when no message is under way."""
-    self.exchange.wait()
-
-  @property
-  def is_sending(self) -> bool:
-    """Whether a message is under way."""
-    return bool(self.exchange.is_pending)
-
-  def _count(self, params: Params, opt_state: OptState) -> int:
-    """The number of the step; what is in flight in a new state is sent."""
-    if opt_state.count is self.last.get('array'):
-      return int(self.last['value'])
-    self.exchange.forget()
-    for i, left in enumerate(opt_state.in_flight.left.tolist()):
-      if left:
-        self.exchange.start(i, params, opt_state)
-    return int(opt_state.count)
-
-  def _remember(self, now: int, opt_state: OptState) -> None:
-    self.last.update(array=opt_state.count, value=now + 1)
 
 
 def _check_shared(specs: Sequence[Spec], mesh: jax.sharding.Mesh) -> None:

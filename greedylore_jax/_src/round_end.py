@@ -45,9 +45,15 @@ class RoundEnd(NamedTuple):
     # x receives one outcome in a step: that of this round or an earlier one.
     moving = _where(self.is_now, held.delta, held.sent)
     moved, moving, outer = self._exchanged(moving, held, params, count)
-    delta, sent = departed(self.departs, held.delta, held.sent)
-    delta = _where(self.is_now, moving, delta)
-    return moved, Held(delta, outer, _where(self.arrives, moving, sent))
+    finite = all_finite(jax.tree.leaves(held.delta))
+    own = jax.tree.map(lambda d: jnp.where(finite, d, 0), held.delta)
+    nothing = jax.tree.map(_zeros_like, held.delta)
+    sent = _where(self.arrives, nothing, held.sent)
+    return moved, Held(
+      _where(self.is_now | self.departs, nothing, held.delta),
+      outer,
+      _where(self.departs, own, sent),
+    )
 
   def _exchanged(
     self, moving: PyTree, held: Held, params: Params, count: Array
@@ -58,7 +64,7 @@ class RoundEnd(NamedTuple):
       return jax.tree.map(jnp.zeros_like, params), moving, outer_state
 
     def end(moving: PyTree, outer_state: OptState) -> Any:
-      moved, state = exchange(self.outer, moving, outer_state, params)
+      moved, state = _exchange(self.outer, moving, outer_state, params)
       _check_averaged(moved, count)
       return moved, jax.tree.map(_zeros_like, moving), state
 
@@ -68,7 +74,7 @@ class RoundEnd(NamedTuple):
     return result
 
 
-def exchange(
+def _exchange(
   outer: optax.GradientTransformationExtraArgs,
   moving: PyTree,
   outer_state: OptState,
@@ -85,18 +91,6 @@ def exchange(
   keep = lambda new, old: jnp.where(finite, new, old)
   moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
   return moved, jax.tree.map(keep, new_state, outer_state)
-
-
-def departed(
-  departs: Array, delta: PyTree, sent: PyTree
-) -> tuple[PyTree, PyTree]:
-  """(delta, sent) after the end of a round, if its outcome comes later."""
-  finite = all_finite(jax.tree.leaves(delta))
-  keep = lambda d, s: jnp.where(departs, jnp.where(finite, d, 0), s)
-  return (
-    jax.tree.map(lambda d: jnp.where(departs, 0, d), delta),
-    jax.tree.map(keep, delta, sent),
-  )
 
 
 def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:

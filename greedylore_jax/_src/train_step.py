@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks, gradients
-from greedylore_jax._src import overlap as overlap_lib
 from greedylore_jax._src.local_updates import find_local, local_params
-from greedylore_jax._src.mesh_step import OverlappedStep, TrainStep
+from greedylore_jax._src.mesh_step import TrainStep
 from greedylore_jax._src.report.diagnostics import Observer
 from greedylore_jax._src.state import checkpoint, placement
 from greedylore_jax._src.types import (
@@ -42,7 +41,6 @@ def make_train_step(
   steps_per_call: int = 1,
   donate: bool = True,
   diagnose: bool = False,
-  overlap: bool = False,
 ) -> TrainStep:
   """A whole data-parallel training step, jitted.
 
@@ -72,13 +70,6 @@ def make_train_step(
       needs that much more memory.
     diagnose: whether to return the `Diagnostics` of each step; they are sent
       with the loss, 12 bytes, and need error feedback.
-    overlap: whether local steps run while the message of the last round
-      travels, for `tx` a `local_updates` with a `delay`. A thread of the host
-      then exchanges it, and `step` has results equal to those without. Until
-      the message has come, the old parameters and the outer state are kept
-      in addition to the new ones. Call `step.wait()` before your own
-      code communicates: otherwise two messages at the same time could be in a
-      different order on different hosts.
 
   Returns:
     `step(params, opt_state, batch, *args, key=None)` -> (params, opt_state,
@@ -115,13 +106,6 @@ def make_train_step(
   checks.check_integer('accumulate_steps', accumulate_steps)
   checks.check_integer('steps_per_call', steps_per_call)
   checks.check_bool('diagnose', diagnose)
-  checks.check_bool('overlap', overlap)
-  rounds = overlap_lib.check(tx, axis_name) if overlap else None
-  if overlap and steps_per_call > 1:
-    raise ValueError(
-      'overlap=True takes one step in a call, got steps_per_call='
-      f'{steps_per_call}: leave it at 1.'
-    )
   workers = placement.workers_on(mesh, axis_name)
   grad_fn = gradients.value_and_local_grad(loss_fn, axis_name, has_aux)
   local_step = _LocalStep(
@@ -138,7 +122,6 @@ def make_train_step(
     batch: PyTree,
     *args: PyTree,
     key: Array | None = None,
-    exchanges: bool = True,
   ) -> tuple[Params, OptState, Any]:
     _check_wrappers(opt_state)
     checkpoint.check_num_workers(opt_state, workers)
@@ -154,10 +137,7 @@ def make_train_step(
         ' leave diagnose at False.'
       )
     sharded: Function = jax.shard_map(
-      functools.partial(
-        dataclasses.replace(local_step, exchanges=exchanges),
-        _without(held, axis_name),
-      ),
+      functools.partial(local_step, _without(held, axis_name)),
       mesh=mesh,
       axis_names=_manual(mesh, axis_name),
       in_specs=(_P(), states, _P(axis_name), (_P(), _P())),
@@ -181,34 +161,7 @@ def make_train_step(
 
   donated = (1, 2) if donate else ()
   jitted = jax.jit(step, donate_argnums=donated, static_argnums=0)
-  made = TrainStep(jitted, mesh, axis_name, accumulate_steps, steps_per_call)
-  if rounds is None:
-    return made
-
-  def local(
-    held: tuple[Spec, ...],
-    params: Params,
-    still: overlap_lib.Still,
-    moving: OptState,
-    batch: PyTree,
-    *args: PyTree,
-    key: Array | None = None,
-  ) -> tuple[OptState, Any]:
-    opt_state = overlap_lib.join(still, moving)
-    _, opt_state, value = step(
-      held, params, opt_state, batch, *args, key=key, exchanges=False
-    )
-    return overlap_lib.part(opt_state)[1], value
-
-  shard_map = functools.partial(
-    jax.shard_map, mesh=mesh, axis_names=_manual(mesh, axis_name)
-  )
-  return OverlappedStep(
-    **vars(made),
-    local=jax.jit(local, donate_argnums=3 if donate else (), static_argnums=0),
-    exchange=overlap_lib.Exchange(rounds, shard_map, axis_name),
-    timetable=overlap_lib.Timetable(rounds),
-  )
+  return TrainStep(jitted, mesh, axis_name, accumulate_steps, steps_per_call)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +172,6 @@ class _LocalStep:
   tx: optax.GradientTransformationExtraArgs
   axis_name: AxisName
   diagnose: bool
-  exchanges: bool = True
 
   def __call__(
     self,
@@ -237,14 +189,12 @@ class _LocalStep:
     value, grads = self.grad_fn(local, batch, args, key)
     grads = _constrain(grads, specs[: len(jax.tree.leaves(grads))])
     observer = Observer()
-    options: dict[str, Any] = {'observe': observer} if self.diagnose else {}
-    if not self.exchanges:
-      options['exchanges'] = False
+    observed = {'observe': observer} if self.diagnose else {}
 
     def update(grads: Updates) -> tuple[Updates, OptState]:
       observer.forget()  # It may be called again, see `_update`.
       result: tuple[Updates, OptState] = self.tx.update(
-        grads, opt_state, params, **options
+        grads, opt_state, params, **observed
       )
       return result
 

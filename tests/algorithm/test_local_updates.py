@@ -365,55 +365,6 @@ def test_nothing_is_lost_in_flight():
     place(tx=tx)
 
 
-@pytest.mark.parametrize('fragments', [1, 2])
-def test_an_overlapped_step_has_the_results_of_one_that_waits(fragments):
-  """Every step of a run, with a start and an end, and resumed in flight."""
-  tx = gl.local_updates(
-    optax.adam(0.1),
-    outer=outer_of(gl.PowerSGD(2)),
-    every=4,
-    start_step=1,
-    total_steps=14,
-    delay=2,
-    fragments=fragments,
-  )
-  mesh, params, state, waits = on_mesh(2, tx)
-  *_, overlaps = on_mesh(2, tx, overlap=True)
-  x, others = params, state
-  close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
-  for i in range(14):
-    if i == 6:  # What was sent after the fifth step arrives in the seventh.
-      assert max(others.in_flight.left.tolist()) > 0
-      overlaps.wait()
-      saved = jax.tree.map(np.asarray, gl.collapse(others))
-      others = gl.place_state(
-        saved, mesh, axis_name=workers.AXIS, params=x, tx=tx
-      )
-    params, state, loss = waits(params, state, batch_of(i, 2))
-    x, others, other_loss = overlaps(x, others, batch_of(i, 2))
-    # The errors of a linear method are resumed as their mean.
-    same = lambda s: s._replace(outer=())
-    jax.tree.map(close, (x, same(others)), (params, same(state)))
-    jax.tree.map(close, other_loss, loss)
-  assert not overlaps.is_sending
-
-
-@pytest.mark.parametrize(
-  ('options', 'step_options'),
-  [
-    ({}, {}),
-    ({'delay': 1, 'average_moments': 1, 'axis_name': workers.AXIS}, {}),
-    ({'delay': 1}, {'steps_per_call': 2}),
-  ],
-)
-def test_what_cannot_overlap_is_refused(options, step_options):
-  tx = gl.local_updates(
-    optax.adam(0.1), outer=outer_of(gl.Sign()), every=3, **options
-  )
-  with pytest.raises(ValueError, match='overlap=True'):
-    on_mesh(2, tx, overlap=True, **step_options)
-
-
 def test_every_worker_has_its_loss_and_x_is_bitwise_equal():
   tx = rounds_of(gl.Sign())
   _, params, state, step = on_mesh(4, tx)

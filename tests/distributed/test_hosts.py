@@ -210,34 +210,6 @@ def test_local_steps_do_not_notice_a_delay(tmp_path):
   assert min(rounds) > 0.2, 'at least there and back'
 
 
-@pytest.mark.slow
-def test_a_delayed_round_hides_its_message(tmp_path):
-  """No step waits if the message has arrived when it is needed."""
-  options = wire.RUN | {
-    'steps': 17,
-    'batch_size': 32,
-    'model.width': 64,
-    'model.layers': 2,
-    'model.feed_forward': 172,
-    'data.sequence_length': 128,
-    'compression.method': 'powersgd',
-    'compression.rank': 2,
-    'compression.start_step': 0,
-    'local.every': 8,
-    'local.delay': 6,
-    'local.overlap': True,
-  }
-  with hosts_lib.Hosts(2, '100mbit', milliseconds=100) as hosts:
-    run = trainers.start(hosts, tmp_path, wire.CONFIG, options)
-    trainers.wait(run, tmp_path, timeout=200)
-  lines = metrics.read(tmp_path / 'metrics.jsonl')
-  ends = [x['seconds'] for x in lines if 'loss' in x]
-  seconds = [b - a for a, b in itertools.pairwise(ends)]
-  local = statistics.median(seconds)
-  # The rounds end with steps 8 and 16; the last step has one of its own.
-  assert max(seconds[6], seconds[7]) < 2 * local + 0.1
-
-
 def test_without_tools_a_line_says_what_to_install(monkeypatch):
   monkeypatch.setenv('PATH', '')
   with pytest.raises(hosts_lib.Unavailable, match='apt-get install iproute2'):

@@ -297,9 +297,6 @@ class Local(Section):
   delay: int = 0
   """Steps between the end of a round and the update of the global parameters,
   below local.every."""
-  overlap: bool = False
-  """Take the steps of local.delay while the message of the round travels, sent
-  by a thread of each process. It needs a core of its own."""
   average_moments: int = 0
   """Rounds after which the state of the optimizer is averaged over the workers,
   too, without compression; 0 never does."""
@@ -317,8 +314,6 @@ class Local(Section):
     self._above(0, 'qsr_alpha', 'selsync_threshold')
     self._fraction('outer_momentum')
     self._below(1, 'outer_momentum')
-    if not self.delay:
-      self.only_for('local.delay above 0', 'overlap')
     if not self.is_on:
       self.only_for(
         'local.every above 1 or a rule for it',
@@ -329,7 +324,6 @@ class Local(Section):
         'selsync_threshold',
         'fragments',
         'delay',
-        'overlap',
         'average_moments',
       )
     if self.qsr_alpha is not None and self.selsync_threshold is not None:

@@ -24,7 +24,7 @@ class Job:
   task: tasks.Task
   fresh: Snapshot
   """The state before the first step."""
-  step: Any
+  step: jax.stages.Compiled
   """From parameters, optimizer state and batch to the first two and the loss;
   if `diagnosed`, to the loss and `gl.Diagnostics`."""
   evaluate: evaluation.Evaluate
@@ -35,10 +35,6 @@ class Job:
   traffic: traffic.Traffic
   diagnosed: bool
   workers: int
-  wait: Callable[[], None]
-  """Returns when no message of a step is under way."""
-  steps_to_arrive: int
-  """After the end of a round, in which its message may be under way."""
 
 
 def check_elastic(config: Config, job: Job) -> None:
@@ -65,9 +61,6 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   opt_state = gl.init_state(tx, params, mesh, axis_name=_AXIS)
   plan = optimizer.plan(config, task, params, workers, mesh.size // workers)
   diagnosed = traffic.is_diagnosed(plan, config.log.diagnostics)
-  # Within a process no message takes long.
-  local = config.local
-  overlaps = local.overlap and jax.process_count() > 1
   step = gl.make_train_step(
     task.loss,
     tx,
@@ -75,7 +68,6 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
     axis_name=_AXIS,
     accumulate_steps=config.accumulate_steps,
     diagnose=diagnosed,
-    overlap=overlaps,
   )
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -87,7 +79,7 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
   return Job(
     task=task,
     fresh=Snapshot(0, params, opt_state, Progress()),
-    step=_overlapped(step, compiled) if overlaps else compiled,
+    step=compiled,
     evaluate=evaluation.build(config, mesh, task),
     place=lambda batch: cluster.divide(mesh, batch),
     schedule=schedule,
@@ -95,12 +87,4 @@ def job(config: Config, mesh: jax.sharding.Mesh, task: tasks.Task) -> Job:
     traffic=traffic.Traffic(plan, compiled, diagnosed, _AXIS),
     diagnosed=diagnosed,
     workers=workers,
-    wait=step.wait,
-    steps_to_arrive=local.delay if overlaps else 0,
   )
-
-
-def _overlapped(step: gl.TrainStep, compiled: jax.stages.Compiled) -> Any:
-  """The step, with the program that is compiled already."""
-  run = lambda held, *args, **keywords: compiled(*args, **keywords)
-  return dataclasses.replace(step, jitted=run)

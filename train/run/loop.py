@@ -186,7 +186,6 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
   )
   loss, asked_to_stop = None, False
   is_save_due = is_comparison_due = False
-  ended = -1  # The step with which the last round ended.
   lines: list[_Line] = []  # Due, and not written yet.
   while now.step < config.steps:
     # One step is computed while the next is prepared, never more: XLA's CPU
@@ -197,10 +196,6 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     run.bar.advance(now.step)
     # At the end of a round all workers are at the same parameters.
     ends_round = phase != 'local' or now.step == config.steps
-    ended = now.step if ends_round else ended
-    # Messages do not overtake that of a round, so they wait until it has come.
-    is_quiet = now.step == ended + job.steps_to_arrive
-    is_quiet |= now.step == config.steps
 
     if is_due(config.log.every):
       jax.block_until_ready(loss)
@@ -209,14 +204,12 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
       lines.append(_Line(now.step, loss, values))
 
     # The mean of a loss travels, and local steps wait for nothing that does.
-    if lines and (is_quiet or is_due(config.evaluation.every)):
-      job.wait()
+    if lines and (ends_round or is_due(config.evaluation.every)):
       is_finite = _write(run, lines)
       _check_gradients(now, None if is_finite else loss)
       lines = []
 
     if is_due(config.evaluation.every):
-      job.wait()
       with clock.stopped_after(loss):
         run.write(now.step, _evaluated(run, now))
       if now.step == config.steps:
@@ -226,7 +219,6 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     is_save_due |= asked_to_stop or is_due(config.checkpoint.every)
     is_comparison_due |= is_save_due or is_due(config.agreement.every)
     if is_comparison_due and ends_round:
-      job.wait()
       with clock.stopped_after(loss):
         run.workers.check(now.params, now.step)
       is_comparison_due = False
