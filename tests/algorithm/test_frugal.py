@@ -8,10 +8,11 @@ import pytest
 
 import draws
 import greedylore_jax as gl
+import optimizers
 import oracle
 import workers
 
-SHAPES = {'gain': (5,), 'stack': (2, 5, 6), 'tall': (12, 7), 'wide': (6, 12)}
+SHAPES, split = optimizers.SHAPES, optimizers.split
 RATE, DENSITY, INTERVAL, EPS, SCALE, DECAY, SEED = (
   0.1,
   0.3,
@@ -83,13 +84,6 @@ def drawn(step, name):
   return np.asarray(
     jax.random.uniform(jax.random.split(key)[0], (k, max(a, b)))
   )
-
-
-def split(x):
-  """The matrices of a leaf with their shorter side as rows."""
-  x = np.asarray(x, np.float64)
-  x = x if x.shape[-2] <= x.shape[-1] else np.swapaxes(x, -1, -2)
-  return list(x.reshape(-1, *x.shape[-2:]))
 
 
 @pytest.mark.parametrize(
@@ -188,10 +182,7 @@ def test_columns_travel_through_any_compressor(compressor):
     grads = workers.random_grads(shapes, n, seed=i)
     before = state.error
     updates, state = step(grads, state)
-    for name in shapes:
-      came = grads[name].mean(0) + before[name].mean(0)
-      went = updates[name] + state.error[name].mean(0)
-      assert workers.relative(went, came) < workers.FLOAT32_ROUNDING
+    workers.check_conserved(grads, before, updates, state.error)
 
 
 def test_a_column_without_a_gradient_does_not_move():
@@ -243,61 +234,18 @@ def test_a_step_that_is_not_finite_changes_nothing():
     params, state = step(params, state, grads)
 
 
-def loss_fn(params, targets):
-  """Distance from this worker's targets, leaves [rows, *shape]."""
-  return sum(
-    jnp.mean((params[name][None] - targets[name]) ** 2) for name in params
-  )
-
-
-def on_mesh(tx, params, specs, **sizes):
-  """The step, parameters and state of two workers on a mesh."""
-  kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-  mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
-  place = lambda x, spec: jax.device_put(
-    x, jax.sharding.NamedSharding(mesh, spec)
-  )
-  params = jax.tree.map(place, params, specs)
-  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
-  step = gl.make_train_step(
-    loss_fn, tx, mesh, axis_name=workers.AXIS, donate=False
-  )
-  return step, params, state
-
-
-SHARDED = {
-  'gain': P(),
-  'stack': P(None, None, 'fsdp'),
-  'tall': P('fsdp'),
-  'wide': P('fsdp'),
-}
-
-
 @pytest.mark.slow
 def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   tx = frugal(clip_norm=1.0, error_feedback=True)
-  params = workers.zeros(SHAPES)
-  plain = dict.fromkeys(SHAPES, P())
-  one = on_mesh(tx, params, plain, data=2)
-  several = on_mesh(tx, params, SHARDED, data=2, fsdp=2)
-  for i in range(INTERVAL + 1):
-    batch = workers.random_grads(SHAPES, 2, seed=i)
-    one = one[0], *one[0](*one[1:], batch)[:2]
-    several = several[0], *several[0](*several[1:], batch)[:2]
-    jax.block_until_ready((one[1], several[1]))
-  for name in SHAPES:
-    error = workers.relative(several[1][name], one[1][name])
-    assert error < workers.FLOAT32_FEEDBACK, name
-  step, params, state = one
-  compiled = step.lower(params, state, batch).compile()
+  collectives, _ = optimizers.check_several_devices(tx, steps=INTERVAL + 1)
   sent = {}
-  for c in gl.collectives(compiled):
+  for c in collectives:
     size = c.size // 2 if c.kind == 'all-gather' else c.size
     sent.setdefault(c.phase, []).append((c.kind, c.dtype, size))
   assert sent.pop(None) == [('all-reduce', 'float32', 1)], 'the loss'
   plan = gl.plan(
     gl.SplitColumns(DENSITY, INTERVAL),
-    params,
+    workers.zeros(SHAPES),
     num_workers=2,
     min_compression_rate=0,
   )

@@ -8,10 +8,11 @@ import pytest
 
 import draws
 import greedylore_jax as gl
+import optimizers
 import oracle
 import workers
 
-SHAPES = {'gain': (5,), 'stack': (2, 5, 6), 'tall': (12, 7), 'wide': (6, 12)}
+SHAPES, split = optimizers.SHAPES, optimizers.split
 RATE, KEEP, COLUMNS, ROWS, EPS, DECAY, SEED = 0.1, 0.2, 1.5, 3, 1e-3, 0.05, 4
 P = jax.sharding.PartitionSpec
 
@@ -65,13 +66,6 @@ def drawn(step, name):
   width = round(COLUMNS * round(KEEP * size))
   shifts, signs = draws.hashes(key, k, size, ROWS, width)
   return list(zip(shifts, signs, strict=True))
-
-
-def split(x):
-  """The matrices of a leaf with their shorter side as rows."""
-  x = np.asarray(x, np.float64)
-  x = x if x.shape[-2] <= x.shape[-1] else np.swapaxes(x, -1, -2)
-  return list(x.reshape(-1, *x.shape[-2:]))
 
 
 @pytest.mark.parametrize(
@@ -196,59 +190,16 @@ def test_a_step_that_is_not_finite_changes_nothing():
     np.testing.assert_array_equal(x, y)
 
 
-def loss_fn(params, targets):
-  """Distance from this worker's targets, leaves [rows, *shape]."""
-  return sum(
-    jnp.mean((params[name][None] - targets[name]) ** 2) for name in params
-  )
-
-
-def on_mesh(tx, params, specs, **sizes):
-  """The step, parameters and state of two workers on a mesh."""
-  kinds = (jax.sharding.AxisType.Auto,) * len(sizes)
-  mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
-  place = lambda x, spec: jax.device_put(
-    x, jax.sharding.NamedSharding(mesh, spec)
-  )
-  params = jax.tree.map(place, params, specs)
-  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
-  step = gl.make_train_step(
-    loss_fn, tx, mesh, axis_name=workers.AXIS, donate=False
-  )
-  return step, params, state
-
-
-SHARDED = {
-  'gain': P(),
-  'stack': P(None, None, 'fsdp'),
-  'tall': P('fsdp'),
-  'wide': P('fsdp'),
-}
-
-
 def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   tx = sketched(clip_norm=1.0)
-  params = workers.zeros(SHAPES)
-  plain = dict.fromkeys(SHAPES, P())
-  one = on_mesh(tx, params, plain, data=2)
-  several = on_mesh(tx, params, SHARDED, data=2, fsdp=2)
-  for i in range(4):
-    batch = workers.random_grads(SHAPES, 2, seed=i)
-    one = one[0], *one[0](*one[1:], batch)[:2]
-    several = several[0], *several[0](*several[1:], batch)[:2]
-    jax.block_until_ready((one[1], several[1]))
-  for name in SHAPES:
-    error = workers.relative(several[1][name], one[1][name])
-    assert error < workers.FLOAT32_FEEDBACK, name
-  moments = several[2][0].moments
+  collectives, state = optimizers.check_several_devices(tx, steps=4)
+  moments = state[0].moments
   assert moments.nu_max['wide'].sharding.spec == P('fsdp')
-  step, params, state = one
-  compiled = step.lower(params, state, batch).compile()
   # XLA packs the loss together with a message of the only phase.
-  sent = sum(c.bytes for c in gl.collectives(compiled)) - 4
+  sent = sum(c.bytes for c in collectives) - 4
   plan = gl.plan(
     gl.CountSketch(ROWS, COLUMNS, KEEP),
-    params,
+    workers.zeros(SHAPES),
     num_workers=2,
     min_compression_rate=0,
   )

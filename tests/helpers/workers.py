@@ -123,6 +123,20 @@ def relative(x, y):
   return np.linalg.norm(x - y) / max(np.linalg.norm(y), 1e-30)
 
 
+def check_conserved(grads, errors, updates, new_errors):
+  """Asserts that nothing is lost: mean gradient plus mean error before is
+  update plus mean error after.
+
+  A leaf without an error has to be averaged. All are trees of named leaves.
+  """
+  for name, update in updates.items():
+    came, went = grads[name].mean(0), update
+    if jax.tree.leaves(errors[name]):
+      came = came + errors[name].mean(0)
+      went = went + new_errors[name].mean(0)
+    assert relative(went, came) < FLOAT32_ROUNDING, name
+
+
 def zeros(shapes, dtype=jnp.float32):
   """Parameters of the given shapes."""
   return {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()}
