@@ -14,7 +14,6 @@ import pytest
 from benchmarks.soak import kills
 import runs
 import supervisor
-from train import launch
 from train.config import exit_codes
 from train.config.schema import Checkpoint, Compression, Log
 
@@ -147,35 +146,6 @@ def test_a_process_that_fails_while_it_stops_is_not_restarted(tmp_path):
   run = Supervised(tmp_path, [2], attempts, stop_after=1.0)
   assert (run.code, run.sizes) == (1, [2])
   assert not run.error
-
-
-@pytest.mark.parametrize(
-  ('words', 'said'),
-  [
-    (['--max_restarts', '2'], '--max_restarts is only for --elastic: leave it'),
-    (
-      ['--elastic', '--min_processes', '3'],
-      '--min_processes must be at most 2',
-    ),
-    (['--elastic', '--min_processes', '0'], '--min_processes must be at least'),
-    (
-      ['--elastic', '--mesh.replica', '0'],
-      '--elastic needs a fixed number of workers: set mesh.replica, got 0',
-    ),
-    (
-      ['--elastic', '--mesh.replica=6', '--batch_size=8', '--min_processes=1'],
-      'batch_size must be a multiple of 3, the devices that share it with'
-      ' --min_processes 1, got 8',
-    ),
-  ],
-)
-def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
-  words = [runs.write(tmp_path), '--num_processes', '2', *words]
-  assert launch.main(words) == 2
-  error = capsys.readouterr().err
-  assert error.startswith('error: ')
-  assert said in error
-  assert error.count('\n') == 1
 
 
 class Launched:

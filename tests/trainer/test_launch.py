@@ -80,6 +80,11 @@ def test_launch_passes_on_that_all_should_stop_and_ends_all_when_one_fails(
   assert 'Process 1 was ended by SIGKILL; stopping the others.' in error
 
 
+TWO = ['FILE', '--num_processes', '2']
+ELASTIC = [*TWO, '--elastic']
+SERVED = [*ELASTIC, '--rendezvous', 'h:1']
+
+
 @pytest.mark.parametrize(
   ('words', 'said'),
   [
@@ -90,6 +95,32 @@ def test_launch_passes_on_that_all_should_stop_and_ends_all_when_one_fails(
     (['--num-processes=0', 'c.py'], '--num_processes must be at least 1'),
     (['--num-processes', '2', 'none.py'], 'none.py: No such file'),
     (['FILE', '--num_processes', '3'], 'of the 3 processes, got 4'),
+    (
+      [*TWO, '--max_restarts', '2'],
+      '--max_restarts is only for --elastic: leave it',
+    ),
+    ([*ELASTIC, '--min_processes', '3'], '--min_processes must be at most 2'),
+    ([*ELASTIC, '--min_processes', '0'], '--min_processes must be at least'),
+    (
+      [*ELASTIC, '--mesh.replica', '0'],
+      '--elastic needs a fixed number of workers: set mesh.replica, got 0',
+    ),
+    (
+      [*ELASTIC, '--mesh.replica=6', '--batch_size=8', '--min_processes=1'],
+      'batch_size must be a multiple of 3, the devices that share it with'
+      ' --min_processes 1, got 8',
+    ),
+    ([*ELASTIC, '--hosts', '2'], '--hosts is only for --rendezvous'),
+    (
+      [*ELASTIC, '--rendezvous', 'h'],
+      "--rendezvous must be HOST:PORT, got 'h'",
+    ),
+    (SERVED, 'needs a secret of at least 16 bytes'),
+    ([*SERVED, '--host', '1'], '--host must be below 1, got 1'),
+    (
+      [*SERVED, '--token_file', 'none'],
+      '--token_file none: No such file or directory',
+    ),
   ],
 )
 def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
@@ -98,6 +129,7 @@ def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
   error = capsys.readouterr().err
   assert error.startswith('error: ')
   assert said in error
+  assert error.count('\n') == 1
 
 
 def test_help_says_what_it_does(capsys):

@@ -14,7 +14,6 @@ import pytest
 
 import launcher
 import runs
-from train import launch
 from train.config import exit_codes
 from train.config.schema import Compression
 
@@ -201,27 +200,6 @@ def test_strangers_change_nothing(hosts):
   assert one.process.poll() is None
   one.process.terminate()
   one.end()
-
-
-@pytest.mark.parametrize(
-  ('words', 'said'),
-  [
-    (['--hosts', '2'], '--hosts is only for --rendezvous'),
-    (['--rendezvous', 'h'], "--rendezvous must be HOST:PORT, got 'h'"),
-    (['--rendezvous', 'h:1'], 'needs a secret of at least 16 bytes'),
-    (['--rendezvous', 'h:1', '--host', '1'], '--host must be below 1, got 1'),
-    (
-      ['--rendezvous', 'h:1', '--token_file', 'none'],
-      '--token_file none: No such file or directory',
-    ),
-  ],
-)
-def test_a_wrong_command_is_one_line(tmp_path, capsys, words, said):
-  words = [runs.write(tmp_path), '--num_processes=2', '--elastic', *words]
-  assert launch.main(words) == 2
-  error = capsys.readouterr().err
-  assert error.startswith('error: ')
-  assert said in error
 
 
 @pytest.mark.slow
