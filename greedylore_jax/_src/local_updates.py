@@ -27,15 +27,17 @@ from greedylore_jax._src.wire.transport import Transport, all_finite
 
 
 class InFlight(NamedTuple):
-  """Rounds whose outcome x has not received, see `delay` of `local_updates`.
+  """What has been sent and not arrived yet, see `delay` of `local_updates`.
 
   Attributes:
-    left: int32 [fragments], steps until x receives it, 0 if nothing is in
-      flight; equal on all workers.
-    sent: how far each worker moved in the round.
+    left: int32 [fragments], steps until it arrives, 0 if nothing is in flight;
+      equal on all workers.
+    moves: the updates of x that will arrive; equal on all workers.
+    sent: how far each worker had moved when it sent.
   """
 
   left: Array
+  moves: Updates
   sent: PerWorker
 
 
@@ -134,10 +136,9 @@ def local_updates(
       which must not mix leaves of different groups.
     delay: steps between the end of a round and the update of x, fewer than in a
       round. Workers take local steps in the meantime, which count: y_i becomes
-      the new x plus what worker i moved since the round ended. Rounds of
-      `start_step`, and those that the end of the run would overtake, have no
-      delay. The step that updates x also sends the message and waits for it,
-      so a delay by itself hides no time.
+      the new x plus what worker i moved since it sent. Rounds of `start_step`
+      and the last one do not wait. The step that ends a round still waits for
+      its message, so a delay by itself hides no time.
     average_moments: rounds after which the workers also average the inner
       optimizer's state (its floating-point numbers), sent in full; 0 never
       does. Lower sends more.
@@ -208,7 +209,8 @@ def local_updates(
     zeros: Function = lambda: per_worker.of(jax.tree.map(_zeros, params))
     in_flight: Any = ()
     if delay:
-      in_flight = InFlight(jnp.zeros(fragments, jnp.int32), zeros())
+      moves = jax.tree.map(jnp.zeros_like, params)
+      in_flight = InFlight(jnp.zeros(fragments, jnp.int32), moves, zeros())
     return LocalUpdatesState(
       count=jnp.zeros([], jnp.int32),
       since=jnp.array(ahead, jnp.int32),
@@ -245,23 +247,18 @@ def local_updates(
       is_due = ends[0] & ((state.rounds[0] + 1) % average_moments == 0)
       moments = _averaged_if(is_due, moments, axis_name)
 
-    departs = ends & rule.waits(count, delay)
-    in_flight, arrives = state.in_flight, jnp.zeros_like(ends)
-    if isinstance(in_flight, InFlight):
-      arrives = in_flight.left == 1
-      left = jnp.maximum(in_flight.left - 1, 0)
-      in_flight = in_flight._replace(left=jnp.where(departs, delay, left))
-
     groups = fragments_lib.assign(params, fragments)
+    waits = delay and ~((count < start_step) | rule.is_last(count))
     moved, held = [], []
     for i, members in enumerate(groups):
       own: Function = functools.partial(fragments_lib.take, members=members)
       before = round_end.Held(own(delta), state.outer[i])
-      if isinstance(in_flight, InFlight):
-        before = before._replace(sent=own(in_flight.sent.own))
-      end = round_end.RoundEnd(
-        outer, ends[i] & ~departs[i], departs[i], arrives[i]
-      )
+      if isinstance(state.in_flight, InFlight):
+        left, moves, sent = state.in_flight
+        before = before._replace(
+          left=left[i], moves=own(moves), sent=own(sent.own)
+        )
+      end = round_end.RoundEnd(outer, ends[i], delay, waits)
       with _scope(i, fragments):
         new = end(before, own(params), count)
       moved.append(new[0])
@@ -270,9 +267,13 @@ def local_updates(
     merged: Function = lambda parts: fragments_lib.merge(parts, groups, params)
     if after_round is not None:
       moments = _learned_if(jnp.any(ends), after_round, moments, merged(moved))
-    if isinstance(in_flight, InFlight):
-      sent = per_worker.of(merged([x.sent for x in held]))
-      in_flight = in_flight._replace(sent=sent)
+    in_flight: Any = ()
+    if delay:
+      in_flight = InFlight(
+        left=jnp.stack([x.left for x in held]),
+        moves=merged([x.moves for x in held]),
+        sent=per_worker.of(merged([x.sent for x in held])),
+      )
     first = jnp.where(count < start_step, jnp.array(ahead, jnp.int32), 0)
     return merged(moved), LocalUpdatesState(
       count=count + 1,

@@ -13,87 +13,93 @@ from greedylore_jax._src.wire.transport import all_finite
 
 
 class Held(NamedTuple):
-  """What a worker holds for one fragment; `sent` with a delay only."""
+  """What a worker holds for one fragment; the last three with a delay only."""
 
   delta: PyTree
   outer: OptState
+  left: Any = None
+  moves: Updates = None
   sent: PyTree = None
 
 
 class RoundEnd(NamedTuple):
-  """What a step does to a fragment besides the worker's own step.
+  """What the end of a round does to a fragment, if this step is one.
 
   Attributes:
     outer: the outer chain.
-    is_now: whether a round ends whose outcome x receives in this step.
-    departs: whether a round ends whose outcome x receives later.
-    arrives: whether the outcome of an earlier round is due.
+    is_end: whether the round ends with this step.
+    delay: steps until x receives the outcome.
+    waits: whether this round's outcome is delayed.
   """
 
   outer: optax.GradientTransformationExtraArgs
-  is_now: Array
-  departs: Array
-  arrives: Array
+  is_end: Array
+  delay: int
+  waits: Array | int
 
   def __call__(
     self, held: Held, params: Params, count: Array
   ) -> tuple[Updates, Held]:
     """The update of x in this step, and what is held after it."""
-    if held.sent is None:
-      moved, delta, outer = self._exchanged(held.delta, held, params, count)
+    if not self.delay:
+      moved, delta, outer = self._round(held, params, count)
       return moved, Held(delta, outer)
-    # x receives one outcome in a step: that of this round or an earlier one.
-    moving = _where(self.is_now, held.delta, held.sent)
-    moved, moving, outer = self._exchanged(moving, held, params, count)
+    # What is in flight arrives when it is due, at the latest with the next end.
+    arrives = (held.left == 1) | (self.is_end & (held.left > 0))
+    arrived = _where(arrives, held.moves, 0)
+    sent = _where(arrives, 0, held.sent)
+    left = jnp.where(arrives, 0, jnp.maximum(held.left - 1, 0))
+    params = optax.apply_updates(params, arrived)
+    moved, delta, outer = self._round(held, params, count)
+    departs = self.is_end & self.waits
     finite = all_finite(jax.tree.leaves(held.delta))
-    own = jax.tree.map(lambda d: jnp.where(finite, d, 0), held.delta)
-    nothing = jax.tree.map(_zeros_like, held.delta)
-    sent = _where(self.arrives, nothing, held.sent)
-    return moved, Held(
-      _where(self.is_now | self.departs, nothing, held.delta),
+    after = Held(
+      delta,
       outer,
-      _where(self.departs, own, sent),
+      jnp.where(departs, self.delay, left),
+      _where(departs, moved, held.moves),
+      _where(departs, _where(finite, held.delta, 0), sent),
     )
+    now = _where(departs, 0, moved)
+    return jax.tree.map(jnp.add, arrived, now), after
 
-  def _exchanged(
-    self, moving: PyTree, held: Held, params: Params, count: Array
+  def _round(
+    self, held: Held, params: Params, count: Array
   ) -> tuple[Updates, PyTree, OptState]:
-    """(update of x, what still moves, outer state)."""
+    """(update of x, delta, outer state), after the round if it ends."""
 
-    def stay(moving: PyTree, outer_state: OptState) -> Any:
-      return jax.tree.map(jnp.zeros_like, params), moving, outer_state
-
-    def end(moving: PyTree, outer_state: OptState) -> Any:
-      moved, state = _exchange(self.outer, moving, outer_state, params)
+    def end_round(delta: PyTree, outer_state: OptState) -> Any:
+      finite = all_finite(jax.tree.leaves(delta))
+      gradient = jax.tree.map(
+        lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), delta, params
+      )
+      moved, new_state = self.outer.update(gradient, outer_state, params)
       _check_averaged(moved, count)
-      return moved, jax.tree.map(_zeros_like, moving), state
+      # Received by all, so all agree on whether the round counts.
+      finite = all_finite(jax.tree.leaves(moved))
+      keep = lambda new, old: jnp.where(finite, new, old)
+      outer_state = jax.tree.map(keep, new_state, outer_state)
+      return (
+        _where(finite, moved, 0),
+        jax.tree.map(_zeros_like, delta),
+        outer_state,
+      )
+
+    def stay(delta: PyTree, outer_state: OptState) -> Any:
+      return jax.tree.map(jnp.zeros_like, params), delta, outer_state
 
     result: tuple[Updates, PyTree, OptState] = jax.lax.cond(
-      self.is_now | self.arrives, end, stay, moving, held.outer
+      self.is_end, end_round, stay, held.delta, held.outer
     )
     return result
 
 
-def _exchange(
-  outer: optax.GradientTransformationExtraArgs,
-  moving: PyTree,
-  outer_state: OptState,
-  params: Params,
-) -> tuple[Updates, OptState]:
-  """The update of x, equal on all workers, from how far each has moved."""
-  finite = all_finite(jax.tree.leaves(moving))
-  gradient = jax.tree.map(
-    lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), moving, params
-  )
-  moved, new_state = outer.update(gradient, outer_state, params)
-  # Received by all, so all agree on whether the round counts.
-  finite = all_finite(jax.tree.leaves(moved))
-  keep = lambda new, old: jnp.where(finite, new, old)
-  moved = jax.tree.map(lambda x: jnp.where(finite, x, 0), moved)
-  return moved, jax.tree.map(keep, new_state, outer_state)
-
-
 def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+  """`jnp.where` on the leaves of two trees, one of which may be a number."""
+  if isinstance(new, int):
+    return jax.tree.map(lambda y: jnp.where(condition, new, y), old)
+  if isinstance(old, int):
+    return jax.tree.map(lambda x: jnp.where(condition, x, old), new)
   return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 

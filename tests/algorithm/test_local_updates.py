@@ -88,7 +88,7 @@ def expected(n, t, decay, dtype, ahead=(0, 0), delay=0):
       taken[k] += 1
       is_end = taken[k] == EVERY or count == STEPS
       left, move = in_flight[k]
-      if left == 1:
+      if left == 1 or (left and is_end):
         x[k] = x[k] + move
         sent[k] = [np.zeros_like(x[k])] * n
       in_flight[k] = max(left - 1, 0), move
@@ -104,7 +104,7 @@ def expected(n, t, decay, dtype, ahead=(0, 0), delay=0):
         mean = oracle.mean(d)
       velocity[k] = 0.9 * velocity[k] + mean  # Nesterov, as in optax.sgd.
       move = -0.7 * (0.9 * velocity[k] + mean)
-      if delay and count + delay < STEPS:
+      if delay and count < STEPS:
         in_flight[k], sent[k] = (delay, move), moved[k]
       else:
         x[k] = x[k] + move
@@ -360,7 +360,7 @@ def test_nothing_is_lost_in_flight():
     assert np.any(params['w'] != 1)
   jax.tree.map(np.testing.assert_array_equal, params, others)
   with pytest.raises(
-    ValueError, match=r"among them 'in_flight/left', 'in_flight/sent"
+    ValueError, match=r"17, among them 'in_flight/left', 'in_flight/moves"
   ):
     place(tx=tx)
 

@@ -184,15 +184,6 @@ class Rule:
     """Whether the run ends with step `now`."""
     return now + 1 == (self.total_steps or 0)
 
-  def waits(self, now: Any, delay: int) -> Any:
-    """Whether x receives the outcome of a round that ends now `delay` later.
-
-    It would have to be before the round with which the run ends.
-    """
-    arrives = now + delay + 1
-    in_time = self.total_steps is None or arrives < self.total_steps
-    return (delay > 0) & (now >= self.start_step) & in_time
-
   def is_end(self, taken: Array, now: Array) -> Array:
     """Whether a round ends with step `now`, its step number `taken`."""
     length = self._length(now)
