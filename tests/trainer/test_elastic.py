@@ -115,7 +115,7 @@ def test_a_place_that_stays_away_is_left_out_until_it_returns(tmp_path):
   lines = run.error.splitlines()
   assert 'starting again with 2 of 3 processes' in lines[1]
   assert lines[2] == (
-    'The lost place is tried again after 2 processes went on; resuming after'
+    '2 processes have saved a checkpoint: all are tried again; resuming after'
     ' step 10 with 3 of 3 processes.'
   )
   assert 'resuming after step 10 with 2 of 3 processes' in lines[3]

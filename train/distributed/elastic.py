@@ -107,7 +107,7 @@ def run(
       return end.code
     what = str(end)
     if attempt.makes_room and end.first is None:
-      what = f'The lost place is tried again after {size} processes went on'
+      what = f'{size} processes have saved a checkpoint: all are tried again'
     where = f'resuming after step {step}' if step else 'starting again'
     restarts = (
       f' (restart {policy.failures} of {policy.max_restarts} without a newer'

@@ -43,7 +43,7 @@ class Observer:
     self.forget()
 
   def forget(self) -> None:
-    """Begins anew, for another call of `tx.update` in the same step."""
+    """Starts again, for another call of `tx.update` in the same step."""
     self._seen: list[list[Any]] = []
 
   def __call__(

@@ -200,7 +200,7 @@ def place_state(
       are sharded over other axes of the mesh, as the state then is.
     exact: False also accepts a state that cannot continue exactly: every worker
       gets the mean error of a method that is not linear, and entries that do
-      not fit `tx` start anew.
+      not fit `tx` start again.
 
   Returns:
     The state as `init_state` places it. For linear methods no device holds the
