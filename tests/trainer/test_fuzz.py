@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks.soak import fuzz
+from benchmarks.soak import fuzz, fuzz_formats
 
 INPUTS = 40
 
@@ -16,7 +16,7 @@ INPUTS = 40
     name
     if name in ('configuration', 'safetensors', 'results.jsonl')
     else pytest.param(name, marks=pytest.mark.slow)
-    for name in fuzz.FORMATS
+    for name in fuzz_formats.FORMATS
   ],
 )
 def test_damaged_files_are_refused_in_one_line(name):
