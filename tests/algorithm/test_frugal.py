@@ -159,6 +159,7 @@ def test_moments_take_density_times_the_memory_of_adams():
   assert not jax.tree.leaves(state.compress.error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'compressor',
   [

@@ -176,6 +176,7 @@ def test_float64_follows_the_oracle_without_error_feedback():
     check_oracle(2, np.float64, 1e-10, feedback=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n', [1, 2, 3])
 def test_float32_follows_the_oracle(n):
   check_oracle(n, np.float32, 1e-5)
@@ -204,6 +205,7 @@ def test_full_rank_without_a_gradient_term_is_adam_in_a_rotated_basis():
   assert np.abs(low_rank(state).error['w']).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_equal_data_are_one_worker_alone():
   t = jax.tree.map(lambda x: np.stack([x[0]] * 3), target(3))
   params, _ = trained(lordo(), 3, EVERY * ROUNDS, t)

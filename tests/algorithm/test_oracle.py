@@ -251,6 +251,7 @@ def check(method, n, dtype, tolerance, leaves):
         assert error < tolerance, f'{name}[{i}], step {step}: {error:.1e}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n', [1, 2, 4])
 def test_float32_follows_the_oracle(n):
   check('shared', n, np.float32, workers.FLOAT32_ROUNDING, [*LEAVES])

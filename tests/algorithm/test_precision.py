@@ -33,6 +33,7 @@ def test_what_few_bits_round_away_stays_in_the_errors(method, n, dtype):
     workers.check_conserved(grads, before, updates, state.error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'method',
   [
@@ -178,7 +179,9 @@ def test_precision_does_not_depend_on_the_distribution():
       assert abs(found - error) < 2e-3, bits
 
 
-@pytest.mark.parametrize('dtype', ['int8', 'int4'])
+@pytest.mark.parametrize(
+  'dtype', [pytest.param('int8', marks=pytest.mark.slow), 'int4']
+)
 def test_precision_does_not_depend_on_the_number_of_workers(dtype):
   errors = []
   for n in (2, 8, 32):

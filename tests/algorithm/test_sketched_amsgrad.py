@@ -190,6 +190,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   tx = sketched(clip_norm=1.0)
   collectives, state = optimizers.check_several_devices(tx, steps=4)

@@ -215,6 +215,7 @@ def test_a_step_that_is_not_finite_leaves_the_moments_alone():
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_what_is_sent_is_clipped_by_its_global_norm():
   shapes = {'w': (4, 6), 'gain': (5,)}
   grads = jax.tree.map(lambda g: g[0], workers.random_grads(shapes, 1, seed=0))

@@ -94,6 +94,7 @@ def test_vmap_gives_the_same_parameters():
   close(params, by_shard_map()[0])
 
 
+@pytest.mark.slow
 def test_shard_map_without_type_tracking_gives_the_same_parameters():
   mesh = workers.mesh_of(2)
   params = initial_params()

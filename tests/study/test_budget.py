@@ -67,7 +67,14 @@ def test_the_largest_rank_that_fits(method):
   assert chosen[-1] == 5, 'a budget that is met exactly'
 
 
-@pytest.mark.parametrize('method', ['top_k', 'random_k', 'count_sketch'])
+@pytest.mark.parametrize(
+  'method',
+  [
+    'top_k',
+    pytest.param('random_k', marks=pytest.mark.slow),
+    pytest.param('count_sketch', marks=pytest.mark.slow),
+  ],
+)
 def test_the_largest_density_that_fits_to_three_digits(method):
   settings = Config(
     steps=40,

@@ -18,6 +18,7 @@ SIZES = bert.Sizes(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('old', [False, True])
 def test_a_bert_is_what_its_paper_says(tmp_path, old):
   of = arrays()
@@ -95,6 +96,7 @@ def test_dropout_is_an_example_s_own_and_keeps_the_mean():
   assert (again(np.ones((2, 50, 80))) != both).any(), 'in another place'
 
 
+@pytest.mark.slow
 def test_dropout_is_for_training_only():
   network = bert.Network(SIZES, outputs=3)
   params = network.init(0)

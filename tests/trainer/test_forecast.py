@@ -65,7 +65,9 @@ def test_slower_links_win_more_and_the_verdict_fits(text):
       assert rate >= below
 
 
-@pytest.mark.parametrize('alpha', [None, 4e-3], ids=['fixed', 'QSR'])
+@pytest.mark.parametrize(
+  'alpha', [pytest.param(None, marks=pytest.mark.slow, id='fixed'), 4e-3]
+)
 def test_rounds_have_an_average_a_peak_and_a_bandwidth(tmp_path, alpha):
   config = runs.settings(
     tmp_path,

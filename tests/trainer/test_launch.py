@@ -140,6 +140,7 @@ def test_help_says_what_it_does(capsys):
   assert 'python -m train.launch CONFIG --num_processes VALUE' in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tasks', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_slurm_is_found_without_a_word(tmp_path, tasks):
   """As srun sets the environment; with virtual devices for four workers."""
@@ -258,6 +259,7 @@ def test_closing_the_output_makes_all_processes_save_and_stop(tmp_path):
   assert [*(tmp_path / 'work' / 'checkpoints').iterdir()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'words',
   [

@@ -207,6 +207,7 @@ def test_adam_fits_a_repeated_batch():
   assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('remat', [False, True])
 def test_local_gradients_inside_shard_map_are_those_of_vmap(remat):
   model = dataclasses.replace(TINY, remat=remat)

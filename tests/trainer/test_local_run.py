@@ -89,6 +89,7 @@ def test_losses_of_local_steps_are_written_at_the_end_of_their_round(tmp_path):
   assert len({*seconds}) == 10, 'each was measured when its step was taken'
 
 
+@pytest.mark.slow
 def test_rounds_grow_as_the_rate_falls(tmp_path):
   """What is sent is what the plan says, step by step."""
   config = dataclasses.replace(
@@ -100,6 +101,7 @@ def test_rounds_grow_as_the_rate_falls(tmp_path):
   runs.check_bytes(config, tmp_path / 'work', summary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'local',
   [
@@ -122,6 +124,7 @@ def test_more_ways_of_rounds_count_their_bytes_and_resume(tmp_path, local):
   runs.assert_close(params, others)
 
 
+@pytest.mark.slow
 def test_selsync_counts_the_rounds_that_it_took(tmp_path):
   """Of which no plan knows: 4 bytes a step, and a round when one is due."""
   config = dataclasses.replace(
@@ -229,6 +232,7 @@ def test_an_optimizer_that_sends_by_itself_is_refused(tmp_path):
     dataclasses.replace(settings(tmp_path), compression=Compression('tsr_adam'))
 
 
+@pytest.mark.slow
 def test_the_last_step_ends_a_round(tmp_path):
   """Rounds of 3 after step 1 end at 4, 7 and 9: no step is lost."""
   config = dataclasses.replace(settings(tmp_path), steps=9)

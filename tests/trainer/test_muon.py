@@ -56,7 +56,9 @@ def settings(folder, **changes):
   return runs.settings(folder, **(options | changes))
 
 
-@pytest.mark.parametrize('scan', [True, False])
+@pytest.mark.parametrize(
+  'scan', [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_matrices_get_orthogonal_updates_and_the_rest_those_of_adamw(
   tmp_path, scan
 ):

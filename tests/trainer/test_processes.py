@@ -265,6 +265,7 @@ def holds(tree, key):
   return True
 
 
+@pytest.mark.slow
 def test_a_work_folder_that_is_not_shared_is_refused_before_the_first_step(
   tmp_path,
 ):

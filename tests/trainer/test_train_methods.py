@@ -26,6 +26,7 @@ def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
     assert resumed[key] == summary[key], key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('compression', 'local'),
   [
@@ -53,6 +54,7 @@ def test_sparse_methods_train_and_resume(tmp_path, compression, local):
     assert resumed[key] == summary[key], key
 
 
+@pytest.mark.slow
 def test_tsr_adam_trains_and_resumes(tmp_path):
   compression = Compression(
     'tsr_adam',
@@ -78,8 +80,13 @@ def test_tsr_adam_trains_and_resumes(tmp_path):
   ('compression', 'changes', 'least'),
   [
     (Compression('count_sketch', density=0.05, embeddings=True), {}, 2),
-    (Compression('sketched_amsgrad', density=0.05, embeddings=True), {}, 2),
-    (
+    pytest.param(
+      Compression('sketched_amsgrad', density=0.05, embeddings=True),
+      {},
+      2,
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
       Compression(
         'frugal',
         density=0.25,
@@ -89,11 +96,13 @@ def test_tsr_adam_trains_and_resumes(tmp_path):
       ),
       {},
       2,
+      marks=pytest.mark.slow,
     ),
-    (
+    pytest.param(
       Compression('lordo', rank=2, payload_method='powersgd', embeddings=True),
       {'local': Local(every=2)},
       2,
+      marks=pytest.mark.slow,
     ),
   ],
   ids=lambda x: getattr(x, 'method', ''),

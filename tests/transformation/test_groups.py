@@ -88,6 +88,7 @@ def check_same(rules, shapes, steps, **options):
     state = ours[1]
 
 
+@pytest.mark.slow
 def test_leaves_of_equal_shape_get_the_results_that_each_gets_alone():
   rules = [(f'^{name}_', method) for name, method in METHODS.items()]
   check_same([*rules, ('', gl.PowerSGD(2))], SHAPES, steps=5)
