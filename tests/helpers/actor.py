@@ -2,7 +2,8 @@
 
 An action is `save:STEP` (a complete checkpoint), `exit:CODE`, `kill` (by
 SIGKILL), `wait` (until SIGTERM, then exit as one that saved), `last` (the same,
-but it fails then) or `ignore` (waits, and does not listen to SIGTERM).
+but it fails then), `deaf` (SIGTERM ends it, as before a process listens; it is
+deaf from its first action on) or `ignore` (SIGTERM does nothing).
 """
 
 import os
@@ -14,7 +15,8 @@ import time
 
 def main(folder, *actions):
   stop = lambda *_: os._exit(75)
-  signal.signal(signal.SIGTERM, stop)
+  if 'deaf' not in actions:
+    signal.signal(signal.SIGTERM, stop)
   for action in actions:
     name, _, value = action.partition(':')
     if name == 'save':

@@ -122,6 +122,22 @@ def test_a_place_that_stays_away_is_left_out_until_it_returns(tmp_path):
   assert 'resuming after step 30 with 3 of 3 processes' in lines[4]
 
 
+def test_a_process_asked_to_stop_before_it_listens_has_not_failed(tmp_path):
+  """As one that is still importing when the others have saved."""
+  attempts = [
+    ['wait', 'kill'],
+    ['wait', 'kill'],
+    ['save:10 deaf'],
+    ['exit:0'] * 2,
+  ]
+  run = Supervised(tmp_path, [2, 1], attempts)
+  assert (run.code, run.sizes) == (0, [2, 2, 1, 2])
+  assert run.error.splitlines()[-1] == (
+    '1 process has saved a checkpoint: all are tried again; resuming after'
+    ' step 10 with 2 of 2 processes.'
+  )
+
+
 def test_processes_that_fail_by_turns_are_no_lost_place(tmp_path):
   attempts = [['wait', 'kill'], ['kill'], ['wait', 'kill'], ['exit:0'] * 2]
   run = Supervised(tmp_path, [2, 1], attempts)

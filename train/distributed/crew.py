@@ -65,6 +65,7 @@ class Launcher:
     """Takes the seconds in which the others may report what they saw."""
     self.is_asked_to_stop = False
     self._grace = grace
+    self._crew_is_asked = False
     self._processes: list[subprocess.Popen[bytes]] = []
 
   def listen(self) -> None:
@@ -80,6 +81,7 @@ class Launcher:
 
   def ask_to_stop(self) -> None:
     """Asks the processes of the present crew to save and stop."""
+    self._crew_is_asked = True
     for process in self._processes:
       if process.poll() is None:
         process.terminate()
@@ -107,6 +109,7 @@ class Launcher:
       tick: called about ten times a second.
       first: the number of the first process in the run.
     """
+    self._crew_is_asked = False
     self._processes = [_start(words) for words in commands]
     printers = [
       threading.Thread(target=_print, args=(i, process, self.stop))
@@ -144,7 +147,8 @@ class Launcher:
 
     A process that sees another one end may report bad input at the same time.
     """
-    as_asked = [*_AS_ASKED, *([-signal.SIGTERM] * self.is_asked_to_stop)]
+    # One that was asked before it listens for SIGTERM is ended by it.
+    as_asked = [*_AS_ASKED, *([-signal.SIGTERM] * self._crew_is_asked)]
     failed = [i for i, code in enumerate(codes) if code not in as_asked]
     failed.sort(key=lambda i: codes[i] in exit_codes.FINAL)
     return failed[0] if failed else None

@@ -107,7 +107,8 @@ def run(
       return end.code
     what = str(end)
     if attempt.makes_room and end.first is None:
-      what = f'{size} processes have saved a checkpoint: all are tried again'
+      have = 'process has' if size == 1 else 'processes have'
+      what = f'{size} {have} saved a checkpoint: all are tried again'
     where = f'resuming after step {step}' if step else 'starting again'
     restarts = (
       f' (restart {policy.failures} of {policy.max_restarts} without a newer'
