@@ -14,7 +14,7 @@ _RATE = 2e-3
 def _cell(workers: int, sent: str) -> Cell:
   words = (
     f'--mesh.replica {workers} --batch_size 32 --data.sequence_length 64'
-    ' --steps 500 --compression.start_step 0 --model.scan True'
+    ' --steps 250 --compression.start_step 0 --model.scan True'
     f' {sent}'
   )
   return Cell(words, (_RATE,))

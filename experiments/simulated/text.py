@@ -45,6 +45,12 @@ def load(data: Data, saved: pathlib.Path | None) -> text_lib.TextData:
   with np.load(saved) as file:
     about = json.loads(str(file['about']))
     training, held_out = file['training'], file['held_out']
+  if training.shape[1] != data.sequence_length + 1:
+    raise ValueError(
+      f'{saved} must have windows of data.sequence_length + 1 ='
+      f' {data.sequence_length + 1} tokens, got {training.shape[1]}: save the'
+      ' text of this configuration.'
+    )
   of_held_out = [about[x] for x in ('bytes_per_token', 'tokens', 'sha256')]
   return text_lib.TextData(
     description=about['description'],
