@@ -25,8 +25,8 @@ CELLS = [
   *(
     _cell(workers, f'{sent} --compression.factor_dtype int{bits}')
     for sent in (_EVERY_STEP, _ROUNDS)
-    for bits in (2, 4, 8)
-    for workers in (4, 32, 16, 8)
+    for workers in (4, 16, 32, 8)
+    for bits in (8, 4, 2)
   ),
   *(_cell(workers, _EVERY_STEP) for workers in (4, 32)),
 ]
