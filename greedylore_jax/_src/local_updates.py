@@ -233,7 +233,7 @@ def local_updates(
         'local_updates needs the global parameters, got params=None: call'
         ' tx.update(grads, state, params).'
       )
-    _check_given(state, updates)
+    _check_given(state, updates, params)
     count = state.count
     ends: Array = rule.is_end(state.since + 1, count)
     norm = state.norm
@@ -437,8 +437,8 @@ def _check_parts(inner_state: OptState, outer_state: OptState) -> None:
     )
 
 
-def _check_given(state: Any, updates: Updates) -> None:
-  """Raises for another state, or gradients that are already averaged."""
+def _check_given(state: Any, updates: Updates, params: Params) -> None:
+  """Raises for another state, averaged gradients or a worker's parameters."""
   if not isinstance(state, LocalUpdatesState):
     raise TypeError(
       'The state of local_updates must be a LocalUpdatesState, got a'
@@ -453,6 +453,14 @@ def _check_given(state: Any, updates: Updates) -> None:
         f'The gradient of {checks.path_name(path)!r} is already averaged or'
         f' summed over {axes}, so workers would not take their own steps: use'
         ' gl.value_and_local_grad at gl.local_params(params, opt_state).'
+      )
+  shared = worker_axes.varying_axes(state.count)
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    if axes := sorted(worker_axes.varying_axes(x) - shared):
+      raise ValueError(
+        'params must be the global parameters, equal on all workers, got'
+        f' {checks.path_name(path)!r} that differs over {axes}:'
+        ' gl.local_params(params, opt_state) is for the gradient only.'
       )
 
 

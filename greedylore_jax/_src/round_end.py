@@ -74,7 +74,7 @@ class RoundEnd(NamedTuple):
         lambda d, x: jnp.where(finite, -d, 0).astype(x.dtype), delta, params
       )
       moved, new_state = self.outer.update(gradient, outer_state, params)
-      _check_averaged(moved, count)
+      _check_averaged(moved, outer_state, new_state, count)
       # Received by all, so all agree on whether the round counts.
       finite = all_finite(jax.tree.leaves(moved))
       keep = lambda new, old: jnp.where(finite, new, old)
@@ -108,8 +108,10 @@ def _zeros_like(x: Array) -> Array:
   return worker_axes.varying_like(jnp.zeros(x.shape, x.dtype), x)
 
 
-def _check_averaged(updates: Updates, count: Array) -> None:
-  """Raises if JAX's types say that the workers' updates differ."""
+def _check_averaged(
+  updates: Updates, before: OptState, after: OptState, count: Array
+) -> None:
+  """Raises if JAX's types say that what all workers share would differ."""
   expected = worker_axes.varying_axes(count)
   for path, x in jax.tree_util.tree_leaves_with_path(updates):
     if axes := sorted(worker_axes.varying_axes(x) - expected):
@@ -118,3 +120,13 @@ def _check_averaged(updates: Updates, count: Array) -> None:
         ' outer does not average it: begin outer with gl.compress_gradients or'
         ' gl.average_gradients over that axis.'
       )
+  differs = lambda new, old: bool(
+    worker_axes.varying_axes(new) - worker_axes.varying_axes(old)
+  )
+  if any(jax.tree.leaves(jax.tree.map(differs, after, before))):
+    raise ValueError(
+      'The outer optimizer got what the workers have not averaged yet, so its'
+      ' state would differ between them: begin outer with'
+      ' gl.compress_gradients or gl.average_gradients, and let the outer'
+      ' optimizer follow.'
+    )

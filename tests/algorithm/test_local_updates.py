@@ -568,6 +568,40 @@ def test_mistakes_get_answers(make, kind, message):
     make()
 
 
+@pytest.mark.parametrize(
+  ('outer', 'at', 'message'),
+  [
+    (
+      optax.chain(optax.sgd(0.7, 0.9), outer_of(gl.PowerSGD(2))),
+      lambda params, state: params,
+      'outer optimizer got what the workers have not averaged yet',
+    ),
+    (
+      outer_of(gl.PowerSGD(2)),
+      gl.local_params,
+      'params must be the global parameters',
+    ),
+  ],
+)
+def test_what_all_workers_share_must_not_differ(outer, at, message):
+  tx = gl.local_updates(optax.sgd(0.1), outer=outer, every=2)
+  p = jax.sharding.PartitionSpec
+  mesh = workers.mesh_of(2)
+  params = {'w': jnp.ones((6, 12))}
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  specs = gl.state_partition_specs(state, workers.AXIS)
+
+  @jax.shard_map(
+    mesh=mesh, in_specs=(p(), specs, p(workers.AXIS)), out_specs=(p(), specs)
+  )
+  def update(params, state, grads):
+    grads = jax.tree.map(lambda g: g[0], grads)
+    return tx.update(grads, state, at(params, state))
+
+  with pytest.raises(ValueError, match=message):
+    update(params, state, {'w': jnp.ones((2, 6, 12))})
+
+
 def test_a_plan_knows_which_steps_send():
   """Refreshes and the dense start of the compressor count rounds."""
   params = {'w': jnp.ones((6, 12))}
