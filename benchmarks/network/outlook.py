@@ -1,101 +1,272 @@
-"""Predicts when compression pays: 8 to 4,096 workers at 1 to 400 Gbit/s.
+"""Predicts which method a link needs, for 60M to 70B parameters.
 
-`python -m benchmarks.network.outlook` plots `gl.predict` for a LLaMA of 1B
-parameters into OUTLOOK.png next to this file. Nothing is measured: the
-constants below say how long the step of a worker takes.
+`python -m benchmarks.network.outlook` draws `gl.predict` into OUTLOOK.png next
+to this file and writes experiments/outlook/table.md; in the same table,
+predictions stand beside what `benchmarks.network.links` has measured. Nothing
+is measured here: the constants below say how long the step of a worker takes.
 """
 
+from collections.abc import Iterator
+import functools
+import json
 import pathlib
+import statistics
+from typing import Any, NamedTuple
 
 import jax
 from matplotlib import figure
 import numpy as np
 
+from benchmarks.network import hosts, links_ours
 import greedylore_jax as gl
-from train.config import reader
+from train import tasks
+from train.config.subject import Model
 from train.models import llama, llama_rules
+from train.study import budget, tables
 
-_CONFIG = 'configs/greedylore/llama.py:1b'
+_FIGURE = pathlib.Path(__file__).with_name('OUTLOOK.png')
+_STUDY = pathlib.Path('experiments/outlook')
+_MEASURED = pathlib.Path('experiments/links/results.jsonl')
 _VOCAB = 32_000
-_PATH = pathlib.Path(__file__).with_name('OUTLOOK.png')
-# A worker: 16,384 tokens a step at 400 TFLOP/s, six operations per parameter
-# and token. Compression adds 3 % of that. The latency to a neighbour is 5 us.
-_TOKENS, _FLOPS, _OVERHEAD, _LATENCY = 16_384, 4e14, 0.03, 5e-6
+# A device computes 4e14 operations per second, six per parameter and token, and
+# has a batch of 16,384 tokens. A worker has as many devices as its model needs,
+# at 16 bytes per parameter and 64 GB per device, and one link.
+_TOKENS, _FLOPS, _BYTES, _MEMORY = 16_384, 4e14, 16, 64e9
+_OVERHEAD = 0.03  # Of compressing, as a share of a step.
+_HEADERS = 0.95  # What they leave of a link's rate.
 # The share of a step with which a dense all-reduce can overlap: its backward
 # pass.
 _BACKWARD = 2 / 3
-_WORKERS = 8, 64, 512, 4096
-_GBITS = np.geomspace(1, 400, 60)
+_ENOUGH = 0.9
+_GBITS = np.geomspace(1e-3, 400, 180)
+_MODELS = {
+  '60M': Model(width=512, layers=8, heads=8, feed_forward=1376),
+  '350M': Model(width=1024, layers=24, heads=16, feed_forward=2736),
+  '1.3B': Model(width=2048, layers=24, heads=32, feed_forward=5461),
+  '7B': Model(width=4096, layers=32, heads=32, feed_forward=11008),
+  '70B': Model(width=8192, layers=80, heads=64, feed_forward=28672),
+}
+
+
+class Method(NamedTuple):
+  """A way to send; `rank` is a share of the model's width."""
+
+  name: str
+  bits: int | None = None
+  every: int = 1
+  rank: float | None = None
+
+
+# The less a method sends, the later it comes.
+METHODS = (
+  Method('dense'),
+  Method('PowerSGD int8, r = d / 6', 8, rank=1 / 6),
+  Method('4 bits, every 4 steps', 4, 4),
+  Method('2 bits, every 10 steps', 2, 10),
+  Method('2 bits, every 30 steps', 2, 30),
+  Method('2 bits, every 100 steps', 2, 100),
+  Method('PowerSGD int4, r = d / 6, every 100 steps', 4, 100, 1 / 6),
+)
+
+
+class Place(NamedTuple):
+  """Workers, and the seconds until a message begins to arrive."""
+
+  workers: int
+  latency: float
+
+  def __str__(self) -> str:
+    unit = 1e-3 if self.latency >= 1e-3 else 1e-6
+    name = 'ms' if unit == 1e-3 else 'us'
+    return f'{self.workers:,} workers, {self.latency / unit:g} {name}'
+
+
+_PLACES = Place(64, 5e-6), Place(4096, 5e-6), Place(8, 0.05), Place(64, 0.05)
 
 
 def main() -> None:
-  """Draws the figure."""
-  model = reader.load(_CONFIG).model
-  shapes = jax.eval_shape(lambda: llama.init(model, _VOCAB, 0))
+  """Draws the figure and writes the table."""
+  found = {place: shares(place) for place in _PLACES}
+  _draw(found)
+  text = [
+    '# Outlook\n',
+    'Written by `python -m benchmarks.network.outlook`; README.md explains'
+    ' it.\n',
+    *(line for x in found.items() for line in _table(*x)),
+    *_check(),
+  ]
+  (_STUDY / 'table.md').write_text('\n'.join(text), encoding='utf-8')
+  print(f'wrote {_STUDY / "table.md"} and {_FIGURE}')
+
+
+def shares(place: Place) -> np.ndarray:
+  """Of the time spent computing: [method, model, bandwidth]."""
+  return np.array(
+    [[_shares(method, name, place) for name in _MODELS] for method in METHODS]
+  )
+
+
+def _shares(method: Method, name: str, place: Place) -> list[float]:
+  shapes = _shapes(name)
   count = sum(x.size for x in jax.tree.leaves(shapes))
-  compute = 6 * count * _TOKENS / _FLOPS
-  panels = {
-    'GreedyLore r = 32, embedding and head dense': (gl.GreedyLore(32), False),
-    'PowerSGD r = 32, everything': (gl.PowerSGD(32), True),
+  compute = 6 * count * _TOKENS / _FLOPS  # Devices share batch and model.
+  plan = _plan(method, name, place.workers)
+  overhead = {
+    x: 0.0 if x == 'local' or method.bits is None else _OVERHEAD * compute
+    for x in plan.lasting_phases()
   }
-  drawn = figure.Figure(figsize=(11, 4.4), layout='constrained')
-  axes = drawn.subplots(1, len(panels), sharey=True)
-  for ax, (title, (method, embeddings)) in zip(
-    axes, panels.items(), strict=True
-  ):
-    for i, workers in enumerate(_WORKERS):
-      plan = gl.plan(
-        method,
-        shapes,
-        num_workers=workers,
-        weight_dimension_numbers=llama_rules.matrix_dimension_numbers(
-          shapes, embeddings
-        ),
-      )
-      alone, overlapping = _gains(plan, compute)
-      ax.plot(_GBITS, alone, color=f'C{i}', label=f'{workers:,} workers')
-      ax.plot(_GBITS, overlapping, color=f'C{i}', ls=':')
-    ax.axhline(1, color='0.6', lw=0.8)
-    ax.set(title=title, xlabel="Gbit/s of a worker's link", xscale='log')
-    ax.set_yscale('log')
-    ax.set_xticks([1, 10, 100, 400], ['1', '10', '100', '400'])
-    ax.set_yticks(ticks := [1, 2, 5, 10, 20], [f'{x}x' for x in ticks])
+  found = []
+  for gbits in _GBITS:
+    seconds = gl.predict(
+      plan,
+      bandwidth=_HEADERS * 1.25e8 * gbits,
+      latency=place.latency,
+      compute_seconds=compute,
+      overhead_seconds=overhead,
+    ).average
+    if method.bits is None:
+      seconds = max(seconds - _BACKWARD * compute, compute)
+    found.append(compute / seconds)
+  return found
+
+
+@functools.cache
+def _shapes(name: str) -> Any:
+  return jax.eval_shape(lambda: llama.init(_MODELS[name], _VOCAB, 0))
+
+
+@functools.cache
+def _plan(method: Method, name: str, workers: int) -> gl.Plan:
+  shapes, model = _shapes(name), _MODELS[name]
+  options: dict[str, Any] = {}
+  compressor: gl.Compressor = gl.Dense()
+  if method.rank:
+    compressor = gl.PowerSGD(round(method.rank * model.width))
+    options['factor_dtype'] = f'int{method.bits}'
+  elif method.bits:
+    compressor = gl.Quantize(method.bits)
+  if method.every > 1:
+    options['every'] = method.every
+  return gl.plan(
+    compressor,
+    shapes,
+    num_workers=workers,
+    weight_dimension_numbers=llama_rules.matrix_dimension_numbers(
+      shapes, embeddings=True
+    ),
+    **options,
+  )
+
+
+def _draw(found: dict[Place, np.ndarray]) -> None:
+  """For each place the first method with which a link is fast enough."""
+  drawn = figure.Figure(figsize=(11, 6.4), layout='constrained')
+  grid = drawn.subplots(2, 2, sharex=True, sharey=True).flat
+  colors = ['#d9d9d9', *(f'C{i}' for i in range(len(METHODS) - 1))]
+  for ax, (place, values) in zip(grid, found.items(), strict=True):
+    for row in range(len(_MODELS)):
+      enough = values[:, row] >= _ENOUGH
+      first = np.where(enough.any(0), enough.argmax(0), -1)
+      for i, color in enumerate(colors):
+        ax.fill_between(
+          _GBITS, row - 0.4, row + 0.4, where=first == i, color=color, lw=0
+        )
+    ax.set(title=str(place), xscale='log', xlim=(_GBITS[0], _GBITS[-1]))
+    ax.set_xticks(
+      [1e-3, 1e-2, 0.1, 1, 10, 100],
+      ['1 Mbit/s', '10', '100', '1 Gbit/s', '10', '100'],
+    )
+    ax.set_yticks(range(len(_MODELS)), list(_MODELS))
     ax.minorticks_off()
     ax.spines[['top', 'right']].set_visible(False)
-  axes[0].set_ylabel('dense step / compressed step')
-  axes[0].legend(frameon=False)
-  axes[1].text(
-    0.97,
-    0.95,
-    'dotted: where the dense all-reduce\noverlaps with the backward pass',
-    transform=axes[1].transAxes,
-    ha='right',
-    va='top',
+    ax.set_axisbelow(True)
+    ax.grid(axis='x', alpha=0.4)
+  for color, method in zip(colors, METHODS, strict=True):
+    ax.fill_between([], [], [], color=color, label=method.name)
+  handles, labels = ax.get_legend_handles_labels()
+  drawn.legend(
+    handles, labels, loc='outside lower center', ncols=4, frameon=False
   )
+  drawn.supylabel('parameters')
+  drawn.supxlabel("a worker's link")
   drawn.suptitle(
-    f'A LLaMA of {count / 1e9:.2f}B parameters; {1e3 * compute:.0f} ms of'
-    f' computation a step, compression adds {_OVERHEAD:.0%}'
+    'What has to be sent so that workers compute'
+    f' {_ENOUGH:.0%} of the time (white: nothing here is enough)'
   )
-  drawn.savefig(_PATH, dpi=120)
-  print(f'drew {_PATH}')
+  drawn.savefig(_FIGURE, dpi=120)
 
 
-def _gains(plan: gl.Plan, compute: float) -> tuple[list[float], list[float]]:
-  """Dense over compressed steps, without and with overlap of dense."""
-  alone, overlapping = [], []
-  for gbits in _GBITS:
-    found = gl.predict(
-      plan,
-      bandwidth=0.95e9 * gbits / 8,
-      latency=_LATENCY,
-      compute_seconds=compute,
-      overhead_seconds=_OVERHEAD * compute,
-    )
-    wire = found.dense - compute
-    hidden = compute + max(wire - _BACKWARD * compute, 0)
-    alone.append(found.dense / found.average)
-    overlapping.append(hidden / found.average)
-  return alone, overlapping
+def _table(place: Place, values: np.ndarray) -> Iterator[str]:
+  """The slowest link that is fast enough, by method and model."""
+  yield f'\n{place}: the slowest link with which workers compute' + (
+    f' {_ENOUGH:.0%} of the time.\n'
+  )
+  rows = [
+    [method.name, *(_slowest(line >= _ENOUGH) for line in of_method)]
+    for method, of_method in zip(METHODS, values, strict=True)
+  ]
+  yield tables.table(['', *_MODELS], rows)
+
+
+def _slowest(enough: np.ndarray) -> str:
+  if not enough.any():
+    return 'none'
+  gbits = float(_GBITS[enough.argmax()])
+  return f'{gbits:.2g} Gbit/s' if gbits >= 1 else f'{1e3 * gbits:.2g} Mbit/s'
+
+
+def _check() -> Iterator[str]:
+  """Measured over predicted seconds of a step, by method and link.
+
+  The predictions know the step of a worker alone on each link, the bytes of the
+  plan, and what the method takes beyond that at 1 Gbit/s without delay.
+  """
+  lines = [
+    json.loads(x) for x in _MEASURED.read_text(encoding='utf-8').splitlines()
+  ]
+  measured: dict[tuple[str, int, str], list[float]] = {}
+  for x in lines:
+    key = x['method'], x['milliseconds'], x['rate']
+    measured.setdefault(key, []).append(x['seconds'])
+  seconds = {key: statistics.median(x) for key, x in measured.items()}
+  places = sorted(
+    {key[1:] for key in seconds},
+    key=lambda x: (-hosts.bits_per_second(x[1]), x[0]),
+  )
+  fastest = places[0]
+  task = tasks.load(links_ours.config_of('alone', 2))
+  rows, ratios = [], []
+  for method in links_ours.METHODS:
+    if method == 'alone' or (method, *fastest) not in seconds:
+      continue
+    plan = budget.plan(links_ours.config_of(method, 2), task)
+
+    def predicted(place: Any, overhead: float, plan: gl.Plan = plan) -> float:
+      milliseconds, rate = place
+      return gl.predict(
+        plan,
+        bandwidth=_HEADERS * hosts.bits_per_second(rate) / 8,
+        latency=milliseconds / 1e3,
+        compute_seconds=seconds['alone', *place] + overhead,
+      ).average
+
+    beyond = seconds[method, *fastest] - predicted(fastest, 0.0)
+    row = [method]
+    for place in places[1:]:
+      if (method, *place) in seconds:
+        expected = predicted(place, max(beyond, 0.0))
+        ratios.append(seconds[method, *place] / expected)
+        row.append(f'{ratios[-1]:.2f}')
+      else:
+        row.append('')
+    rows.append(row)
+  yield (
+    '\nMeasured over predicted seconds of a step, 2 hosts, by'
+    f' {_MEASURED}: the median is {statistics.median(ratios):.2f}, all are'
+    f' {min(ratios):.2f} to {max(ratios):.2f}.\n'
+  )
+  titles = [f'{rate}, {milliseconds:g} ms' for milliseconds, rate in places[1:]]
+  yield tables.table(['', *titles], rows)
 
 
 if __name__ == '__main__':
