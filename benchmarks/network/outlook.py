@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 from matplotlib import figure
+import matplotlib.colors
+import matplotlib.patches
 import numpy as np
 
-from benchmarks.network import hosts, links_ours
+from benchmarks.network import hosts, links_ours, links_report
 import greedylore_jax as gl
 from train import tasks
 from train.config.subject import Model
@@ -28,17 +30,15 @@ _FIGURE = pathlib.Path(__file__).with_name('OUTLOOK.png')
 _STUDY = pathlib.Path('experiments/outlook')
 _MEASURED = pathlib.Path('experiments/links/results.jsonl')
 _VOCAB = 32_000
-# A device computes 4e14 operations per second, six per parameter and token, and
-# has a batch of 16,384 tokens. A worker has as many devices as its model needs,
-# at 16 bytes per parameter and 64 GB per device, and one link.
-_TOKENS, _FLOPS, _BYTES, _MEMORY = 16_384, 4e14, 16, 64e9
+# Of a worker: operations per second, six per parameter and token.
+_FLOPS = 4e14
 _OVERHEAD = 0.03  # Of compressing, as a share of a step.
 _HEADERS = 0.95  # What they leave of a link's rate.
 # The share of a step with which a dense all-reduce can overlap: its backward
 # pass.
 _BACKWARD = 2 / 3
 _ENOUGH = 0.9
-_GBITS = np.geomspace(1e-3, 400, 180)
+_GBITS = np.geomspace(1e-2, 400, 180)
 _MODELS = {
   '60M': Model(width=512, layers=8, heads=8, feed_forward=1376),
   '350M': Model(width=1024, layers=24, heads=16, feed_forward=2736),
@@ -70,18 +70,29 @@ METHODS = (
 
 
 class Place(NamedTuple):
-  """Workers, and the seconds until a message begins to arrive."""
+  """Workers, seconds until a message begins to arrive, a worker's batch."""
 
   workers: int
   latency: float
+  tokens: int
 
   def __str__(self) -> str:
     unit = 1e-3 if self.latency >= 1e-3 else 1e-6
     name = 'ms' if unit == 1e-3 else 'us'
-    return f'{self.workers:,} workers, {self.latency / unit:g} {name}'
+    return (
+      f'{self.workers:,} workers of {self.tokens:,} tokens,'
+      f' {self.latency / unit:g} {name}'
+    )
 
 
-_PLACES = Place(64, 5e-6), Place(4096, 5e-6), Place(8, 0.05), Place(64, 0.05)
+# In a data centre, and between sites, where workers take larger batches.
+_SMALL, _LARGE = 16_384, 131_072
+_PLACES = (
+  Place(64, 5e-6, _SMALL),
+  Place(4096, 5e-6, _SMALL),
+  Place(8, 0.05, _LARGE),
+  Place(64, 0.05, _LARGE),
+)
 
 
 def main() -> None:
@@ -109,7 +120,7 @@ def shares(place: Place) -> np.ndarray:
 def _shares(method: Method, name: str, place: Place) -> list[float]:
   shapes = _shapes(name)
   count = sum(x.size for x in jax.tree.leaves(shapes))
-  compute = 6 * count * _TOKENS / _FLOPS  # Devices share batch and model.
+  compute = 6 * count * place.tokens / _FLOPS
   plan = _plan(method, name, place.workers)
   overhead = {
     x: 0.0 if x == 'local' or method.bits is None else _OVERHEAD * compute
@@ -161,34 +172,43 @@ def _plan(method: Method, name: str, workers: int) -> gl.Plan:
 def _draw(found: dict[Place, np.ndarray]) -> None:
   """For each place the first method with which a link is fast enough."""
   drawn = figure.Figure(figsize=(11, 6.4), layout='constrained')
-  grid = drawn.subplots(2, 2, sharex=True, sharey=True).flat
+  axes = drawn.subplots(2, 2, sharex=True, sharey=True)
   colors = ['#d9d9d9', *(f'C{i}' for i in range(len(METHODS) - 1))]
-  for ax, (place, values) in zip(grid, found.items(), strict=True):
+  for ax, (place, values) in zip(axes.flat, found.items(), strict=True):
     for row in range(len(_MODELS)):
       enough = values[:, row] >= _ENOUGH
-      first = np.where(enough.any(0), enough.argmax(0), -1)
-      for i, color in enumerate(colors):
-        ax.fill_between(
-          _GBITS, row - 0.4, row + 0.4, where=first == i, color=color, lw=0
-        )
+      first = np.ma.masked_where(~enough.any(0), enough.argmax(0))
+      ax.pcolormesh(
+        _GBITS,
+        [row - 0.4, row + 0.4],
+        first[None, :-1],
+        cmap=matplotlib.colors.ListedColormap(colors),
+        vmin=-0.5,
+        vmax=len(colors) - 0.5,
+      )
     ax.set(title=str(place), xscale='log', xlim=(_GBITS[0], _GBITS[-1]))
     ax.set_xticks(
-      [1e-3, 1e-2, 0.1, 1, 10, 100],
-      ['1 Mbit/s', '10', '100', '1 Gbit/s', '10', '100'],
+      [1e-2, 0.1, 1, 10, 100], ['10 Mbit/s', '100', '1 Gbit/s', '10', '100']
     )
     ax.set_yticks(range(len(_MODELS)), list(_MODELS))
+    ax.set_ylim(-0.6, len(_MODELS) - 0.4)
     ax.minorticks_off()
     ax.spines[['top', 'right']].set_visible(False)
     ax.set_axisbelow(True)
     ax.grid(axis='x', alpha=0.4)
-  for color, method in zip(colors, METHODS, strict=True):
-    ax.fill_between([], [], [], color=color, label=method.name)
-  handles, labels = ax.get_legend_handles_labels()
   drawn.legend(
-    handles, labels, loc='outside lower center', ncols=4, frameon=False
+    handles=[
+      matplotlib.patches.Patch(color=color, label=method.name)
+      for color, method in zip(colors, METHODS, strict=True)
+    ],
+    loc='outside lower center',
+    ncols=4,
+    frameon=False,
   )
-  drawn.supylabel('parameters')
-  drawn.supxlabel("a worker's link")
+  for ax in axes[:, 0]:
+    ax.set_ylabel('parameters')
+  for ax in axes[-1]:
+    ax.set_xlabel("a worker's link")
   drawn.suptitle(
     'What has to be sent so that workers compute'
     f' {_ENOUGH:.0%} of the time (white: nothing here is enough)'
@@ -198,8 +218,9 @@ def _draw(found: dict[Place, np.ndarray]) -> None:
 
 def _table(place: Place, values: np.ndarray) -> Iterator[str]:
   """The slowest link that is fast enough, by method and model."""
-  yield f'\n{place}: the slowest link with which workers compute' + (
-    f' {_ENOUGH:.0%} of the time.\n'
+  yield (
+    f'\n{place}: the slowest link with which workers compute {_ENOUGH:.0%} of'
+    ' the time.\n'
   )
   rows = [
     [method.name, *(_slowest(line >= _ENOUGH) for line in of_method)]
@@ -212,7 +233,9 @@ def _slowest(enough: np.ndarray) -> str:
   if not enough.any():
     return 'none'
   gbits = float(_GBITS[enough.argmax()])
-  return f'{gbits:.2g} Gbit/s' if gbits >= 1 else f'{1e3 * gbits:.2g} Mbit/s'
+  if gbits >= 1:
+    return f'{gbits:.0f} Gbit/s' if gbits >= 10 else f'{gbits:.1f} Gbit/s'
+  return f'{1e3 * gbits:.0f} Mbit/s'
 
 
 def _check() -> Iterator[str]:
@@ -226,7 +249,7 @@ def _check() -> Iterator[str]:
   ]
   measured: dict[tuple[str, int, str], list[float]] = {}
   for x in lines:
-    key = x['method'], x['milliseconds'], x['rate']
+    key = x['method'], float(x['milliseconds']), x['rate']
     measured.setdefault(key, []).append(x['seconds'])
   seconds = {key: statistics.median(x) for key, x in measured.items()}
   places = sorted(
@@ -251,7 +274,7 @@ def _check() -> Iterator[str]:
       ).average
 
     beyond = seconds[method, *fastest] - predicted(fastest, 0.0)
-    row = [method]
+    row = [links_report.NAMES[method]]
     for place in places[1:]:
       if (method, *place) in seconds:
         expected = predicted(place, max(beyond, 0.0))
@@ -265,7 +288,7 @@ def _check() -> Iterator[str]:
     f' {_MEASURED}: the median is {statistics.median(ratios):.2f}, all are'
     f' {min(ratios):.2f} to {max(ratios):.2f}.\n'
   )
-  titles = [f'{rate}, {milliseconds:g} ms' for milliseconds, rate in places[1:]]
+  titles = [f'{rate}, {ms:g} ms' for ms, rate in places[1:]]
   yield tables.table(['', *titles], rows)
 
 

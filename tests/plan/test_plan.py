@@ -170,6 +170,21 @@ def blocks(a, b, values):
   return math.ceil(a / 64) * math.ceil(b / 64) * (64 * 12 / 8 + values)
 
 
+def test_leaves_of_one_shape_are_traced_once():
+  """A model of many layers is planned in the time of one."""
+  traced = []
+
+  class Traced(gl.PowerSGD):
+    def compress(self, h, state, key):
+      traced.append(h.shape)
+      return (yield from super().compress(h, state, key))
+
+  params = {f'layer {i}': jnp.zeros((16, 24)) for i in range(5)}
+  plan = gl.plan(Traced(2), params, num_workers=4, min_compression_rate=0)
+  assert len(traced) == 2  # What one worker sends decides; four are planned.
+  assert plan.bytes_in('compress') == 5 * 4 * 2 * (16 + 24)
+
+
 def test_the_table_names_every_leaf_and_its_bytes():
   plan = gl.plan(COMPRESSORS['shared'], workers.zeros(SHAPES), num_workers=8)
   text = str(plan)

@@ -119,17 +119,8 @@ class Leaf:
     self, phase: Phase, *, num_workers: int = 1, devices: int = 1
   ) -> list[recording.Message]:
     """What is sent in a phase, a message per round, found by tracing."""
-    g = jax.ShapeDtypeStruct(self.shape, self.dtype)
-    error, state = self.state_shapes()
-    return recording.record(
-      self.rounds(phase),
-      jax.eval_shape(self.feed, g, error),
-      state,
-      jax.eval_shape(lambda: jax.random.key(0)),
-      dtype=self.wire_dtype(phase),
-      num_workers=num_workers,
-      devices=devices,
-    )
+    leaf = dataclasses.replace(self, path='')
+    return list(_messages(leaf, phase, num_workers, devices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +295,24 @@ def of_equal_shape(leaves: Iterable[tuple[int, Leaf]]) -> dict[str, list[int]]:
 def _state_shapes(leaf: Leaf) -> tuple[PyTree, PyTree]:
   error, state = jax.eval_shape(leaf.init)
   return error, state
+
+
+@functools.cache
+def _messages(
+  leaf: Leaf, phase: Phase, num_workers: int, devices: int
+) -> list[recording.Message]:
+  """Traced once for all leaves that differ only in their paths."""
+  g = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+  error, state = leaf.state_shapes()
+  return recording.record(
+    leaf.rounds(phase),
+    jax.eval_shape(leaf.feed, g, error),
+    state,
+    jax.eval_shape(lambda: jax.random.key(0)),
+    dtype=leaf.wire_dtype(phase),
+    num_workers=num_workers,
+    devices=devices,
+  )
 
 
 def _mean(g: Array, state: PyTree, key: Array) -> rounds.Rounds:
