@@ -58,7 +58,8 @@ def _command(processes: int, steps: int, work: pathlib.Path) -> list[str]:
     *(sys.executable, '-m', 'train.launch', CONFIG),
     *('--num_processes', str(processes), '--mesh.replica', str(processes)),
     *('--batch_size', str(processes), '--steps', str(steps)),
-    *('--log.every', '10', '--log.tensorboard', 'True'),
+    *('--log.every', '10', '--evaluation.every', '10'),
+    *('--log.tensorboard', 'True'),
     *('--checkpoint.every', '25', '--workdir', str(work)),
     *('--distributed.start_timeout', '3600'),
     *('--distributed.heartbeat_timeout', '600'),
@@ -78,9 +79,12 @@ def _problems_of_output(
   known = {f'[{i}' for i in range(processes)}
   if odd := {*by_process} - known:
     found.append(f'lines of no process: {sorted(odd)[:3]}')
-  steps = re.findall(r'^\[(\d+)\] step +(\d+) +loss', done.stdout, re.MULTILINE)
+  pattern = re.compile(r'^\[(\d+)\] step +(\d+) +held-out', re.MULTILINE)
+  steps = pattern.findall(done.stdout)
   if {i for i, _ in steps} != {'0'} or len({*steps}) < len(steps):
-    found.append(f'{len(steps)} lines of steps, by {sorted({*steps})[:3]} ...')
+    found.append(
+      f'{len(steps)} lines of evaluations, by {sorted({*steps})[:3]} ...'
+    )
   return found
 
 

@@ -54,8 +54,8 @@ def test_the_largest_rank_that_fits(method):
         lambda x: llama_rules.matrix_dimension_numbers(x, True)
       ),
     )
-    # A step also averages the loss and, of errors, three diagnostics.
-    extra = 16 if any(leaf.error_bytes for leaf in plan.leaves) else 4
+    # A step also averages the loss and, of each error, three diagnostics.
+    extra = 4 + 12 * sum(leaf.compressed for leaf in plan.leaves)
     sent = plan.bytes_after(40) + 40 * extra
     reached[rank] = 40 * (plan.dense_bytes + 4) / sent
   chosen = []

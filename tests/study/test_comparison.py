@@ -5,6 +5,7 @@ import math
 import pytest
 
 from studies import result, run
+from train.run import metrics
 from train.study import comparison, figure, results
 
 FINISHED = [
@@ -147,7 +148,7 @@ def logged(steps, seconds):
 @pytest.mark.parametrize('count', [1, 50, 51, 99, 100, 1234])
 def test_a_thin_curve_has_at_most_fifty_points_and_the_last(count):
   lines = logged(range(10, 10 * count + 1, 10), range(count))
-  points = results.thin(lines)['training']
+  points = metrics.curves(lines, 50)['training']
   assert min(count, 25) <= len(points) <= 50
   assert points[-1]['step'] == 10 * count
   assert points == sorted(points, key=lambda point: point['step'])
@@ -157,7 +158,7 @@ def test_evaluations_get_the_seconds_of_training():
   lines = logged([10, 20], [1.0, 3.0])
   held_out = {'step': 15, 'eval_loss': 4.0, 'bytes_sent': 135}
   lines.insert(1, held_out)
-  found = results.thin(lines)['evaluations']
+  found = metrics.curves(lines, 50)['evaluations']
   assert found == [held_out | {'seconds': 2.0}]
 
 

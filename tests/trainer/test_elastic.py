@@ -15,7 +15,7 @@ from benchmarks.soak import kills
 import runs
 import supervisor
 from train.config import exit_codes
-from train.config.schema import Checkpoint, Compression, Log
+from train.config.schema import Checkpoint, Compression, Evaluation, Log
 
 
 class Supervised:
@@ -216,6 +216,7 @@ class Launched:
 def test_a_killed_process_changes_no_bit_of_the_result(tmp_path):
   changes = {
     'steps': 40,
+    'evaluation': Evaluation(every=5, sequences=16),
     'checkpoint': Checkpoint(every=10),
     'compression': Compression('powersgd', rank=2, start_step=1),
   }
@@ -244,6 +245,7 @@ def test_a_run_goes_on_with_fewer_workers_and_then_with_all(tmp_path):
     tmp_path / 'run',
     *('--elastic', '--min_processes=1'),
     steps=200,
+    evaluation=Evaluation(every=5, sequences=16),
     checkpoint=Checkpoint(every=50),
     compression=Compression('powersgd', rank=2, start_step=1),
   ) as run:

@@ -39,7 +39,7 @@ def launched(folder, *options):
 
 
 def until_step(process, step):
-  """Reads the output up to the line of that step."""
+  """Reads the output up to the line of an evaluation after that step."""
   for line in process.stdout:
     if re.match(rf'\[0\] step +{step} ', line):
       return
@@ -65,7 +65,7 @@ def test_launch_runs_all_with_their_numbers_in_front(tmp_path):
 def test_launch_passes_on_that_all_should_stop_and_ends_all_when_one_fails(
   tmp_path,
 ):
-  long = '--steps', '100000', '--log.every', '5'
+  long = '--steps', '100000', '--evaluation.every', '5'
   process = launched(tmp_path, *long)
   until_step(process, 10)
   process.terminate()
@@ -249,7 +249,7 @@ def is_alive(pid):
 @pytest.mark.slow
 def test_closing_the_output_makes_all_processes_save_and_stop(tmp_path):
   """As with `| head`."""
-  long = '--steps', '100000', '--log.every', '5', '--checkpoint.every', '0'
+  long = '--steps=100000', '--evaluation.every=5', '--checkpoint.every=0'
   with launched(tmp_path, *long) as process:
     until_step(process, 10)
     process.stdout.close()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import struct
 import time
 
 import jax.numpy as jnp
@@ -153,22 +152,26 @@ def test_a_held_out_line_in_words():
   assert progress.describe({'eval_loss': 1.0}) == 'held-out loss 1.0000'
 
 
-def test_without_a_terminal_the_bar_prints_lines(capsys):
+def test_without_a_terminal_there_is_a_line_per_evaluation(capsys):
   with progress.Bar(1000, 0, shown=True) as bar:
     bar.say('[not] markup')
-    bar.advance(10)
-    bar.show(LINES[0])
-  assert capsys.readouterr().out.split('\n')[:2] == [
+    for line in LINES:
+      bar.advance(line['step'])
+      bar.show(line)
+  assert capsys.readouterr().out.splitlines() == [
     '[not] markup',
-    'step   10  loss 5.543  12,346 tokens/s  sent 2.50 of 10.00 MB',
+    'step   10  held-out loss 4.9877, 7.196 bits per byte  loss 5.543'
+    '  12,346 tokens/s  sent 2.50 of 10.00 MB',
+    'step   20  held-out loss 4.2500, 7.196 bits per byte  loss 4.500'
+    '  12,346 tokens/s  sent 5.00 of 10.00 MB',
   ]
 
 
 def test_other_processes_print_nothing(capsys):
   with progress.Bar(1000, 0, shown=False) as bar:
     bar.say('hello')
-    bar.advance(10)
-    bar.show(LINES[0])
+    for line in LINES:
+      bar.show(line)
   assert capsys.readouterr().out == ''
 
 
@@ -233,33 +236,18 @@ def test_the_paragraph(tmp_path, sends, saved):
   )
   if saved:
     sent += ' Averaging the errors for checkpoints took another 1.5 MB.'
-  assert report.paragraph(summary, LINES, tmp_path) == (
-    '20 steps took the training loss from 5.543 to 4.500 in 62 s. Held-out'
+  assert report.conclusion(summary, LINES, tmp_path) == (
+    '\n20 steps took the training loss from 5.543 to 4.500 in 62 s. Held-out'
     ' loss: 4.250, 6.131 bits per byte.'
     f'{sent}'
-    f' Checkpoints, metrics and loss.png are in {tmp_path}.'
+    f'\nCheckpoints and metrics are in {tmp_path}.'
+    f'\nCurves, bytes per leaf and configuration: {tmp_path}/report.html'
   )
-
-
-def png_size(path):
-  """Width and height, as its header says."""
-  header = path.read_bytes()[:24]
-  assert header[:8] == b'\x89PNG\r\n\x1a\n'
-  return struct.unpack('>II', header[16:])
-
-
-def test_the_curves_are_drawn(tmp_path):
-  path = tmp_path / 'loss.png'
-  report.draw_curves(path, 'greedylore', LINES)
-  assert png_size(path) == (1320, 504)
-  assert path.stat().st_size > 10_000
-  assert not report.plt.get_fignums(), 'figures must be closed'
 
 
 def test_a_run_whose_metrics_are_gone_still_ends_well(tmp_path):
   summary = {'final_loss': None, 'final_eval_loss': None}
-  assert 'metrics.jsonl is missing' in report.paragraph(summary, [], tmp_path)
-  report.draw_curves(tmp_path / 'loss.png', 'dense', [])
+  assert 'metrics.jsonl is missing' in report.conclusion(summary, [], tmp_path)
 
 
 # Strict JSON, and damage.
@@ -283,14 +271,41 @@ def test_numbers_that_are_not_finite_become_null(tmp_path, value):
   assert math.isnan(line['loss'])
   assert line | {'loss': TRAIN['loss']} == LINES[0]
   assert progress.describe(line).startswith('loss nan')
-  report.draw_curves(tmp_path / 'loss.png', 'dense', [line])
+
+
+def seen(captured, kept, drift, by_leaf=None):
+  return gl.Diagnostics(captured, kept, drift, by_leaf)
+
+
+def test_a_line_has_the_diagnostics_of_all_leaves_and_of_each():
+  window = diagnostics.Window(['a/0', 'b'])
+  of_leaves = gl.Diagnostics([0.25, 1 / 3], [2.0, 3.0], [0.5, math.nan])
+  window.add('refresh', seen(0.5, 1.0, 0.125, of_leaves))
+  window.add('compress', seen(1.0, 4.0, 0.0, of_leaves))
+  line = window.line()
+  assert line == {
+    'captured_energy': 0.75,
+    'captured_energy/a/0': 0.25,
+    'captured_energy/b': 0.3333,
+    'error_to_gradient': 4.0,
+    'error_to_gradient/a/0': 2.0,
+    'error_to_gradient/b': 3.0,
+    'basis_drift': 0.125,
+    'basis_drift/a/0': 0.5,
+  }
+  assert window.line() == {}, 'the next line is about later steps'
+  found = diagnostics.of_leaves([{'step': 7, **line}], 'captured_energy')
+  assert found == {'a/0': [(7, 0.25)], 'b': [(7, 0.3333)]}
 
 
 def test_diagnostics_without_a_number_survive_a_checkpoint():
-  seen = diagnostics.Window()
-  seen.add('refresh', gl.Diagnostics(math.nan, 0.5, math.inf))
-  saved = json.loads(json.dumps(seen.state(), allow_nan=False))
-  assert diagnostics.Window(saved).line() == {'error_to_gradient': 0.5}
+  window = diagnostics.Window(['a'])
+  of_leaves = gl.Diagnostics([math.nan], [0.25], [math.inf])
+  window.add('refresh', seen(math.nan, 0.5, math.inf, of_leaves))
+  saved = json.loads(json.dumps(window.state(), allow_nan=False))
+  expected = {'error_to_gradient': 0.5, 'error_to_gradient/a': 0.25}
+  assert diagnostics.Window(['a'], saved).line() == expected
+  assert diagnostics.Window([], saved).line() == {}, 'of other leaves'
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class Processes:
     return self.logs[i].read_text()
 
   def await_step(self, step):
-    """Returns when a step of that number has been logged."""
+    """Returns when the run has been evaluated after that step."""
     pattern = re.compile(rf'^step +{step} ', re.MULTILINE)
     for _ in range(1200):
       if pattern.search(self.said(0)):
@@ -98,7 +98,7 @@ class Processes:
 
 # Errors are saved and restored, and it compiles fast.
 POWERSGD = Compression('powersgd', rank=2, start_step=1)
-LONG = ('--steps', '100000', '--checkpoint.every', '20', '--log.every', '5')
+LONG = '--steps=100000', '--checkpoint.every=20', '--evaluation.every=5'
 
 
 def listening(port):

@@ -13,13 +13,13 @@ N = 2
 SHAPES = {'w': (6, 12), 'bias': (5,)}
 
 
-def start(method, **options):
+def start(method, shapes=SHAPES, **options):
   """A step whose gradients are the batch, and what it starts from."""
   tx = optax.chain(
     gl.compress_gradients(method, workers.AXIS, **options), optax.sgd(0.0)
   )
   mesh = workers.mesh_of(N)
-  params = workers.zeros(SHAPES)
+  params = workers.zeros(shapes)
   state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
   loss_fn = lambda p, batch: sum(
     jnp.sum(p[name] * batch[name][0]) for name in p
@@ -47,6 +47,8 @@ def test_energies_and_drift_are_those_of_the_states():
     was, now = (x.compressor_state['w'][0, :, :2] for x in (before, state[0]))
     drift = 1 - np.sum((was.T @ now) ** 2) / 2
     np.testing.assert_allclose(seen.basis_drift, drift, atol=1e-5)
+    for whole, (of_leaf,) in zip(seen[:3], seen.by_leaf[:3], strict=True):
+      np.testing.assert_allclose(of_leaf, whole, atol=1e-6)
     drifts.append(float(seen.basis_drift))
   assert [drift > 1e-3 for drift in drifts] == [
     True,
@@ -59,8 +61,28 @@ def test_energies_and_drift_are_those_of_the_states():
   ]
 
 
+def test_those_of_a_leaf_are_its_own():
+  """As if it were the only one, in the order of the plan."""
+  shapes = {'x': (6, 12), 'y': (8, 10), 'z': (5,)}
+  method = gl.PowerSGD(2)
+  step, params, state = start(method, shapes=shapes)
+  batch = workers.random_grads(shapes, N, seed=0)
+  params, state, _ = step(params, state, batch)
+  _, _, (_, seen) = step(params, state, batch)
+  leaves = gl.plan(method, workers.zeros(shapes)).leaves
+  assert [x.path for x in leaves if x.compressed] == ['x', 'y']
+  for i, name in enumerate('xy'):
+    step, params, state = start(method, shapes={name: shapes[name]})
+    own = {name: batch[name]}
+    params, state, _ = step(params, state, own)
+    _, _, (_, alone) = step(params, state, own)
+    for number, of_leaves in zip(alone[:2], seen.by_leaf[:2], strict=True):
+      np.testing.assert_allclose(of_leaves[i], number, rtol=1e-4)
+  assert abs(seen.by_leaf.captured_energy[0] - seen.captured_energy) > 1e-3
+
+
 def test_they_travel_with_the_loss():
-  """An all-reduce of 4 numbers instead of 1, and no other."""
+  """Three numbers of the only matrix, in the message of the loss."""
   step, params, state = start(gl.PowerSGD(2))
   batch = workers.random_grads(SHAPES, N, seed=0)
   compiled = step.lower(params, state, batch).compile()

@@ -9,7 +9,7 @@ def between(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
   Both are nested dicts of what JSON can hold, with tuples equal to lists. The
   value of a missing key is None.
   """
-  left, right = _flat(one), _flat(other)
+  left, right = flat(one), flat(other)
   return {
     key: (left.get(key), right.get(key))
     for key in sorted(left.keys() | right.keys())
@@ -19,14 +19,14 @@ def between(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
 
 def unknown_keys(one: Any, other: Any) -> list[str]:
   """The keys that only one of two nested dicts has."""
-  return sorted(_flat(one).keys() ^ _flat(other).keys())
+  return sorted(flat(one).keys() ^ flat(other).keys())
 
 
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+def flat(tree: Any, prefix: str = '') -> dict[str, Any]:
   """Nested dicts as {'data.bytes': ...}; sequences as lists, as in JSON."""
   if not isinstance(tree, dict):
     return {prefix: list(tree) if isinstance(tree, tuple) else tree}
-  flat: dict[str, Any] = {}
+  found: dict[str, Any] = {}
   for key, value in tree.items():
-    flat |= _flat(value, f'{prefix}.{key}'.removeprefix('.'))
-  return flat
+    found |= flat(value, f'{prefix}.{key}'.removeprefix('.'))
+  return found

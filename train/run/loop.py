@@ -145,29 +145,24 @@ def run(
     )
     # A save that is pending would wait for a process that is gone.
     with bar, journal, processes.patience(config.distributed.heartbeat_timeout):
-      now = _loop(
-        _Run(
-          config,
-          job,
-          checkpoints,
-          journal,
-          bar,
-          stop,
-          watch,
-          equality.Comparison(mesh),
-          after_step,
-        ),
-        now,
+      running = _Run(
+        config,
+        job,
+        checkpoints,
+        journal,
+        bar,
+        stop,
+        watch,
+        equality.Comparison(mesh),
+        after_step,
       )
+      now = _loop(running, now)
 
     summary = report.summary(config, job, now, journal)
     if is_main:
       json_files.write(workdir / paths.SUMMARY, summary)
-      with json_files.writing(workdir):
-        report.draw_curves(
-          workdir / paths.LOSS_FIGURE, config.compression.method, journal.lines
-        )
-      bar.say(report.paragraph(summary, journal.lines, workdir))
+      _write_report(running, now)
+      bar.say(report.conclusion(summary, journal.lines, workdir))
     return summary
 
 
@@ -180,7 +175,8 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
   if now.progress.data:
     batches.set_state(now.progress.data)
   clock = progress.Clock(now.progress.seconds, now.step)
-  seen = diagnostics.Window(now.progress.diagnostics)
+  compressed = [leaf.path for leaf in job.plan.leaves if leaf.compressed]
+  seen = diagnostics.Window(compressed, now.progress.diagnostics)
   is_due = lambda every: (
     now.step == config.steps or (every and now.step % every == 0)
   )
@@ -212,6 +208,7 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
     if is_due(config.evaluation.every):
       with clock.stopped_after(loss):
         run.write(now.step, _evaluated(run, now))
+        _write_report(run, now)
       if now.step == config.steps:
         _check_score(run.journal.last('eval_loss'))
 
@@ -295,6 +292,13 @@ def _evaluated(run: _Run, now: Snapshot) -> dict[str, Any]:
     **{f'eval_{name}': value for name, value in score.items()},
     **now.progress.sent(),
   }
+
+
+def _write_report(run: _Run, now: Snapshot) -> None:
+  """Writes report.html, with what is known after this step."""
+  if processes.is_main():
+    page = report.render(run.config, run.job, now, run.journal)
+    json_files.write_text(run.journal.workdir / paths.REPORT, page)
 
 
 def _write(run: _Run, lines: list[_Line]) -> bool:

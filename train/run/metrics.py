@@ -1,11 +1,13 @@
 """The log of a run: metrics.jsonl and TensorBoard."""
 
+from collections.abc import Sequence
 import contextlib
 import math
 import pathlib
 import time
 from typing import Any
 
+import numpy as np
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
@@ -31,6 +33,7 @@ class Metrics:
     Lines of later steps are dropped, because these steps will be run again.
     Only one process `writes`; the others keep their lines in memory.
     """
+    self.workdir = workdir
     path = workdir / paths.METRICS
     self.lines = [x for x in read(path) if x['step'] <= step]
     self._file = self._board = None
@@ -128,6 +131,31 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     {key: math.nan if x is None else x for key, x in line.items()}
     for line in lines
   ]
+
+
+def curves(
+  lines: Sequence[dict[str, Any]], most: int
+) -> dict[str, list[dict[str, Any]]]:
+  """All evaluations of a metrics.jsonl, and at most so many training losses.
+
+  Each point has a step, a loss, bytes_sent and the seconds of training alone.
+  """
+  logged = [x for x in lines if 'loss' in x]
+  steps = [0, *(x['step'] for x in logged)]
+  seconds = [0.0, *(x['seconds'] for x in logged)]
+  at = lambda x: round(float(np.interp(x['step'], steps, seconds)), 3)
+  point = lambda x, loss: {
+    'step': x['step'],
+    loss: x[loss],
+    'bytes_sent': x['bytes_sent'],
+    'seconds': at(x),
+  }
+  # From the last line backwards, so that the end is always included.
+  every = -(-len(logged) // most) or 1
+  return {
+    'evaluations': [point(x, 'eval_loss') for x in lines if 'eval_loss' in x],
+    'training': [point(x, 'loss') for x in logged[::-1][::every][::-1]],
+  }
 
 
 def format_scores(values: dict[str, Any]) -> str:

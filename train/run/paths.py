@@ -3,11 +3,13 @@
 import contextlib
 import os
 
+# Of a run and of a study.
+REPORT = 'report.html'
+
 # Of a run.
 CONFIG = 'config.json'
 METRICS = 'metrics.jsonl'
 SUMMARY = 'summary.json'
-LOSS_FIGURE = 'loss.png'
 CHECKPOINTS = 'checkpoints'
 TENSORBOARD = 'tensorboard'
 LOCK = 'lock'

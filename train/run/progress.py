@@ -21,12 +21,12 @@ class _Console(console.Console):
 
 
 class Bar:
-  """A progress bar; where the output is no terminal, a line now and then."""
+  """A line per evaluation; on a terminal, with a progress bar below them."""
 
   def __init__(self, total: int, done: int, shown: bool):
     self._console = _Console(highlight=False, quiet=not shown)
-    self._live = shown and sys.stdout.isatty()
     self._total = total
+    self._training = ''
     self._bar = progress.Progress(
       progress.BarColumn(8),
       progress.MofNCompleteColumn(
@@ -35,7 +35,7 @@ class Bar:
       progress.TextColumn('{task.fields[text]}'),
       progress.TimeRemainingColumn(elapsed_when_finished=True),
       console=self._console,
-      disable=not self._live,
+      disable=not (shown and sys.stdout.isatty()),
     )
     self._task = self._bar.add_task('', total=total, completed=done, text='')
 
@@ -51,11 +51,17 @@ class Bar:
     self._bar.update(self._task, completed=step)
 
   def show(self, line: dict[str, Any]) -> None:
-    """Shows the numbers of a logged step."""
+    """Shows a line of metrics: in the bar, and if it is an evaluation, above.
+
+    With an evaluation come the last numbers of the training.
+    """
     text = describe(line)
-    self._bar.update(self._task, text=text)
-    if not self._live:
-      self.say(f'step {line["step"]:>{len(str(self._total))}}  {text}')
+    if 'eval_loss' not in line:
+      self._training = text
+      self._bar.update(self._task, text=text)
+      return
+    step = f'step {line["step"]:>{len(str(self._total))}}'
+    self.say(f'{step}  {text}  {self._training}'.rstrip())
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""

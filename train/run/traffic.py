@@ -15,7 +15,8 @@ import optax
 
 import greedylore_jax as gl
 
-# Numbers whose mean over the workers is taken at every step, in one message.
+# Numbers whose mean over the workers is taken at every step, in one message:
+# the loss, and the diagnostics of every compressed leaf.
 _LOSS, _DIAGNOSTICS = 1, 3
 
 
@@ -38,7 +39,8 @@ def extra_bytes(plan: gl.Plan, diagnosed: bool) -> int:
   # A mean that does not divide over the devices is padded to a number for each.
   devices = plan.devices_per_worker
   up = lambda count: 4 * devices * -(-count // devices)
-  return up(_LOSS) + (up(_DIAGNOSTICS) if diagnosed else 0)
+  compressed = sum(leaf.compressed for leaf in plan.leaves)
+  return up(_LOSS) + (up(_DIAGNOSTICS * compressed) if diagnosed else 0)
 
 
 def phase_of(plan: gl.Plan, step: int, opt_state: Any) -> str:

@@ -50,7 +50,7 @@ class Row:
 
   def mean(self, key: str) -> float:
     """Mean over the seeds of a number of the summaries, at the best rate."""
-    return statistics.fmean(_number(x['summary'].get(key)) for x in self.lines)
+    return statistics.fmean(number(x['summary'].get(key)) for x in self.lines)
 
   @property
   def compute_seconds(self) -> float:
@@ -69,7 +69,7 @@ class Row:
     points = []
     for step in sorted(set.intersection(*map(set, runs))):
       mean = lambda key, step=step: statistics.fmean(
-        _number(x[step][key]) for x in runs
+        number(x[step][key]) for x in runs
       )
       wire = wire_seconds(self.lines[0], mean('bytes_sent'), bandwidth)
       points.append(
@@ -119,33 +119,43 @@ def wire_seconds(line: Line, num_bytes: float, bandwidth: float) -> float:
 
 def table(rows: list[Row], bandwidth: float) -> str:
   """The rows in Markdown, and the learning rates if there were several."""
+  parts = explained(rows, bandwidth)
+  lines = [x if isinstance(x, str) else f'{x}'.rstrip('\n') for x in parts]
+  return '\n\n'.join(lines) + '\n'
+
+
+def explained(rows: list[Row], bandwidth: float) -> list[str | tables.Table]:
+  """The tables of a study, each with the sentences that explain it."""
   columns = _columns(rows, bandwidth)
-  text = tables.table(
-    [*columns], [[cell(row) for cell in columns.values()] for row in rows]
-  )
-  text += (
-    '\nHeld-out loss: nats, or for scores the squared error; mean and half the'
+  parts: list[str | tables.Table] = [
+    tables.Table(
+      [*columns], [[cell(row) for cell in columns.values()] for row in rows]
+    ),
+    'Held-out loss: nats, or for scores the squared error; mean and half the'
     ' range over the seeds, at the best learning rate of the method. Times'
     ' fewer: bytes of dense averaging over bytes sent, over the whole run. ms'
     ' at a bandwidth: measured computing, then 2 (N - 1) / N times the bytes on'
-    ' the link of each of N workers.\n'
-  )
+    ' the link of each of N workers.',
+  ]
   if len(best(rows)) < len(rows):
-    text += (
-      '\nIn bold: the best of the candidates of an entry and a budget. The'
-      ' figure shows these.\n'
+    parts.append(
+      'In bold: the best of the candidates of an entry and a budget. The figure'
+      ' shows these.'
     )
   rates = sorted({rate for row in rows for rate in row.by_rate})
   if len(rates) > 1:
-    text += '\nHeld-out loss by learning rate:\n\n' + tables.table(
-      ['method', 'budget', *(f'{rate:g}' for rate in rates)],
-      [[row.method, _times(row), *_grid_cells(row, rates)] for row in rows],
-    )
+    parts += [
+      'Held-out loss by learning rate:',
+      tables.Table(
+        ['method', 'budget', *(f'{rate:g}' for rate in rates)],
+        [[row.method, _times(row), *_grid_cells(row, rates)] for row in rows],
+      ),
+    ]
   ends = [row for row in rows if row.rate in (rates[0], rates[-1])]
   if len(rates) > 2 and ends:
     names = ', '.join(f'{row.method} {_times(row)}'.rstrip() for row in ends)
-    text += f'\nBest at an end of the grid, so possibly beyond it: {names}.\n'
-  return text
+    parts.append(f'Best at an end of the grid, so possibly beyond it: {names}.')
+  return parts
 
 
 def _columns(
@@ -228,9 +238,9 @@ def _spread(lines: list[Line]) -> str:
 
 
 def _losses(lines: list[Line]) -> list[float]:
-  return [_number(line['summary']['final_eval_loss']) for line in lines]
+  return [number(line['summary']['final_eval_loss']) for line in lines]
 
 
-def _number(value: float | None) -> float:
+def number(value: float | None) -> float:
   """NaN for null, which stands for a number that is not finite."""
   return math.nan if value is None else value

@@ -1,12 +1,11 @@
 """A study as curves: loss against steps, bytes and predicted time."""
 
-import math
 import pathlib
-import statistics
 from typing import Any
 
 import matplotlib
 
+from train.page import chart
 from train.study import comparison
 
 matplotlib.use('Agg')
@@ -48,7 +47,7 @@ def draw(
         marker='o',
         ms=3,
       )
-  axes[0].set_ylim(_limits(curves))
+  axes[0].set_ylim(chart.focus([[x['eval_loss'] for x in y] for y in curves]))
   sent = [x['bytes_sent'] for curve in curves for x in curve]
   if any(sent):  # A single worker sends nothing, ever.
     narrow = max(sent) < 5 * min(sent)
@@ -66,22 +65,6 @@ def draw(
   _legend(figure, colors, styles)
   figure.savefig(path, dpi=120)
   plt.close(figure)
-
-
-def _limits(curves) -> tuple[float, float] | None:
-  """The losses between which is drawn: the ends are what is compared."""
-  finite = [
-    [x['eval_loss'] for x in curve if math.isfinite(x['eval_loss'])]
-    for curve in curves
-  ]
-  ends = [losses[-1] for losses in finite if losses]
-  every = [loss for losses in finite for loss in losses]
-  if len(every) < 2:
-    return None
-  *_, upper_quartile = statistics.quantiles(every, n=4)
-  top = max(2 * max(ends) - min(ends), upper_quartile)
-  margin = 0.05 * (top - min(every))
-  return (min(every) - margin, top) if margin and top < max(every) else None
 
 
 def colors_of(rows) -> dict[str, Any]:

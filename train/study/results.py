@@ -14,8 +14,6 @@ import shutil
 import statistics
 from typing import Any
 
-import numpy as np
-
 from train import tasks
 from train.config.schema import Config
 from train.distributed import cluster
@@ -149,7 +147,7 @@ def describe(
     'seed': run.config.seed,
     'identity': identity,
     'summary': summary,
-    'curve': thin(lines),
+    'curve': metrics.curves(lines, _POINTS),
     'seconds_per_step': steady_seconds(lines),
     # A run that was resumed took longer than its last process.
     'wall_seconds': max(wall_seconds, summary['seconds']),
@@ -169,29 +167,6 @@ def _summary_of_diverged(run: grid.Run, lines: list[Line]) -> Line:
     'bytes_per_step': last['bytes_sent'] / last['step'],
     'compression': last['dense_bytes'] / max(last['bytes_sent'], 1),
     'seconds': max(x.get('seconds', 0.0) for x in lines),
-  }
-
-
-def thin(lines: list[Line]) -> dict[str, list[Line]]:
-  """All evaluations, and some of the training losses, of a metrics.jsonl.
-
-  Each point has a step, a loss, bytes_sent and the seconds of training alone.
-  """
-  logged = [x for x in lines if 'loss' in x]
-  steps = [0, *(x['step'] for x in logged)]
-  seconds = [0.0, *(x['seconds'] for x in logged)]
-  at = lambda x: round(float(np.interp(x['step'], steps, seconds)), 3)
-  point = lambda x, loss: {
-    'step': x['step'],
-    loss: x[loss],
-    'bytes_sent': x['bytes_sent'],
-    'seconds': at(x),
-  }
-  # From the last line backwards, so that the end is always included.
-  every = -(-len(logged) // _POINTS) or 1
-  return {
-    'evaluations': [point(x, 'eval_loss') for x in lines if 'eval_loss' in x],
-    'training': [point(x, 'loss') for x in logged[::-1][::every][::-1]],
   }
 
 

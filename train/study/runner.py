@@ -9,8 +9,8 @@ import jax
 
 from train import tasks
 from train.config import exit_codes
-from train.run import paths
-from train.study import budget, comparison, figure, grid, results
+from train.run import json_files, paths
+from train.study import budget, comparison, figure, grid, page, results
 
 # From the arguments of Python to the exit code.
 Call = Callable[[list[str]], int]
@@ -28,7 +28,7 @@ class Study:
     """
     self._folder = folder
     self._results = results.Results(folder / paths.RESULTS)
-    self._runs = _runs(choices)
+    self._runs, self._loss_unit = _runs(choices)
 
   def run(self, call: Call) -> tuple[int, str]:
     """Runs what has no result yet; returns an exit code and what happened."""
@@ -44,9 +44,7 @@ class Study:
       title = f'[{i}/{len(self._runs)}] {run.title}'
       print(f'{title}{self._time_left()}', flush=True)
       started = time.monotonic()
-      # The identity is part of the name, so what is in the folder belongs to
-      # this very run.
-      folder = self._folder / f'{run.name}-{identity[:8]}'
+      folder = self._folder / _name(run, identity)
       code = call(['-m', 'train', *run.options, '--workdir', str(folder)])
       # A run that diverged is a result, too.
       if code not in (0, exit_codes.DIVERGED):
@@ -64,23 +62,39 @@ class Study:
     return 0, ''
 
   def report(self, bandwidth: float) -> bool:
-    """Writes table.md and compare.png; False if no run is finished."""
-    rows = comparison.rows(
-      [
-        (run, self._results.lines[identity])
-        for identity, same in self._runs.items()
-        if identity in self._results.lines
-        for run in same
-      ]
-    )
-    if not rows:
+    """Writes table, figure and page; False if no run is finished."""
+    lines = self._results.lines
+    done = {x: runs for x, runs in self._runs.items() if x in lines}
+    if not done:
       return False
+    rows = comparison.rows(
+      [(run, lines[x]) for x, same in done.items() for run in same]
+    )
     table = comparison.table(rows, bandwidth)
-    (self._folder / paths.TABLE).write_text(table, encoding='utf-8')
+    json_files.write_text(self._folder / paths.TABLE, table)
     best = comparison.best(rows)
     figure.draw(self._folder / paths.FIGURE, best, bandwidth)
-    print(f'\n{table}\nTable and figure are in {self._folder}.')
+    html = page.render(
+      self._folder.resolve().name,
+      rows,
+      [
+        page.Finished(run, lines[x], self._report_of(run, x))
+        for x, (run, *_) in done.items()
+      ],
+      bandwidth=bandwidth,
+      unit=self._loss_unit,
+    )
+    json_files.write_text(self._folder / paths.REPORT, html)
+    print(
+      f'\n{table}\nTable and figure are in {self._folder}.'
+      f'\nThe same with the curves of every run: {self._folder / paths.REPORT}'
+    )
     return True
+
+  def _report_of(self, run: grid.Run, identity: str) -> str | None:
+    """The path of the run's own page from here, if it is still there."""
+    path = f'{_name(run, identity)}/{paths.REPORT}'
+    return path if (self._folder / path).exists() else None
 
   def _time_left(self) -> str:
     """What the unfinished runs may take, from what the finished ones took."""
@@ -96,8 +110,16 @@ class Study:
     return f' (about {seconds:.0f} s left)'
 
 
-def _runs(choices: grid.Choices) -> dict[str, list[grid.Run]]:
-  """All runs by their identity, checked. Several of them may be equal."""
+def _name(run: grid.Run, identity: str) -> str:
+  """The name of its folder; what is in there belongs to this very run."""
+  return f'{run.name}-{identity[:8]}'
+
+
+def _runs(choices: grid.Choices) -> tuple[dict[str, list[grid.Run]], str]:
+  """All runs by their identity, checked, and the unit of their loss.
+
+  Several runs may be equal.
+  """
   # The memory of an accelerator belongs to the runs.
   jax.config.update('jax_platforms', 'cpu')
   # All entries have the same data, model and mesh.
@@ -122,4 +144,4 @@ def _runs(choices: grid.Choices) -> dict[str, list[grid.Run]]:
   found: dict[str, list[grid.Run]] = {}
   for run in runs:
     found.setdefault(results.identity(run, task.description), []).append(run)
-  return found
+  return found, task.loss_unit

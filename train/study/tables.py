@@ -1,6 +1,7 @@
 """Tables in Markdown, a row at a time or all at once."""
 
 from collections.abc import Iterable, Sequence
+import dataclasses
 
 
 def row(*cells: object) -> str:
@@ -16,3 +17,14 @@ def head(*columns: str) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
   """A whole table; every line ends with a line break."""
   return '\n'.join([head(*columns), *(row(*cells) for cells in rows), ''])
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """The cells of a table, before they are Markdown or HTML."""
+
+  columns: Sequence[str]
+  rows: Sequence[Sequence[str]]
+
+  def __str__(self) -> str:
+    return table(self.columns, self.rows)

@@ -43,6 +43,7 @@ class Task(abc.ABC):
   unit: str = 'examples'
   """What speed is counted in: 'tokens' or 'examples'."""
   units_per_example: int = 1
+  loss_unit: str = 'nats'
   embeddings: str
   """A pattern of the paths of parameters that `compression.embeddings` is
   about: token embedding and head, stem and classifier."""

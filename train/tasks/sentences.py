@@ -39,6 +39,8 @@ class SentenceClassification(Task):
       self._pretrained.check(jax.eval_shape(lambda: network.init(0)))
     name = self._pretrained.name if self._pretrained else 'none'
     self.description = of = self._data.description | {'pretrained': name}
+    if not of['classes']:
+      self.loss_unit = 'squared error'
     goal = f'{of["classes"]} classes' if of['classes'] else 'a score'
     self.introduction = (
       f'{of["corpus"]}: {of["train_examples"]:,} training examples,'

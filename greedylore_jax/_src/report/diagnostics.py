@@ -14,7 +14,7 @@ from greedylore_jax._src.types import Array, Updates
 class Diagnostics(NamedTuple):
   """What a step of compression kept and left; equal on all workers.
 
-  All are over the compressed leaves together, scalars in float32.
+  The numbers are over the compressed leaves together, scalars in float32.
 
   Attributes:
     captured_energy: 1 - sum_i ||H_i - S_i||^2 / sum_i ||H_i||^2, the share of
@@ -25,11 +25,14 @@ class Diagnostics(NamedTuple):
     basis_drift: of methods with a basis, the share of its leading directions
       that is outside of those of the step before; 0 between refreshes, near 0
       after one if gradients keep their directions, and NaN without a basis.
+    by_leaf: the same of each compressed leaf alone, [leaves], in the order of
+      `Plan.leaves`.
   """
 
   captured_energy: Array
   error_to_gradient: Array
   basis_drift: Array
+  by_leaf: 'Diagnostics | None' = None
 
 
 class Observer:
@@ -68,8 +71,8 @@ class Observer:
     )
 
   def energies(self) -> Array:
-    """This worker's squared norms of G, H and what is kept of H, [3]."""
-    total = jnp.zeros(3)
+    """This worker's squared norms of G, H and what is kept, [leaves, 3]."""
+    rows = []
     for _, g, e_old, e_new, *_ in self._compressed():
       if not jax.tree.leaves(e_old):
         raise ValueError(
@@ -77,25 +80,18 @@ class Observer:
           ' none: leave diagnose at False.'
         )
       g, e_old, e_new = (x.astype(jnp.float32) for x in (g, e_old[0], e_new[0]))
-      total += jnp.stack([jnp.sum(x**2) for x in (g, g + e_old, e_new)])
-    return total
+      rows.append(jnp.stack([jnp.sum(x**2) for x in (g, g + e_old, e_new)]))
+    return jnp.stack(rows) if rows else jnp.zeros((0, 3))
 
   def diagnostics(self, mean_energies: Array) -> Diagnostics:
     """From the mean over the workers of their `energies`."""
-    g, h, kept = mean_energies
-    return Diagnostics(1 - kept / h, jnp.sqrt(kept / g), self._drift())
-
-  def _drift(self) -> Array:
-    """The mean over all matrices whose method has a basis."""
-    outside, count = jnp.zeros([]), 0
-    for leaf, _, _, _, *states in self._compressed():
-      p, q = map(leaf.compressor.leading, states)
-      if p is None or q is None:
-        continue
-      shared = jnp.sum((p.mT @ q) ** 2, axis=(1, 2)) / q.shape[2]
-      outside += jnp.sum(1 - shared)
-      count += len(shared)
-    return outside / count if count else jnp.array(jnp.nan)
+    drifts = [_drifts(leaf, *of) for leaf, _, _, _, *of in self._compressed()]
+    sums = jnp.stack([jnp.zeros(2), *drifts])
+    together = _diagnostics(
+      jnp.sum(mean_energies, axis=0), jnp.sum(sums, axis=0)
+    )
+    each = _diagnostics(mean_energies.T, sums[1:].T)
+    return together._replace(by_leaf=each)
 
   def _compressed(self) -> list[Any]:
     """(leaf, G, error and compressor state before and after) per matrix."""
@@ -105,3 +101,19 @@ class Observer:
         f' {len(self._seen)}.'
       )
     return self._seen[0]
+
+
+def _drifts(leaf: CompressedLeaf, before: Any, after: Any) -> Array:
+  """The sum of the drifts of a leaf's matrices, and how many have one, [2]."""
+  p, q = map(leaf.compressor.leading, (before, after))
+  if p is None or q is None:
+    return jnp.zeros(2)
+  shared = jnp.sum((p.mT @ q) ** 2, axis=(1, 2)) / q.shape[2]
+  return jnp.stack([jnp.sum(1 - shared), jnp.float32(len(shared))])
+
+
+def _diagnostics(energies: Array, drifts: Array) -> Diagnostics:
+  """Of (G, H, kept), as squared norms, and of the results of `_drifts`."""
+  g, h, kept = energies
+  outside, count = drifts
+  return Diagnostics(1 - kept / h, jnp.sqrt(kept / g), outside / count)

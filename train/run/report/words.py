@@ -1,33 +1,31 @@
-"""What a run tells people: introduction, summary, figure and conclusion."""
+"""What a run tells people: introduction, summary and conclusion."""
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
 import jax
-import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
-import numpy as np
 
 from train.config.schema import Config
-from train.run import build, metrics
+from train.run import build, metrics, paths
 from train.run.checkpoint import Snapshot
+
+
+def subject(config: Config, job: build.Job) -> list[str]:
+  """What is trained, on how many workers and how: a few lines."""
+  size = sum(x.size for x in jax.tree.leaves(job.fresh.params))
+  return [
+    *job.task.introduction.splitlines(),
+    f'{size:,} parameters, {job.workers} workers on'
+    f' {jax.devices()[0].device_kind}, {config.compression.method} before'
+    f' {config.optimizer.name}',
+  ]
 
 
 def introduction(config: Config, job: build.Job, now: Snapshot) -> str:
   """What is trained, on which devices, and what each step will send."""
   compression = config.compression
-  lines = [
-    job.task.introduction,
-    f'{sum(x.size for x in jax.tree.leaves(now.params)):,} parameters,'
-    f' {job.workers} workers on {jax.devices()[0].device_kind},'
-    f' {compression.method} before {config.optimizer.name}',
-    '',
-    str(job.plan),
-    '',
-    job.traffic.describe(),
-  ]
+  lines = [*subject(config, job), '', str(job.plan), '', job.traffic.describe()]
   if unread := compression.unread():
     values = (f'{key}={getattr(compression, key)!r}' for key in unread)
     lines.append(f'Not used by {compression.method}: {", ".join(values)}.')
@@ -64,9 +62,7 @@ def summary(
   }
 
 
-def paragraph(
-  summary: dict[str, Any], lines: list[dict[str, Any]], workdir: pathlib.Path
-) -> str:
+def paragraph(summary: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
   """The result of a run in a few sentences."""
   if summary['final_loss'] is None or summary['final_eval_loss'] is None:
     return 'This run was already finished, and its metrics.jsonl is missing.'
@@ -89,39 +85,14 @@ def paragraph(
       f' Averaging the errors for checkpoints took another'
       f' {summary["checkpoint_bytes"] / 1e6:,.1f} MB.'
     )
-  return f'{text} Checkpoints, metrics and loss.png are in {workdir}.'
+  return text
 
 
-def draw_curves(
-  path: pathlib.Path, name: str, lines: list[dict[str, Any]]
-) -> None:
-  """Draws the losses of a run against steps and against bytes sent, as a PNG.
-
-  The thin line is the training loss; dots are held-out losses.
-  """
-  figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-  for ax, key, scale in ((axes[0], 'step', 1), (axes[1], 'bytes_sent', 1e-6)):
-    for loss, style, options in (
-      ('loss', '-', {'lw': 1, 'alpha': 0.6, 'label': 'training'}),
-      ('eval_loss', 'o-', {'ms': 4, 'label': f'{name}, held-out'}),
-    ):
-      points = [(x[key] * scale, x[loss]) for x in lines if loss in x]
-      ax.plot(*np.reshape(points, (-1, 2)).T, style, color='C0', **options)
-  if end := _dense_end(lines):
-    axes[1].axvline(end, color='gray', ls='--', label='sent by dense averaging')
-  axes[0].set_xlabel('step')
-  axes[1].set_xlabel('MB sent per worker')
-  axes[0].set_ylabel('loss')
-  axes[1].legend()
-  for ax in axes:
-    ax.grid(alpha=0.3)
-  figure.savefig(path, dpi=120)
-  plt.close(figure)
-
-
-def _dense_end(lines: list[dict[str, Any]]) -> float | None:
-  """MB that dense averaging would have sent, if they differ."""
-  if not lines:
-    return None
-  dense, sent = lines[-1]['dense_bytes'], lines[-1]['bytes_sent']
-  return dense * 1e-6 if dense > sent else None
+def conclusion(
+  summary: dict[str, Any], lines: list[dict[str, Any]], workdir: pathlib.Path
+) -> str:
+  """The result of a run, and where to find everything about it."""
+  return (
+    f'\n{paragraph(summary, lines)}\nCheckpoints and metrics are in {workdir}.'
+    f'\nCurves, bytes per leaf and configuration: {workdir / paths.REPORT}'
+  )

@@ -1,0 +1,1 @@
+"""A page of HTML that needs nothing else: document and charts."""
