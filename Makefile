@@ -15,7 +15,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # ARGS='--steps 20' overrides keys of the configuration.
 quickstart: .venv/train
 	JAX_PLATFORMS=cpu $(PY) -m train configs/quickstart.py $(ARGS)
-	@echo 'To send 30 times less, take local steps: docs/local_updates.md,'
+	@echo 'Next, send 30 times less with local steps (docs/local_updates.md):'
 	@echo 'make quickstart ARGS="--local.every 4 --optimizer.name muon' \
 	  '--optimizer.learning_rate 0.01 --compression.method quantize' \
 	  '--compression.bits 4 --workdir runs/local"'

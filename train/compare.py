@@ -1,4 +1,4 @@
-"""Several compressors on the same run, at the same bytes: a table, a figure.
+"""Several compressors on the same run, at the same bytes: table, figure, page.
 
 `python -m train.compare CONFIG --compressors dense,powersgd:rank=8
 [--budgets 3,8 --every 1,4,10 --precisions float32,int8] [--seeds 0,1,2]
@@ -29,8 +29,9 @@ class Options(command_line.Options):
   each finished run, which is then not run again, even if the file is moved or
   the run's folder deleted; checkpoints and TensorBoard files are deleted at the
   end of a run. An interrupted run resumes from its last checkpoint. One study
-  at a time may use WORKDIR; --report may always read it. WORKDIR/table.md and
-  WORKDIR/compare.png show the finished runs.
+  at a time may use WORKDIR; --report may always read it. WORKDIR/table.md,
+  WORKDIR/compare.png and WORKDIR/report.html show the finished runs; the last
+  one links to WORKDIR/RUN/report.html of each.
   """
 
   config: str

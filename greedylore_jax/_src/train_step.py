@@ -69,7 +69,7 @@ def make_train_step(
       that it is given; do not use these again. False keeps them and
       needs that much more memory.
     diagnose: whether to return the `Diagnostics` of each step; they are sent
-      with the loss, 12 bytes, and need error feedback.
+      with the loss, 12 bytes per compressed leaf, and need error feedback.
 
   Returns:
     `step(params, opt_state, batch, *args, key=None)` -> (params, opt_state,

@@ -386,7 +386,8 @@ class Log(Section):
   """Also write TensorBoard event files."""
   diagnostics: bool = True
   """Also write which share of the gradients' energy was sent, how large the
-  errors are, and how far a refresh turned the basis; needs error feedback."""
+  errors are, and how far a refresh turned the basis, of all leaves and of each;
+  needs error feedback, and sends 12 bytes per compressed leaf and step."""
 
   def _check(self) -> None:
     self._at_least(1, 'every')

@@ -94,7 +94,7 @@ def _result(summary: dict[str, Any], lines: Lines) -> document.Html:
 def _losses(lines: Lines, unit: str) -> document.Html:
   """Both losses against steps, bytes and time."""
   curves = metrics.curves(lines, _POINTS)
-  training, held_out = curves['training'], curves['evaluations']
+  training, held_out = curves['training'], _thin(curves['evaluations'])
 
   def against(key: str, title: str, scale: float = 1.0) -> document.Html:
     points = lambda of, loss: [(scale * x[key], x[loss]) for x in of]
@@ -178,7 +178,7 @@ def _kind(path: str) -> str:
   return re.sub(r'\d+(?=/|$)', '*', path)
 
 
-def _thin(points: chart.Points) -> chart.Points:
+def _thin(points: Sequence[Any]) -> Sequence[Any]:
   """At most so many of them, the last one included."""
   every = -(-len(points) // _POINTS) or 1
   return points[::-1][::every][::-1]
