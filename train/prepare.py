@@ -238,6 +238,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _prepare(tfds: Any, builder: Any, name: str, root: pathlib.Path) -> str:
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
   builder.download_and_prepare(
     file_format=datasets.FORMAT,
     download_config=tfds.download.DownloadConfig(

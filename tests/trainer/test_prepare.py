@@ -40,7 +40,8 @@ def section(tmp_path, name, **changes):
 def test_a_folder_with_images_of_each_class(tmp_path, capsys):
   pictures(tmp_path / 'pets', 6)
   assert run(tmp_path, 'pets', '--images', str(tmp_path / 'pets')) == 0
-  said = capsys.readouterr().out
+  said, error = capsys.readouterr()
+  assert not error, 'without a terminal there is no progress bar'
   assert '12 in train. Use it with --data.source pets' in said
   data = images.load(section(tmp_path, 'pets', eval_fraction=0.25))
   assert (data.shape, data.classes) == ((6, 5, 3), 2)

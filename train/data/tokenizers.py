@@ -4,6 +4,7 @@ import abc
 from collections.abc import Iterable
 import hashlib
 import os
+import sys
 from typing import Protocol
 
 import numpy as np
@@ -272,7 +273,7 @@ def train(texts: Iterable[str], vocab_size: int, path: str) -> int:
     vocab_size=vocab_size,
     special_tokens=[_END_OF_TEXT[0]],
     initial_alphabet=sorted(alphabet),
-    show_progress=False,
+    show_progress=sys.stderr.isatty(),
   )
   model.train_from_iterator(texts, trainer)
   model.save(path)

@@ -141,8 +141,8 @@ def curves(
   Each point has a step, a loss, bytes_sent and the seconds of training alone.
   """
   logged = [x for x in lines if 'loss' in x]
-  steps = [0, *(x['step'] for x in logged)]
-  seconds = [0.0, *(x['seconds'] for x in logged)]
+  steps = np.array([0, *(x['step'] for x in logged)])
+  seconds = np.array([0.0, *(x['seconds'] for x in logged)])
   at = lambda x: round(float(np.interp(x['step'], steps, seconds)), 3)
   point = lambda x, loss: {
     'step': x['step'],

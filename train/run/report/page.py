@@ -127,7 +127,8 @@ def _compression(lines: Lines) -> document.Html | None:
   shown = [x for x in _DIAGNOSTICS if any(x in line for line in lines)]
   if not shown:
     return None
-  by_leaf = {x: diagnostics.of_leaves(lines, x) for x in shown}
+  having = {x: _thin([line for line in lines if x in line]) for x in shown}
+  by_leaf = {x: diagnostics.of_leaves(having[x], x) for x in shown}
   kinds = {path: _kind(path) for of in by_leaf.values() for path in of}
   looks = {
     kind: chart.Look(i, faint=True)
@@ -135,14 +136,14 @@ def _compression(lines: Lines) -> document.Html | None:
   }
 
   def panel(name: str) -> document.Html:
-    together = [(x['step'], x[name]) for x in lines if name in x]
+    together = [(x['step'], x[name]) for x in having[name]]
     return chart.lines(
       [
         *(
-          chart.Curve(path, _thin(points), looks[kinds[path]])
+          chart.Curve(path, points, looks[kinds[path]])
           for path, points in by_leaf[name].items()
         ),
-        chart.Curve('all leaves', _thin(together), _ALL_LEAVES),
+        chart.Curve('all leaves', together, _ALL_LEAVES),
       ],
       x='step',
       y=_DIAGNOSTICS[name],
