@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import pages
 import texts
 from train import compare
 from train.config import command_line
@@ -372,7 +373,8 @@ def test_what_is_finished_is_not_run_again_wherever_it_is(run, tmp_path):
   copy.write_bytes(whole)
   assert run(folder='elsewhere') == []
   assert run('--log.every', '2', '--checkpoint.every', '0') == []
-  assert (copy.parent / 'table.md').exists(), 'tables need no folders of runs'
+  for name in ('table.md', 'report.html'):
+    assert (copy.parent / name).exists(), 'it needs no folders of runs'
   copy.write_bytes(whole[:-1])
   assert run(folder='elsewhere') == ['powersgd'], 'its line was cut off'
   assert lines_of(tmp_path / 'elsewhere') == lines_of(tmp_path / 'study')
@@ -537,5 +539,12 @@ def test_two_methods_are_really_trained(path, tmp_path, capfd):
     assert line['seconds_per_step'] > 0
   assert not [*tmp_path.glob('dense-seed5-*/checkpoints')]
   assert (tmp_path / 'compare.png').stat().st_size > 10_000
+  page = pages.parse((tmp_path / 'report.html').read_text(encoding='utf-8'))
+  links = [x.get('href') for x in page.iter('a')]
+  reports = [x for x in links if x.endswith('/report.html')]
+  assert len(reports) == 2
+  for name in reports:
+    of_run = pages.parse((tmp_path / name).read_text(encoding='utf-8'))
+    assert 'of 6 steps' not in pages.text_of(of_run), 'it is of the end'
   assert compare.main(argv) == 0
   assert '2 of 2 runs are finished' in capfd.readouterr().out

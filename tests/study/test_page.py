@@ -53,7 +53,7 @@ def test_table_figure_runs_and_configuration():
   ]
   assert len(pages.charts(found['Every run'])) == 2
   links = [x.get('href') for x in found['Every run'].iter('a')]
-  assert links == [f'./{i}:a b/report.html' for i in range(4)]
+  assert links == [f'./{i}:a%20b/report.html' for i in range(4)]
   differs = pages.text_of(found['Configuration of all runs'])
   assert 'Differs between runs: optimizer.learning_rate.' in differs
 

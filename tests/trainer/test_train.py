@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import greedylore_jax as gl
+import pages
 import runs
 from train import tasks
 from train.config.schema import (
@@ -57,6 +58,9 @@ def test_a_run_leaves_what_it_promises(finished):
     assert all(math.isfinite(x[key]) for x in train), key
   held_out = [x for x in runs.lines_of(workdir) if 'eval_loss' in x]
   assert [x['step'] for x in held_out] == [4, 8]
+  page = pages.parse((workdir / 'report.html').read_text(encoding='utf-8'))
+  shown = pages.text_of(pages.sections(page)['Result'])
+  assert '8 steps took the training loss from' in shown
 
 
 def test_bytes_are_those_of_the_plan_and_checkpoints_are_apart(finished):

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 from typing import Any
+from urllib import parse
 
 _STYLE = pathlib.Path(__file__).with_name('style.css')
 _NUMBER = re.compile(r'([-+]?[\d.,]+(e[-+]?\d+)?[%x]?|nan)?')
@@ -111,8 +112,8 @@ def preformatted(text: str) -> Html:
 
 def link(path: str, text: str) -> Html:
   """A link to a file, by its path from the page."""
-  # Not a scheme: 'a:b' would be one without './'.
-  return element('a', text, href=f'./{path}')
+  # Without './', 'a:b' would be a scheme.
+  return element('a', text, href=f'./{parse.quote(path, safe="/=+:")}')
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
