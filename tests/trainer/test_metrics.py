@@ -160,9 +160,9 @@ def test_without_a_terminal_there_is_a_line_per_evaluation(capsys):
       bar.show(line)
   assert capsys.readouterr().out.splitlines() == [
     '[not] markup',
-    'step   10  held-out loss 4.9877, 7.196 bits per byte  loss 5.543'
+    'step   10  held-out loss 4.9877, 7.196 bits per byte  training loss 5.543'
     '  12,346 tokens/s  sent 2.50 of 10.00 MB',
-    'step   20  held-out loss 4.2500, 7.196 bits per byte  loss 4.500'
+    'step   20  held-out loss 4.2500, 7.196 bits per byte  training loss 4.500'
     '  12,346 tokens/s  sent 5.00 of 10.00 MB',
   ]
 

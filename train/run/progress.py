@@ -51,17 +51,17 @@ class Bar:
     self._bar.update(self._task, completed=step)
 
   def show(self, line: dict[str, Any]) -> None:
-    """Shows a line of metrics: in the bar, and if it is an evaluation, above.
+    """Shows a line of metrics in the bar; prints it if it is an evaluation.
 
-    With an evaluation come the last numbers of the training.
+    The last numbers of training follow those of an evaluation.
     """
     text = describe(line)
-    if 'eval_loss' not in line:
-      self._training = text
+    if 'eval_loss' in line:
+      step = f'step {line["step"]:>{len(str(self._total))}}'
+      self.say(f'{step}  {text}{self._training}')
+    else:
+      self._training = f'  training {text}'
       self._bar.update(self._task, text=text)
-      return
-    step = f'step {line["step"]:>{len(str(self._total))}}'
-    self.say(f'{step}  {text}  {self._training}'.rstrip())
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""

@@ -95,8 +95,8 @@ def _figure(
       ]
     ),
     document.note(
-      'Means over the seeds, each method at its best learning rate. The same'
-      ' as a picture: ',
+      'Means over the seeds, each method at its best learning rate. Losses'
+      ' far above those at the end are cut off. The same as a picture: ',
       document.link(paths.FIGURE, paths.FIGURE),
     ),
   )
