@@ -2,7 +2,9 @@
 
 Pages link to files of the repository as they do in git. On the site, a file has
 the same place, without `docs/`: every linked file becomes a part of the site,
-Markdown as a page, and links are rewritten to match.
+Markdown as a page, and links are rewritten to match. A comment such as
+`<!-- include examples/resume.py -->`, which GitHub does not show, becomes the
+file.
 """
 
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ _LINK = re.compile(
   r'\((?!\w+:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)',
   re.MULTILINE | re.DOTALL,
 )
+_INCLUDE = re.compile(r'^<!-- include (\S+) -->$', re.MULTILINE)
 
 
 def on_config(config: Any) -> Any:
@@ -60,7 +63,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
-  """Points links to where the files are on the site."""
+  """Points links to where the files are on the site, and includes files."""
   del kwargs
   own = pathlib.Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
   start = posixpath.dirname(site_path(own))
@@ -72,7 +75,14 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     relative = posixpath.relpath(target, start or '.')
     return f'{found["text"]}({relative}{found["anchor"] or ""})'
 
-  return _LINK.sub(rewritten, markdown)
+  return _INCLUDE.sub(_included, _LINK.sub(rewritten, markdown))
+
+
+def _included(found: re.Match[str]) -> str:
+  """A file of the repository as a block of code."""
+  text = (ROOT / found[1]).read_text('utf-8')
+  language = 'python' if found[1].endswith('.py') else 'sh'
+  return f'``` {{.{language} title="{found[1]}"}}\n{text}```'
 
 
 def repository_path(page: str, target: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m train CONFIG [--section.key VALUE ...]`; see --help."""
+"""`python -m train CONFIG [--section.key VALUE ...]`; see -h."""
 
 import dataclasses
 import os
@@ -15,7 +15,13 @@ _PROG = 'python -m train'
 
 @dataclasses.dataclass(frozen=True)
 class Options(command_line.Options):
-  """Trains what a configuration describes, or resumes its last checkpoint."""
+  """Trains what a configuration describes, or resumes its last checkpoint.
+
+  python -m train configs/quickstart.py --steps 100 --compression.rank 16
+
+  python -m train.compare runs several methods at equal bytes, train.launch
+  starts several processes, and train.prepare makes data sets.
+  """
 
   config: str = ''
   """A file of configs/, or FILE:VARIANT; --list shows all of them."""

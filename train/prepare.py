@@ -21,11 +21,11 @@ _VERSION = '1.0.0'
 
 @dataclasses.dataclass(frozen=True)
 class Options(command_line.Options):
-  """Makes a data set: downloads the official one of that name, or writes yours.
+  """Downloads the official data set of that name, or makes one of your files.
 
-  Yours is made of one of --texts, --sentences, --images and --idx. Without
-  --held_out and --eval_fraction a run holds out data.eval_fraction of the
-  examples itself; data.stream needs one of the two.
+  Name your files with --texts, --sentences, --images or --idx. Without
+  --held_out and --eval_fraction, a run holds out data.eval_fraction of the
+  examples itself; data.stream needs one of these two options.
   """
 
   name: str

@@ -6,12 +6,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax._src import checks
 from greedylore_jax._src.types import Array, PyTree, Updates
 
 
 def clipping(norm: Any) -> optax.GradientTransformation:
-  """Clips by the global norm; None is off."""
-  return optax.identity() if norm is None else optax.clip_by_global_norm(norm)
+  """Clips by the global norm; None is off.
+
+  An array is not checked: `optax.inject_hyperparams` passes one.
+  """
+  if norm is None:
+    return optax.identity()
+  if not isinstance(norm, jax.Array):
+    checks.check_positive('clip_norm', norm)
+  return optax.clip_by_global_norm(norm)
 
 
 def weight_decay(rate: Any) -> optax.GradientTransformation:

@@ -147,7 +147,8 @@ def local_updates(
 
   Returns:
     An `optax.GradientTransformation` whose state is a `LocalUpdatesState`. Its
-    updates are equal on all workers, and zero between rounds.
+    updates are equal on all workers, and zero between rounds. Extra arguments
+    reach `inner` in every step, and `outer` in those that end a round.
 
   Raises:
     ValueError, TypeError: for arguments out of range; when traced, if `outer`
@@ -249,6 +250,9 @@ def local_updates(
 
     groups = fragments_lib.assign(params, fragments)
     waits = delay and ~((count < start_step) | rule.is_last(count))
+    averaging = optax.GradientTransformationExtraArgs(
+      outer.init, functools.partial(outer.update, **extra)
+    )
     moved, held = [], []
     for i, members in enumerate(groups):
       own: Function = functools.partial(fragments_lib.take, members=members)
@@ -258,7 +262,7 @@ def local_updates(
         before = before._replace(
           left=left[i], moves=own(moves), sent=own(sent.own)
         )
-      end = round_end.RoundEnd(outer, ends[i], delay, waits)
+      end = round_end.RoundEnd(averaging, ends[i], delay, waits)
       with _scope(i, fragments):
         new = end(before, own(params), count)
       moved.append(new[0])

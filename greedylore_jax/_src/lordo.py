@@ -150,8 +150,6 @@ def lordo(
   """
   checks.check_integer('update_interval', update_interval)
   checks.check_share('quasi_hyperbolic', quasi_hyperbolic, or_zero=True)
-  if clip_norm is not None:
-    checks.check_positive('clip_norm', clip_norm)
   checks.check_integer('seed', seed, at_least=0)
   low_rank = _LowRankAdam(
     policy=Policy.of(
@@ -307,7 +305,7 @@ class _LowRankAdam:
 
   def _check_compresses(self, leaves: list[Leaf]) -> None:
     """Raises if no moments are of low rank; warns of ambiguous shapes."""
-    if not any(isinstance(leaf, CompressedLeaf) for leaf in leaves):
+    if leaves and not any(isinstance(x, CompressedLeaf) for x in leaves):
       raise ValueError(
         'lordo needs a matrix whose moments shrink by more than'
         f' {self.policy.min_compression_rate:g} times at rank {self.rank}, got'

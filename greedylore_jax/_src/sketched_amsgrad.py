@@ -43,7 +43,7 @@ class SketchedAMSGradState(NamedTuple):
 
 def sketched_amsgrad(
   learning_rate: float | Callable[[Array], Any],
-  keep: float,
+  density: float,
   axis_name: AxisName,
   *,
   columns: float = 1.0,
@@ -88,7 +88,7 @@ def sketched_amsgrad(
 
   Args:
     learning_rate: a number or a schedule.
-    keep: share of the entries that is sent. Lower sends less and
+    density: share of the entries that is sent. Lower sends less and
       approximates worse.
     axis_name: mesh axis (or tuple of axes) of the workers; None for one.
     columns: see `CountSketch`.
@@ -114,13 +114,13 @@ def sketched_amsgrad(
 
   Example:
     >>> import greedylore_jax as gl
-    >>> tx = gl.sketched_amsgrad(1e-3, keep=0.02, axis_name='data')
+    >>> tx = gl.sketched_amsgrad(1e-3, density=0.02, axis_name='data')
 
   References:
     SketchedAMSGrad, arXiv 2210.07454 (2022). Moments of what error feedback
     delivers: Li, Karimi, Li, arXiv 2205.05632 (2022), Algorithm 2.
   """
-  method = _LargestSteps(rows, columns, keep)
+  method = _LargestSteps(rows, columns, density)
   on_entries = _AMSGradOnEntries(
     send=compress_gradients(method, axis_name, seed=seed, **options),
     policy=Policy.of(method, **options),

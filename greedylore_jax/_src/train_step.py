@@ -186,7 +186,11 @@ class _LocalStep:
       key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
     is_local = find_local(opt_state) is not None
     local = local_params(params, opt_state)
-    value, grads = self.grad_fn(local, batch, args, key)
+    try:
+      value, grads = self.grad_fn(local, batch, args, key)
+    except (TypeError, ValueError) as error:
+      _check_equal_lengths(batch, error)
+      raise
     grads = _constrain(grads, specs[: len(jax.tree.leaves(grads))])
     observer = Observer()
     observed = {'observe': observer} if self.diagnose else {}
@@ -215,6 +219,24 @@ class _LocalStep:
       value = value, observer.diagnostics(energies)
     new_params, new_state = _constrain((new_params, new_state), specs)
     return new_params, new_state, value
+
+
+def _check_equal_lengths(batch: PyTree, error: Exception) -> None:
+  """Raises if a loss may have failed because batch leaves do not match.
+
+  Leaves of unequal length are allowed: it is the loss that combines them.
+  """
+  lengths = {
+    checks.path_name(path): x.shape[0]
+    for path, x in jax.tree_util.tree_leaves_with_path(batch)
+  }
+  if len({*lengths.values()}) > 1:
+    found = ', '.join(f'{n} in {name!r}' for name, n in lengths.items())
+    reason = str(error).partition('\n')[0]
+    raise ValueError(
+      'All leaves of the batch should have the same leading axis, got for each'
+      f' worker {found}, and loss_fn failed on them: {reason}'
+    ) from error
 
 
 def _update(

@@ -23,7 +23,7 @@ from greedylore_jax.compressors.compressor import Compressor
 class CountSketch(Compressor):
   """The largest entries of the mean, which all workers find in a mean sketch.
 
-  Of the n = a * b entries h_i[j] of H_i, k = keep * n are sent. With c =
+  Of the n = a * b entries h_i[j] of H_i, k = density * n are sent. With c =
   columns * k buckets in a row, random signs s(j) and random buckets,
 
     X_i[r, t] = sum of s(j) h_i[j] over j with bucket_r(j) = t
@@ -50,18 +50,18 @@ class CountSketch(Compressor):
   Args:
     rows: independent estimates of an entry, of which the median is taken. More
       send more and survive collisions of large entries; 1, 3 or 5 are usual.
-    columns: buckets per row and kept entry. Higher sends more and chooses
+    columns: buckets per row and sent entry. Higher sends more and chooses
       better.
-    keep: share of the entries that is sent, in (0, 1]. In all, keep * (1 + rows
-      * columns) numbers are sent per number of the matrix. Lower sends less and
-      approximates worse.
+    density: share of the entries that is sent, in (0, 1]. In all, density * (1
+      + rows * columns) numbers are sent per number of the matrix. Lower sends
+      less and approximates worse.
 
   Raises:
     ValueError, TypeError: for arguments out of range.
 
   Example:
     >>> import greedylore_jax as gl
-    >>> tx = gl.compress_gradients(gl.CountSketch(keep=0.01), 'data')
+    >>> tx = gl.compress_gradients(gl.CountSketch(density=0.01), 'data')
 
   References:
     Charikar, Chen, Farach-Colton, Finding Frequent Items in Data Streams
@@ -72,7 +72,7 @@ class CountSketch(Compressor):
 
   rows: int = 3
   columns: float = 1.0
-  keep: float = 0.02
+  density: float = 0.02
 
   linear = True
   takes_several = True
@@ -80,7 +80,7 @@ class CountSketch(Compressor):
   def __post_init__(self) -> None:
     checks.check_integer('rows', self.rows)
     checks.check_positive('columns', self.columns)
-    checks.check_share('keep', self.keep)
+    checks.check_share('density', self.density)
 
   def needs_whole(self, phase: Phase) -> bool:
     """Entries compete with all others of their matrix."""
@@ -115,7 +115,7 @@ class CountSketch(Compressor):
   def _largest(self, x: Array, key: Array) -> Rounds:
     """Places of the largest entries of the mean, [k, n] -> [k, count]."""
     k, size = x.shape
-    count = parts.share_of(size, self.keep)
+    count = parts.share_of(size, self.density)
     width = min(max(1, round(self.columns * count)), size)
     blocks = -(-size // width)
     x = jnp.pad(x, ((0, 0), (0, blocks * width - size)))

@@ -36,4 +36,4 @@ class PowerSGD(range_finder.RangeFinder):
     Vogels et al., PowerSGD, arXiv 1905.13727 (2019), Algorithms 1 and 2.
   """
 
-  warm: float = dataclasses.field(default=1.0, init=False)
+  warm: float = dataclasses.field(default=1.0, init=False, repr=False)

@@ -22,7 +22,7 @@ def test_a_few_large_entries_are_found_among_many_small_ones():
   grads = 0.01 * rng.normal(size=(40, 100))
   large = rng.choice(grads.size, 10, replace=False)
   grads.flat[large] = rng.choice([-1, 1], 10) * rng.uniform(1, 2, 10)
-  sent = sent_of(gl.CountSketch(5, 4.0, keep=0.01), np.float32(grads))
+  sent = sent_of(gl.CountSketch(5, 4.0, density=0.01), np.float32(grads))
   assert np.count_nonzero(sent) == 40
   np.testing.assert_allclose(sent.flat[large], grads.flat[large], rtol=1e-6)
 
@@ -33,7 +33,7 @@ def test_more_buckets_and_rows_catch_more_energy():
   grads = np.float32(rng.standard_t(2, size=(60, 100)))
   energy = lambda x: float(np.sum(x**2))
   caught = [
-    energy(sent_of(gl.CountSketch(rows, columns, keep=0.05), grads))
+    energy(sent_of(gl.CountSketch(rows, columns, density=0.05), grads))
     for rows, columns in ((1, 0.5), (3, 1.0), (5, 4.0))
   ]
   best = float(np.sum(np.sort(grads.ravel() ** 2)[-300:]))
@@ -45,17 +45,17 @@ def test_more_buckets_and_rows_catch_more_energy():
 def test_as_many_buckets_as_entries_are_exact(rows):
   """Nothing shares a bucket, so the choice is that of exact top-k."""
   grads = workers.random_grads({'w': (7, 9)}, 1, seed=rows)['w'][0]
-  sent = sent_of(gl.CountSketch(rows, 20.0, keep=0.1), grads)
+  sent = sent_of(gl.CountSketch(rows, 20.0, density=0.1), grads)
   best = np.sort(np.argsort(-np.abs(grads).ravel())[:6])
   np.testing.assert_array_equal(np.flatnonzero(sent), best)
 
 
 def test_one_configuration_has_one_ratio_for_matrices_of_all_sizes():
-  """keep (1 + rows columns), whatever the shape and the number of workers."""
+  """Whatever the shape and the number of workers."""
   for shape in ((16, 32), (100, 300), (3, 64, 256)):
     for n in (2, 64):
       plan = gl.plan(
-        gl.CountSketch(3, 2.0, keep=0.02),
+        gl.CountSketch(3, 2.0, density=0.02),
         {'w': jax.ShapeDtypeStruct(shape, jnp.float32)},
         num_workers=n,
       )
@@ -66,7 +66,7 @@ def test_one_configuration_has_one_ratio_for_matrices_of_all_sizes():
 def test_no_table_of_hashes_is_made():
   """Its memory is a few times the matrix, not rows times an index for each."""
   shape = (512, 1024)
-  tx = gl.compress_gradients(gl.CountSketch(5, 1.0, keep=0.02), None)
+  tx = gl.compress_gradients(gl.CountSketch(5, 1.0, density=0.02), None)
   params = {'w': jax.ShapeDtypeStruct(shape, jnp.float32)}
   state = jax.eval_shape(tx.init, params)
   compiled = jax.jit(tx.update).lower(params, state).compile()
@@ -78,7 +78,7 @@ def test_no_table_of_hashes_is_made():
 def test_hashes_are_new_in_each_step():
   """An entry that collides once is found another time."""
   tx = gl.compress_gradients(
-    gl.CountSketch(1, 1.0, keep=0.05), None, error_feedback=False
+    gl.CountSketch(1, 1.0, density=0.05), None, error_feedback=False
   )
   grads = {'w': jnp.ones((16, 32))}
   update, state = jax.jit(tx.update), tx.init(grads)
@@ -94,7 +94,7 @@ def test_behind_local_steps():
   tx = gl.local_updates(
     optax.sgd(0.1),
     outer=optax.chain(
-      gl.compress_gradients(gl.CountSketch(keep=0.1), workers.AXIS),
+      gl.compress_gradients(gl.CountSketch(density=0.1), workers.AXIS),
       optax.sgd(1.0),
     ),
     every=3,

@@ -25,7 +25,7 @@ METHODS = {
   'top columns': gl.TopK(0.2, probes=2),
   'top entries': gl.TopK(0.2, indices='own'),
   'random entries': gl.RandomK(0.2),
-  'count sketch': gl.CountSketch(keep=0.1),
+  'count sketch': gl.CountSketch(density=0.1),
   'split columns': gl.SplitColumns(0.3, 4),
   'split columns, 4 bits': gl.SplitColumns(0.7, 4, gl.Quantize(4)),
   'chunks': gl.ChunkTopK(4, 5, bits=2, transform='dct'),
@@ -142,7 +142,7 @@ def test_a_copy_of_one_workers_error_would_not_do():
   'method',
   [
     gl.GreedyLore(6, update_interval=4),
-    gl.CountSketch(keep=1.0),
+    gl.CountSketch(density=1.0),
     gl.SplitColumns(1.0),
   ],
   ids=repr,

@@ -37,7 +37,7 @@ def test_what_few_bits_round_away_stays_in_the_errors(method, n, dtype):
 @pytest.mark.parametrize(
   'method',
   [
-    gl.CountSketch(keep=0.2),
+    gl.CountSketch(density=0.2),
     gl.FixedSubspace(2),
     gl.RandomK(0.2),
     gl.SplitColumns(0.3),

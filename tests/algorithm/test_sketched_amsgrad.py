@@ -13,11 +13,11 @@ import oracle
 import workers
 
 SHAPES, split = optimizers.SHAPES, optimizers.split
-RATE, KEEP, COLUMNS, ROWS, EPS, DECAY, SEED = 0.1, 0.2, 1.5, 3, 1e-3, 0.05, 4
+RATE, DENSITY, COLUMNS, ROWS, EPS, DECAY, SEED = 0.1, 0.2, 1.5, 3, 1e-3, 0.05, 4
 P = jax.sharding.PartitionSpec
 
 
-def sketched(keep=KEEP, axis_name=workers.AXIS, **options):
+def sketched(density=DENSITY, axis_name=workers.AXIS, **options):
   options = {
     'columns': COLUMNS,
     'rows': ROWS,
@@ -26,7 +26,7 @@ def sketched(keep=KEEP, axis_name=workers.AXIS, **options):
     'eps': EPS,
     'b2': 0.9,
   } | options
-  return gl.sketched_amsgrad(RATE, keep, axis_name, **options)
+  return gl.sketched_amsgrad(RATE, density, axis_name, **options)
 
 
 class Matrix:
@@ -39,7 +39,7 @@ class Matrix:
   def step(self, grads, draw):
     """What is subtracted, without learning rate and decay."""
     size = grads[0].size
-    kept = round(KEEP * size)
+    kept = round(DENSITY * size)
     find = oracle.count_sketch(
       round(COLUMNS * kept), kept, np.sqrt(self.w) + EPS
     )
@@ -63,7 +63,7 @@ def drawn(step, name):
   *stack, a, b = SHAPES[name]
   k, size = int(np.prod(stack)), a * b
   key = draws.leaf_key(SEED, step, [*SHAPES].index(name))
-  width = round(COLUMNS * round(KEEP * size))
+  width = round(COLUMNS * round(DENSITY * size))
   shifts, signs = draws.hashes(key, k, size, ROWS, width)
   return list(zip(shifts, signs, strict=True))
 
@@ -113,7 +113,7 @@ def test_float64_follows_the_oracle(n, feedback):
 
 
 def test_with_everything_kept_it_is_amsgrad_of_the_dense_mean():
-  tx = sketched(keep=1.0)
+  tx = sketched(density=1.0)
   dense = optax.chain(
     gl.average_gradients(workers.AXIS), optax.amsgrad(RATE, b2=0.9, eps=EPS)
   )
@@ -134,7 +134,7 @@ def test_entries_compete_by_their_steps():
   scale = np.where(np.arange(12) < 6, 1.0, 1e-3)
   sent = {}
   for name, tx in {
-    'steps': sketched(keep=0.1, axis_name=None, eps=1e-8, columns=20.0),
+    'steps': sketched(density=0.1, axis_name=None, eps=1e-8, columns=20.0),
     'gradients': gl.compress_gradients(
       gl.CountSketch(ROWS, 20.0, 0.1), None, min_compression_rate=0
     ),
@@ -199,7 +199,7 @@ def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   # XLA packs the loss together with a message of the only phase.
   sent = sum(c.bytes for c in collectives) - 4
   plan = gl.plan(
-    gl.CountSketch(ROWS, COLUMNS, KEEP),
+    gl.CountSketch(ROWS, COLUMNS, DENSITY),
     workers.zeros(SHAPES),
     num_workers=2,
     min_compression_rate=0,

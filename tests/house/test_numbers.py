@@ -241,7 +241,6 @@ def rounds():
       rf' {re.escape(percent(over))} \|'
     )
   yield r'Up to about 15 times fewer bytes'
-  yield r'a / r times smaller'
 
 
 def sixty():

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -22,29 +23,67 @@ IGNORED = (
 )
 
 PROGRAM = """
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+import dataclasses
+from typing import Any
 
 import greedylore_jax as gl
 import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped]
 
-mesh = jax.make_mesh((1,), ('data',))
+auto = (jax.sharding.AxisType.Auto,)
+mesh = jax.make_mesh((1,), ('data',), axis_types=auto)
 params = {'w': jnp.zeros((256, 512)), 'b': jnp.zeros(512)}
 
 
 def loss_fn(params: Mapping[str, jax.Array], batch: jax.Array) -> jax.Array:
-  return jnp.mean((batch @ params['w'] + params['b']) ** 2)
+  return jnp.mean((batch @ params['w'] + params['b'][None]) ** 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowMeans(gl.Compressor):
+  linear = True
+
+  def compress(
+    self, h: jax.Array, state: Any, key: jax.Array
+  ) -> Generator[Any, Any, Any]:
+    mean, sent = yield h.mean(axis=2, keepdims=True)
+    full = lambda x: jnp.broadcast_to(x, h.shape)
+    return full(mean), full(sent), state
 
 
 rules = [('b', gl.Dense()), ('', gl.PowerSGD(8))]
-tx = optax.chain(gl.compress_gradients(rules, 'data'), optax.adamw(1e-3))
-tx = optax.chain(gl.greedylore(rank=8, axis_name='data'), optax.adamw(1e-3))
-opt_state = gl.init_state(tx, params, mesh, axis_name='data')
+sparse = gl.ChunkTopK(keep=64, bits=2)
+outer = optax.chain(
+  gl.compress_gradients(sparse, 'data', error_decay=0.95), optax.sgd(1.0)
+)
+every = gl.QSR(optax.constant_schedule(1e-3), alpha=0.0175, min_steps=4)
+optimizers = [
+  gl.compress_gradients(rules, 'data', factor_dtype='int8'),
+  gl.compress_gradients(RowMeans(), 'data'),
+  gl.local_updates(optax.adamw(1e-3), outer=outer, every=every),
+  gl.lordo(1e-3, 8, 'data', every=10, outer=outer),
+  gl.frugal(1e-3, 'data', compressor=gl.Quantize(8)),
+  gl.sketched_amsgrad(optax.constant_schedule(1e-3), 0.02, 'data'),
+  gl.tsr_adam(1e-3, rank=8, axis_name='data'),
+  optax.chain(gl.greedylore(rank=8, axis_name='data'), optax.adamw(1e-3)),
+]
+for tx in optimizers:
+  opt_state = gl.init_state(tx, params, mesh, axis_name='data')
 step = gl.make_train_step(loss_fn, tx, mesh, axis_name='data')
-plan: gl.Plan = gl.plan(gl.GreedyLore(8), params, num_workers=4)
+_, _, loss = step(params, opt_state, jnp.ones((4, 256)))
+assert float(loss) == 0
+plan: gl.Plan = gl.plan(gl.CountSketch(density=0.01), params, num_workers=4)
 sent: float = plan.bytes_per_step
-gl.PowerSGD('8')  # type: ignore[arg-type]  # Unused, if there were no types.
+print(gl.predict(plan, bandwidth=1.25e8, compute_seconds=0.1))
+
+
+def mistakes() -> None:  # Ignored in vain, if there were no types.
+  gl.PowerSGD('8')  # type: ignore[arg-type]
+  gl.ChunkTopK(keep=0.1)  # type: ignore[arg-type]
+  gl.frugal(1e-3, 'data', density='8')  # type: ignore[arg-type]
+  gl.compress_gradients(sparse, 'data', decay=1)  # type: ignore[call-arg]
 """
 
 pytestmark = pytest.mark.slow
@@ -97,26 +136,44 @@ def test_the_source_distribution_contains_what_its_tests_need(packages):
   assert {'Makefile', 'train/__main__.py', 'tests/conftest.py'} <= members
 
 
-def test_a_strict_program_passes_against_the_installed_wheel(
-  packages, tmp_path
-):
-  """In an environment of its own, which sees our dependencies behind it."""
-  venv.create(tmp_path / 'env', with_pip=False)
-  python = tmp_path / 'env' / 'bin' / 'python'
-  path = sysconfig.get_path('purelib', vars={'base': str(tmp_path / 'env')})
+@pytest.fixture(scope='module')
+def python(packages, tmp_path_factory):
+  """Runs Python where the wheel is installed, with our dependencies behind."""
+  folder = tmp_path_factory.mktemp('fresh')
+  venv.create(folder / 'env', with_pip=False)
+  path = sysconfig.get_path('purelib', vars={'base': str(folder / 'env')})
   zipfile.ZipFile(packages[1]).extractall(path)
   (pathlib.Path(path) / 'behind.pth').write_text(sysconfig.get_path('purelib'))
-  (tmp_path / 'program.py').write_text(PROGRAM, encoding='utf-8')
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'mypy', '--strict'),
-      *('--python-executable', python, 'program.py'),
-    ],
-    cwd=tmp_path,
-    env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'},
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=280,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
+  (folder / 'program.py').write_text(PROGRAM, encoding='utf-8')
+  executable = folder / 'env' / 'bin' / 'python'
+
+  def run(*words):
+    done = subprocess.run(
+      [executable, *words],
+      cwd=folder,
+      env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'},
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+  where = run('-c', 'import greedylore_jax; print(greedylore_jax.__file__)')
+  assert where.startswith(path), 'not the wheel'
+  return run
+
+
+def test_a_strict_program_passes_against_the_installed_wheel(python):
+  python('-m', 'mypy', '--strict', 'program.py')
+
+
+def test_programs_run_with_the_installed_wheel(python, tmp_path):
+  python('program.py')
+  text = (ROOT / 'README.md').read_text('utf-8')
+  blocks = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+  (tmp_path / 'readme.py').write_text('\n'.join(blocks), encoding='utf-8')
+  printed = python(tmp_path / 'readme.py', tmp_path / 'saved')
+  assert re.findall(r'^\d+\.\d+$', printed, re.MULTILINE)
+  assert (tmp_path / 'saved').exists()

@@ -54,6 +54,32 @@ def test_every_public_name_has_a_docstring_that_is_its_own(name):
   assert not doc.startswith(f'{name}('), f'{name} has the generated docstring'
 
 
+@pytest.mark.parametrize(
+  'compressor',
+  [
+    gl.GreedyLore(2, probes='independent'),
+    gl.PowerSGD(2, seed=3),
+    gl.RangeFinder(2, warm=0.5),
+    gl.TSR(2, 10),
+    gl.FixedSubspace(2),
+    gl.RandomSubspace(2),
+    gl.TopK(0.1, 'own'),
+    gl.RandomK(0.1),
+    gl.ChunkTopK(transform='dct'),
+    gl.ThresholdTopK(0.1),
+    gl.CountSketch(),
+    gl.Quantize(4),
+    gl.Sign(),
+    gl.SplitColumns(0.2, compressor=gl.Quantize(8)),
+    gl.Dense(),
+    gl.Frozen(),
+  ],
+  ids=lambda x: type(x).__name__,
+)
+def test_a_compressor_is_printed_as_the_call_that_makes_it(compressor):
+  assert eval(repr(compressor), vars(gl)) == compressor
+
+
 def test_options_are_declared_and_documented_once():
   fields = {x.name for x in dataclasses.fields(Policy)}
   assert fields == {'compressor', *OPTIONS}

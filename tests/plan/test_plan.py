@@ -24,7 +24,7 @@ COMPRESSORS = {
   'top columns': gl.TopK(0.1, probes=2),
   'top entries': gl.TopK(0.1, indices='own'),
   'random entries': gl.RandomK(0.1),
-  'count sketch': gl.CountSketch(keep=0.05),
+  'count sketch': gl.CountSketch(density=0.05),
   'split columns': gl.SplitColumns(0.2, 5),
   'chunks': gl.ChunkTopK(8, 5, bits=2, transform='dct'),
   'chunks, 8 bits': gl.ChunkTopK(8, 5, bits=8),

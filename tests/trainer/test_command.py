@@ -227,10 +227,9 @@ def test_keys_are_those_of_the_configuration():
   assert command_line.keys() == expected
 
 
-@pytest.mark.parametrize('option', ['--help', '-h'])
-def test_help_lists_every_key_with_value_meaning_and_type(option, capsys):
+def test_help_lists_every_key_with_value_meaning_and_type(capsys):
   with pytest.raises(SystemExit) as stop:
-    program.main([option])
+    program.main(['--help'])
   assert not stop.value.code
   shown = capsys.readouterr().out
   assert 'python -m train CONFIG' in shown
@@ -258,6 +257,37 @@ def test_help_for_a_file_shows_its_values(write, capsys):
   with pytest.raises(SystemExit):
     program.main([write('config = Config(steps=12345)'), '--help'])
   assert '--steps 12345\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', [['-h'], [QUICKSTART, '-h', '--plan']])
+def test_the_overview_fits_a_screen_and_names_every_section(words, capsys):
+  with pytest.raises(SystemExit) as stop:
+    program.main(words)
+  assert not stop.value.code
+  shown = capsys.readouterr().out
+  lines = shown.splitlines()
+  assert len(lines) <= 40
+  assert max(map(len, lines)) <= 80
+  assert lines[0] == 'usage: python -m train CONFIG [--section.key VALUE ...]'
+  keys = command_line.keys()
+  for key in keys:
+    name, dot, _ = key.partition('.')
+    assert (f'  --{name}.KEY ' if dot else f'--{name}') in shown, key
+
+
+def test_help_for_a_section_lists_its_keys_only(write, capsys):
+  path = write('config = Config(data=Data(sequence_length=77))')
+  with pytest.raises(SystemExit):
+    program.main([path, '--help', 'data'])
+  shown = capsys.readouterr().out
+  assert '--data.sequence_length 77\n' in shown
+  keys = command_line.keys()
+  listed = re.findall(r'^--(\S+)', shown, re.MULTILINE)
+  assert listed == [x for x in keys if x.startswith('data.')]
+
+
+def test_help_for_an_unknown_section_is_an_error(refused):
+  assert refused('--help', 'modle').endswith("the nearest is 'model'")
 
 
 # Wrong options.

@@ -194,6 +194,28 @@ def test_a_state_without_its_specs():
     sharded(step, P(), P())(PARAMS, state)
 
 
+@pytest.mark.parametrize('accumulate_steps', [1, 2])
+def test_batch_leaves_of_unequal_length(accumulate_steps):
+  mesh = workers.mesh_of(2)
+  tx = optax.chain(gl.greedylore(2, workers.AXIS), optax.sgd(0.1))
+  state = gl.init_state(tx, PARAMS, mesh, axis_name=workers.AXIS)
+  step = gl.make_train_step(
+    lambda p, batch: jnp.mean((batch['x'] @ p['w'] - batch['y']) ** 2),
+    tx,
+    mesh,
+    axis_name=workers.AXIS,
+    accumulate_steps=accumulate_steps,
+  )
+  batch = {'x': jnp.ones((16, 8)), 'y': jnp.ones((8, 16))}
+  with pytest.raises(ValueError) as caught:  # noqa: PT011
+    step(PARAMS, state, batch)
+  assert str(caught.value).startswith(
+    'All leaves of the batch should have the same leading axis, got for each'
+    " worker 8 in 'x', 4 in 'y', and loss_fn failed on them: "
+  )
+  assert '\n' not in str(caught.value)
+
+
 def test_a_batch_that_does_not_divide():
   mesh = workers.mesh_of(4)
   tx = optax.chain(gl.greedylore(2, workers.AXIS), optax.sgd(0.1))

@@ -24,7 +24,7 @@ METHODS = {
   'random_subspace': gl.RandomSubspace(2, 3),
   'top_k': gl.TopK(0.2),
   'random_k': gl.RandomK(0.2),
-  'count_sketch': gl.CountSketch(keep=0.2),
+  'count_sketch': gl.CountSketch(density=0.2),
   'split_columns': gl.SplitColumns(0.3, 3, gl.PowerSGD(2)),
   'chunk_top_k': gl.ChunkTopK(8, 5, bits=2, transform='dct'),
   'threshold_top_k': gl.ThresholdTopK(0.2, 3),

@@ -5,19 +5,16 @@ configuration also accepts every key of it as an option, --section.key VALUE.
 """
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 import dataclasses
-import inspect
-import itertools
 import sys
-import textwrap
 import typing
 from typing import Any, TypeVar
 
-from train.config import schema
+from train.config import help_text, schema
 from train.config.exit_codes import UsageError
 from train.config.reader import SECTIONS, load, name_of
-from train.config.section import Section, describe_type, is_of, nearest
+from train.config.section import Section, is_of, nearest
 
 _KEYS = '[--section.key VALUE ...]'
 
@@ -62,16 +59,8 @@ def read(
   missing = [x for x in types if not hasattr(options, x)]  # Without a default.
   usage = [f'--{x} VALUE' for x in missing if x != first]
   usage = [prog, first.upper(), *usage, _KEYS if keys else '[--option ...]']
-  if {'-h', '--help'} & {*argv}:
-    path = argv[0] if keys and argv[0][:1] != '-' else ''
-    start = load(path) if path else schema.Config()
-    print(f'usage: {" ".join(usage)}\n')
-    print(inspect.cleandoc(options.__doc__ or ''), end='\n\n')
-    own = '\n'.join(_help(options, options))
-    print(own.replace(f'--{first} ', first.upper(), 1))
-    if keys:
-      print('\nKeys of the configuration, with their values:')
-      print('\n'.join(_help(schema.Config, start, hidden={*types})))
+  if {*help_text.ASKS} & {*argv}:
+    print(help_text.describe(argv, options, ' '.join(usage)))
     sys.exit()
   words, given = _split(argv, keys | types)
   values, overrides = {}, []
@@ -210,32 +199,3 @@ def _typed(key: str, texts: list[str], hint: Any) -> Any:
     return texts[0]
   of_type = not isinstance(value, str) and is_of(value, hint)
   return value if of_type else texts[0]
-
-
-def _help(
-  section: type[Section],
-  values: Any,
-  prefix: str = '--',
-  hidden: Collection[str] = (),
-) -> Iterator[str]:
-  """Every field of a section with its value, docstring and type.
-
-  Keys in `hidden` are left out: options of the command that have their name.
-  """
-  (tree,) = ast.parse(inspect.getsource(section)).body
-  assert isinstance(tree, ast.ClassDef)
-  hints, indent = typing.get_type_hints(section), 6 * ' '
-  for field, after in itertools.pairwise([*tree.body, tree]):
-    match field, after:
-      case ast.AnnAssign(ast.Name(name)), _ if name in hidden:
-        pass
-      case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text))):
-        value = getattr(values, name, '')
-        is_flag = value is False and values is section
-        yield f'{prefix}{name} {"" if is_flag or value in ("", ()) else value}'
-        text += f' ({"a flag" if is_flag else describe_type(hints[name])})'
-        yield textwrap.indent(textwrap.fill(' '.join(text.split()), 74), indent)
-      case ast.AnnAssign(ast.Name(name)), _:
-        inner = getattr(values, name)
-        yield f'\n{inspect.cleandoc(inner.__doc__)}'
-        yield from _help(type(inner), inner, f'{prefix}{name}.')

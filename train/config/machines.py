@@ -12,7 +12,7 @@ _PREFIX = 'mtls_peer_uri_prefix'
 
 @dataclasses.dataclass(frozen=True)
 class Mesh(Section):
-  """The workers that share the batch, and the devices of each worker."""
+  """The workers that share the batch, and the devices of each."""
 
   replica: int = 0
   """Number of data-parallel workers, which exchange compressed gradients. 0
@@ -31,7 +31,7 @@ class Mesh(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Distributed(Section):
-  """Several processes; leave unset where JAX detects the cluster itself."""
+  """Several processes; unset where JAX detects the cluster."""
 
   coordinator: str | None = None
   """HOST:PORT of process 0."""

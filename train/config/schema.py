@@ -77,7 +77,7 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Section):
-  """The optimizer behind the compression: one of optax by name, or Muon."""
+  """The optimizer that follows the compression."""
 
   name: str = 'adamw'
   """An optax factory that requires only a learning rate and whose updates need
@@ -205,7 +205,7 @@ class Compression(Section):
   (slower, not better)."""
   error_feedback: bool = True
   """Add whatever was not sent to later steps; off only for ablations, and for
-  frugal as its paper has it."""
+  frugal, whose paper has none."""
   error_decay: float = 1.0
   """Factor on the error before it is added to the next step. Lower forgets
   sooner; with local.every, 0.9 to 0.99 is usual."""
@@ -365,7 +365,7 @@ class Checkpoint(Section):
 
 @dataclasses.dataclass(frozen=True)
 class Agreement(Section):
-  """When the parameters of the workers are compared, bit by bit."""
+  """When the workers' parameters are compared, bit by bit."""
 
   every: int = 100
   """Steps between comparisons, in addition to one before every checkpoint; with

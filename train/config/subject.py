@@ -12,7 +12,7 @@ DType = Literal['float32', 'bfloat16', 'float16']
 
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
-  """The texts, sentences or images, and how they are processed."""
+  """Texts, sentences or images, and their processing."""
 
   source: str = 'python-stdlib'
   """'python-stdlib', the .py files of the standard library; 'files', the texts

@@ -27,7 +27,7 @@ def assign(tree: PyTree, count: int) -> list[Members]:
     ValueError: if there are fewer leaves than fragments.
   """
   sizes = [math.prod(jnp.shape(x)) for x in jax.tree.leaves(tree)]
-  if count > 1 and len(sizes) < count:
+  if count > 1 and 0 < len(sizes) < count:
     raise ValueError(
       f'fragments must be at most the number of leaves, {len(sizes)}, got'
       f' {count}.'

@@ -135,14 +135,18 @@ class Policy:
   ) -> 'Policy':
     """A policy of these options, with an error for each unknown name."""
     known = [*PolicyOptions.__annotations__]
-    for name in options:
+    named: dict[str, Any] = {**options}
+    # optax.inject_hyperparams passes them on as one argument of that name.
+    if isinstance(named.get('options'), dict):
+      named |= named.pop('options')
+    for name in named:
       if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {close[0]!r}?' if close else '.'
         raise TypeError(
           f'There is no option {name!r}, only {", ".join(known)}{hint}'
         )
-    return cls(compressor, **options)
+    return cls(compressor, **named)
 
   def __post_init__(self) -> None:
     for pattern, compressor in self.rules:
