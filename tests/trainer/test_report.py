@@ -213,6 +213,13 @@ def test_columns_of_numbers_are_aligned_and_bold_is_markup():
   assert cells[2].text == 'b < c'
 
 
+def test_bytes_of_file_names_that_are_not_text_are_replaced():
+  """A run must not end because its page cannot be written."""
+  text = document.page('a\x1b\udcff', ['\0b'], [])
+  assert pages.parse(text).find('.//h1').text == 'a\ufffd\ufffd'
+  text.encode('utf-8')
+
+
 def test_attributes_are_escaped_and_only_markup_is_not():
   found = document.element(
     'a', 'x<y', None, ['&', document.element('b', 1)], title='">'

@@ -12,6 +12,9 @@ from typing import Any
 from urllib import parse
 
 _STYLE = pathlib.Path(__file__).with_name('style.css')
+_VOID = {'meta', 'path', 'line', 'circle'}
+# Control characters, and bytes of file names that are not UTF-8.
+_NOT_TEXT = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 _NUMBER = re.compile(r'([-+]?[\d.,]+(e[-+]?\d+)?[%x]?|nan)?')
 
 
@@ -33,21 +36,14 @@ def element(tag: str, *content: Any, **attributes: Any) -> Html:
     '<p class="&quot;">a &lt; b <b>c</b></p>'
   """
   words = ''.join(
-    f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+    f' {name.rstrip("_").replace("_", "-")}="{_escape(value)}"'
     for name, value in attributes.items()
     if value is not None
   )
   inside = _markup(content)
-  return Html(
-    f'<{tag}{words}>{inside}</{tag}>' if inside else _empty(tag, words)
-  )
-
-
-def _empty(tag: str, words: str) -> str:
-  return f'<{tag}{words}/>' if tag in _VOID else f'<{tag}{words}></{tag}>'
-
-
-_VOID = {'meta', 'path', 'line', 'rect', 'circle'}
+  if tag in _VOID and not inside:
+    return Html(f'<{tag}{words}/>')
+  return Html(f'<{tag}{words}>{inside}</{tag}>')
 
 
 def _markup(content: Any) -> str:
@@ -57,7 +53,12 @@ def _markup(content: Any) -> str:
     return content
   if isinstance(content, Iterable) and not isinstance(content, str):
     return ''.join(map(_markup, content))
-  return html.escape(str(content))
+  return _escape(content)
+
+
+def _escape(value: Any) -> str:
+  """Text as markup; what no page may hold becomes the replacement sign."""
+  return html.escape(_NOT_TEXT.sub('\ufffd', str(value)))
 
 
 def page(title: str, subtitle: Iterable[str], sections: Iterable[Any]) -> str:

@@ -44,6 +44,7 @@ class Task(abc.ABC):
   """What speed is counted in: 'tokens' or 'examples'."""
   units_per_example: int = 1
   loss_unit: str = 'nats'
+  """'nats', or for scores 'squared error'."""
   embeddings: str
   """A pattern of the paths of parameters that `compression.embeddings` is
   about: token embedding and head, stem and classifier."""
@@ -53,8 +54,7 @@ class Task(abc.ABC):
   """From parameters, and whether `embeddings` count, to dimension numbers; see
   `gl.compress_gradients`."""
   loss: Callable[[Params, Batch], jax.Array]
-  """The mean training loss of a batch: nats, or for scores the squared
-  error."""
+  """The mean training loss of a batch, in `loss_unit`."""
   train: Callable[[int, int, int], Batches]
   """From the batch size over all processes, the index of this process and
   their number to the training batches of this process."""
