@@ -49,8 +49,8 @@ class RowMeans(gl.Compressor):
     self, h: jax.Array, state: Any, key: jax.Array
   ) -> Generator[Any, Any, Any]:
     mean, sent = yield h.mean(axis=2, keepdims=True)
-    full = lambda x: jnp.broadcast_to(x, h.shape)
-    return full(mean), full(sent), state
+    output, share = (jnp.broadcast_to(x, h.shape) for x in (mean, sent))
+    return output, share, state
 
 
 rules = [('b', gl.Dense()), ('', gl.PowerSGD(8))]
