@@ -9,8 +9,9 @@ In the other, a host is hit every two minutes, chosen at random:
 - cut: its link is down for 20 s.
 - slow: its link has a tenth of the rate for 20 s.
 
-Goodput is the steps per second of the disturbed run over those of the other.
-Both have to end with the same bits. Needs root, see benchmarks.network.hosts.
+Goodput is the useful steps per second of the disturbed run over those of the
+other, while both run. Both have to end with the same bits. Needs root, see
+benchmarks.network.hosts.
 """
 
 import argparse
@@ -134,10 +135,10 @@ class Run:
     elif kind == 'slow':
       self._hosts.slow_down(i, 1)
 
-  def rate(self) -> float:
-    """Steps per second from the first new step on, lost ones not counted."""
-    (begin, first), (end, last) = self.steps[1], self.steps[-1]
-    return (last - first) / (end - begin)
+  def steps_between(self, begin: float, end: float) -> int:
+    """Useful steps in a time: those that are lost later do not count twice."""
+    at = lambda time: max((x for t, x in self.steps if t <= time), default=0)
+    return at(end) - at(begin)
 
 
 @dataclasses.dataclass
@@ -246,12 +247,16 @@ def _report(whole: Run, hit: Run, faults: list[Fault]) -> str:
     lines.append(
       f'| {fault.kind} | {fault.host} | {fault.step} | {seconds:.1f} |'
     )
-  rates = hit.rate(), whole.rate()
-  minutes = (hit.steps[-1][0] - hit.steps[1][0]) / 60
+  # While both run: afterwards, the machine has less to do.
+  begin = max(run.steps[1][0] for run in (whole, hit))
+  end = min(run.steps[-1][0] for run in (whole, hit))
+  useful, possible = (run.steps_between(begin, end) for run in (hit, whole))
+  minutes = (end - begin) / 60
+  struck = sum(fault.begin < end for fault in faults)
   lines.append(
-    f'\n{hit.steps[-1][1]:,} steps with {len(faults)} faults in'
-    f' {minutes:.1f} minutes: {rates[0]:.3f} steps per second, undisturbed'
-    f' {rates[1]:.3f}; goodput {100 * rates[0] / rates[1]:.1f} %.'
+    f'\nIn {minutes:.1f} minutes with {struck} faults: {useful:,} useful steps,'
+    f' undisturbed {possible:,}; goodput {100 * useful / possible:.1f} %. There'
+    f' were {len(faults)} faults in all {hit.steps[-1][1]:,} steps.'
   )
   return '\n'.join(lines)
 
