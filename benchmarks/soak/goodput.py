@@ -277,12 +277,13 @@ def _children(pid: int) -> list[int]:
 
 
 def _sums(folder: pathlib.Path) -> list[dict[str, int]]:
-  """The checksums of the last copy of every host."""
+  """The checksums of the arrays in the last copy of every host."""
   found = []
   for copies in sorted(folder.glob('host*/copies/0')):
     last = max(int(x.name) for x in copies.iterdir() if x.name.isdecimal())
     text = (copies / str(last) / 'notes.json').read_text(encoding='utf-8')
-    found.append(json.loads(text)['checksums'])
+    notes = json.loads(text)
+    found.append({name: notes['checksums'][name] for name in notes['arrays']})
   return found
 
 
