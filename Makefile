@@ -131,6 +131,7 @@ bench: .venv/train .venv/peers
 soak: .venv/train
 	$(PY) -m benchmarks.soak
 	$(PY) -m benchmarks.soak.kills
+	$(PY) -m benchmarks.soak.goodput  # Needs root.
 	$(PY) -m benchmarks.soak.processes
 	$(PY) -m benchmarks.soak.fuzz
 

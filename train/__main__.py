@@ -54,10 +54,12 @@ def main(argv: list[str]) -> int:
   import jax
 
   from train.distributed import equality, preemption, processes
-  from train.run import forecast, loop
+  from train.run import loop
 
   try:
     if options.plan:
+      from train.run import forecast
+
       print(forecast.describe(settings))
       return 0
     loop.run(settings, pathlib.Path(settings.workdir))

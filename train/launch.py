@@ -86,31 +86,36 @@ def main(argv: list[str]) -> int:
     return exit_codes.fail(error)
   launcher = crew.Launcher(_SOON if options.elastic else _GRACE)
   launcher.listen()
+  count, local = options.num_processes, settings.checkpoint.local
   if not options.elastic:
     stopping = lambda end: crew.say(f'{end}; stopping the others.')
-    return launcher.run(_commands(sizes[0], words), on_failure=stopping).code
+    commands = _commands(count, words, local)
+    return launcher.run(commands, on_failure=stopping).code
   if len(sizes) > 1:
     words.append(f'--distributed.min_processes={sizes[-1]}')
   checkpoints = pathlib.Path(
     settings.workdir or paths.default(name), paths.CHECKPOINTS
   )
+  if local:  # Each process has its part of the same checkpoints.
+    checkpoints = pathlib.Path(local, '0')
   last_step = lambda: paths.last_step(checkpoints)
   of_size = lambda size: _with_share(words, settings, size, sizes[0])
   if meeting is None:
     return elastic.run(
       launcher,
       elastic.Policy(sizes, options.max_restarts),
-      lambda size: _commands(size, of_size(size)),
+      lambda size: _commands(size, of_size(size), local),
       last_step,
     )
-  count, (address, _) = options.num_processes, meeting.address
+  address, _ = meeting.address
 
-  def commands(share: rendezvous.Share) -> list[list[str]]:
+  def share_of(share: rendezvous.Share) -> list[list[str]]:
     size, first = share.hosts * count, share.place * count
-    every = _commands(size, of_size(size), f'{address}:{share.port}')
+    where = f'{address}:{share.port}'
+    every = _commands(size, of_size(size), local, where, count)
     return every[first : first + count]
 
-  member = rendezvous.Member(launcher, meeting, options.host, commands, count)
+  member = rendezvous.Member(launcher, meeting, options.host, share_of, count)
   if options.host:
     return member.run()
   try:
@@ -226,18 +231,34 @@ def _with_share(
 
 
 def _commands(
-  count: int, words: list[str], address: str = ''
+  count: int,
+  words: list[str],
+  local: str | None,
+  address: str = '',
+  per_host: int | None = None,
 ) -> list[list[str]]:
-  """The commands of the processes, which meet at a free port by default."""
+  """The commands of the processes, which meet at a free port by default.
+
+  With a `local` folder, each process of a host has its own folder in it.
+  """
   if not address:
     with socket.create_server(('127.0.0.1', 0)) as free:
       address = f'127.0.0.1:{free.getsockname()[1]}'
+
+  def own(i: int) -> list[str]:
+    said = [f'--distributed.process_id={i}']
+    if local:
+      place = pathlib.Path(local, str(i % (per_host or count)))
+      said.append(f'--checkpoint.local={place}')
+    return said
+
   command = [
-    *(sys.executable, '-m', 'train', *words),
+    *(sys.executable, '-m', 'train'),
+    *(command_line.without(words, ('checkpoint.local',)) if local else words),
     f'--distributed.coordinator={address}',
     f'--distributed.num_processes={count}',
   ]
-  return [[*command, f'--distributed.process_id={i}'] for i in range(count)]
+  return [[*command, *own(i)] for i in range(count)]
 
 
 if __name__ == '__main__':

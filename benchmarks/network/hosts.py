@@ -187,6 +187,19 @@ class Hosts:
         self._inside(i, 'tc', 'qdisc', verb, 'dev', 'eth0', 'root', *bucket)
     self._rate = rate
 
+  def slow_down(self, i: int, times: float) -> None:
+    """Divides the rate of host i; 1 gives it back the rate of all hosts."""
+    if self._rate is None:
+      raise ValueError('a link without a limit cannot be slowed down')
+    rate = f'{bits_per_second(self._rate) / times / 1e3:g}kbit'
+    bucket = _bucket(rate)
+    self._inside(i, 'tc', 'qdisc', 'replace', 'dev', 'eth0', 'root', *bucket)
+
+  def connect(self, i: int, is_connected: bool) -> None:
+    """Plugs the cable of host i in, or out: frames are lost then."""
+    state = 'up' if is_connected else 'down'
+    self._inside(self.count, 'ip', 'link', 'set', f'port{i}', state)
+
   def delay(self, milliseconds: float) -> None:
     """Changes the delay of all links, also while processes run on the hosts.
 

@@ -70,7 +70,8 @@ def _open(card: str) -> socket.socket:
 
 def _arrived(port: socket.socket) -> Iterator[bytes]:
   """The frames that wait at a port, without those that it sent itself."""
-  with contextlib.suppress(BlockingIOError):
+  # A card that is down has an error, once.
+  with contextlib.suppress(OSError):
     for _ in range(_TURN):
       frame, address = port.recvfrom(1 << 17)
       if address[2] != socket.PACKET_OUTGOING:

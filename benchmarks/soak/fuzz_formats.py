@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import tempfile
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -185,18 +186,8 @@ def _read_results(folder: pathlib.Path) -> None:
 
 
 def _make_checkpoint(folder: pathlib.Path) -> None:
-  from train.run import checkpoint
-
-  now = _snapshot(1)
   with _checkpoints(folder) as checkpoints:
-    checkpoints.save(
-      dataclasses.replace(
-        now,
-        progress=checkpoint.Progress(
-          data={'next_index': 3}, bytes_sent=10, seconds=1.5
-        ),
-      )
-    )
+    checkpoints.save(_snapshot(1))
 
 
 def _read_checkpoint(folder: pathlib.Path) -> None:
@@ -233,7 +224,34 @@ def _snapshot(step: int) -> Any:
   params = {'a': jnp.arange(300.0), 'b': jnp.full((4, 5), 1.0 + step)}
   params = jax.device_put(params, place)
   state = jax.device_put(optax.adam(1e-3).init(params), place)
-  return checkpoint.Snapshot(step, params, state, checkpoint.Progress())
+  data = {'next_index': 3}
+  progress = checkpoint.Progress(data=data, bytes_sent=10, seconds=1.5)
+  return checkpoint.Snapshot(step, params, state, progress)
+
+
+def _make_local_copies(folder: pathlib.Path) -> None:
+  with _local_copies(folder) as copies:
+    for step in (1, 2):
+      copies.save(_snapshot(step))
+
+
+def _read_local_copies(folder: pathlib.Path) -> None:
+  from train.run import lock
+
+  with (
+    tempfile.TemporaryDirectory() as work,
+    lock.claimed(pathlib.Path(work), str(folder)),
+    _local_copies(folder) as copies,
+  ):
+    copies.latest(_snapshot(0))
+
+
+def _local_copies(folder: pathlib.Path) -> Any:
+  from train.config.schema import Checkpoint, Config
+  from train.run import local_copies
+
+  config = Config(checkpoint=Checkpoint(local=str(folder)))
+  return local_copies.LocalCopies(config, _mesh(), data={})
 
 
 def _make_work_folder(folder: pathlib.Path) -> None:
@@ -303,5 +321,6 @@ FORMATS = {
   'texts': Format(_make_texts, _read_texts),
   'results.jsonl': Format(_make_results, _read_results),
   'checkpoint': Format(_make_checkpoint, _read_checkpoint),
+  'local copies': Format(_make_local_copies, _read_local_copies),
   'work folder': Format(_make_work_folder, _write_work_folder),
 }

@@ -1,9 +1,10 @@
 """A process that stands for one of a run: FOLDER ACTION ...
 
-An action is `save:STEP` (a complete checkpoint), `exit:CODE`, `kill` (by
-SIGKILL), `wait` (until SIGTERM, then exit as one that saved), `last` (the same,
-but it fails then), `deaf` (SIGTERM ends it, as before a process listens; it is
-deaf from its first action on) or `ignore` (SIGTERM does nothing).
+An action is `save:STEP` (a complete checkpoint), `seen:STEP` (until the
+launcher has seen that), `exit:CODE`, `kill` (by SIGKILL), `wait` (until
+SIGTERM, then exit as one that saved), `last` (the same, but it fails then),
+`deaf` (SIGTERM ends it, as before a process listens; it is deaf from its first
+action on) or `ignore` (SIGTERM does nothing). It prints `ready` when it waits.
 """
 
 import os
@@ -21,7 +22,9 @@ def main(folder, *actions):
     name, _, value = action.partition(':')
     if name == 'save':
       pathlib.Path(folder, value).mkdir(parents=True, exist_ok=True)
-      time.sleep(0.4)  # For the launcher to see each of them.
+    elif name == 'seen':
+      while not pathlib.Path(folder, f'seen-{value}').exists():
+        time.sleep(0.02)
     elif name == 'exit':
       os._exit(int(value))
     elif name == 'kill':
@@ -31,7 +34,8 @@ def main(folder, *actions):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
       if name == 'ignore':
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-      time.sleep(60)
+      print('ready', flush=True)
+      time.sleep(200)
 
 
 if __name__ == '__main__':

@@ -32,6 +32,7 @@ def main(folder, plan):
     print(f'place {share.place} of {share.hosts}', flush=True)
     return [[sys.executable, _ACTOR, folder, *next(left, last).split()]]
 
+  print('trying', flush=True)
   launcher = crew.Launcher(grace=0.3)
   launcher.listen()
   member = rendezvous.Member(launcher, meeting, plan['host'], commands, 1)

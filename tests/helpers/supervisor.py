@@ -23,13 +23,15 @@ def main(folder, plan):
     actions = [*next(left, attempts[-1]), *(['wait'] * size)][:size]
     return [[sys.executable, _ACTOR, folder, *x.split()] for x in actions]
 
+  def last_step():
+    step = paths.last_step(folder)
+    pathlib.Path(folder, f'seen-{step}').touch()
+    return step
+
   launcher = crew.Launcher(grace=0.3)
   launcher.listen()
   return elastic.run(
-    launcher,
-    elastic.Policy(tuple(sizes), max_restarts),
-    commands,
-    lambda: paths.last_step(folder),
+    launcher, elastic.Policy(tuple(sizes), max_restarts), commands, last_step
   )
 
 

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -27,8 +26,11 @@ class Supervised:
     error: what was printed on standard error.
   """
 
-  def __init__(self, folder, sizes, attempts, max_restarts=3, stop_after=None):
-    """`attempts` has the actions of each attempt; see helpers/supervisor.py."""
+  def __init__(self, folder, sizes, attempts, max_restarts=3, stop_at=0):
+    """`attempts` has the actions of each attempt; see helpers/supervisor.py.
+
+    With `stop_at`, it is asked to stop when so many processes wait.
+    """
     words = [str(folder), json.dumps([sizes, attempts, max_restarts])]
     with subprocess.Popen(
       [sys.executable, supervisor.__file__, *words],
@@ -38,11 +40,11 @@ class Supervised:
       text=True,
     ) as process:
       begin = ''
-      if stop_after is not None:
-        begin = process.stdout.readline()
-        time.sleep(stop_after)
+      while begin.count('ready') < stop_at:
+        begin += process.stdout.readline()
+      if stop_at:
         process.terminate()
-      out, self.error = process.communicate(timeout=60)
+      out, self.error = process.communicate(timeout=150)
       out = begin + out
     self.code = process.returncode
     self.sizes = [int(x) for x in re.findall(r'^attempt (\d+)', out, re.M)]
@@ -107,7 +109,9 @@ def test_a_place_that_stays_away_is_left_out_until_it_returns(tmp_path):
     ['wait', 'wait', 'kill'],
     ['save:10 wait'],  # With two; they save and stop for the third.
     ['wait', 'wait', 'kill'],  # It is still away.
-    ['save:20 save:30 wait'],  # So the next two wait for two checkpoints.
+    [
+      'save:20 seen:20 save:30 wait'
+    ],  # So the next two wait for two checkpoints.
     ['exit:0'] * 3,
   ]
   run = Supervised(tmp_path, [3, 2], attempts)
@@ -152,14 +156,14 @@ def test_sizes_that_do_not_divide_the_batch_are_skipped(tmp_path):
 
 def test_a_request_to_stop_is_passed_on_and_ends_all(tmp_path):
   attempts = [['save:3 wait', 'wait']]
-  run = Supervised(tmp_path, [2], attempts, stop_after=1.0)
+  run = Supervised(tmp_path, [2], attempts, stop_at=2)
   assert (run.code, run.sizes) == (exit_codes.PREEMPTED, [2])
   assert not run.error
 
 
 def test_a_process_that_fails_while_it_stops_is_not_restarted(tmp_path):
   attempts = [['last', 'last']]
-  run = Supervised(tmp_path, [2], attempts, stop_after=1.0)
+  run = Supervised(tmp_path, [2], attempts, stop_at=2)
   assert (run.code, run.sizes) == (1, [2])
   assert not run.error
 

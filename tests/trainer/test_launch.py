@@ -13,7 +13,7 @@ import pytest
 
 import runs
 from train import launch
-from train.config import exit_codes
+from train.config import command_line, exit_codes
 from train.config.schema import Compression
 
 
@@ -178,48 +178,73 @@ def test_slurm_is_found_without_a_word(tmp_path, tasks):
     assert all(line.startswith('[Gloo]') for line in others.splitlines())
 
 
-@pytest.mark.parametrize(
-  ('codes', 'code', 'starts', 'requeued'),
-  [
-    ((137, 1, 0), 0, 3, False),
-    ((134, 2), 2, 2, False),
-    ((75,), 75, 1, True),
-    ((137, 75), 75, 2, True),
-    ((1,), 1, 3, False),
-  ],
-)
-def test_a_slurm_job_restarts_what_it_should(
-  tmp_path, codes, code, starts, requeued
-):
-  """With stubs of srun, whose last code is repeated, and of scontrol."""
-  for name, text in (
-    (
-      'srun',
-      f'set -- {" ".join(map(str, codes))}; n=$(wc -l <"$LOG")\n'
-      'echo start >>"$LOG"; shift $((n < $# ? n : $# - 1)); exit "$1"',
+ROOT = pathlib.Path(launch.__file__).parents[1]
+
+
+@pytest.mark.parametrize('code', [0, 2, 75])
+def test_a_slurm_job_has_a_launcher_per_node(tmp_path, code):
+  """With stubs of srun, which runs two tasks, scontrol and Python."""
+  stubs = {
+    'srun': 'shift; for i in 0 1; do SLURM_NODEID=$i "$@"; done; exit $CODE',
+    'scontrol': (
+      'if [[ $1 == show ]]; then echo first; echo second;'
+      ' else echo "$@" >>queue; fi'
     ),
-    ('scontrol', 'echo "$@" >>"$LOG".queue'),
-  ):
+    '.venv/bin/python': (
+      'echo "$@" >>commands; echo "$GREEDYLORE_TOKEN" >>tokens'
+    ),
+  }
+  (tmp_path / '.venv' / 'bin').mkdir(parents=True)
+  for name, text in stubs.items():
     (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
     (tmp_path / name).chmod(0o755)
-  log = tmp_path / 'log'
-  log.touch()
-  root = pathlib.Path(launch.__file__).parents[1]
   done = subprocess.run(
-    ['bash', root / 'launch' / 'slurm.sbatch', 'configs/quickstart.py'],
+    ['bash', ROOT / 'launch' / 'slurm.sbatch', 'configs/quickstart.py'],
+    cwd=tmp_path,
     env=os.environ
     | {
       'PATH': f'{tmp_path}:{os.environ["PATH"]}',
-      'LOG': str(log),
-      'RESTARTS': '2',
+      'CODE': str(code),
       'SLURM_JOB_ID': '7',
+      'SLURM_JOB_NODELIST': 'node[1-2]',
+      'SLURM_JOB_NUM_NODES': '2',
     },
     check=False,
     capture_output=True,
+    text=True,
   )
-  assert done.returncode == code
-  assert log.read_text().count('start') == starts
-  assert (tmp_path / 'log.queue').exists() == requeued
+  assert (done.returncode, done.stderr) == (code, '')
+  assert (tmp_path / 'queue').exists() == (code == exit_codes.PREEMPTED)
+  for i, line in enumerate((tmp_path / 'commands').read_text().splitlines()):
+    options = launch_options(line.split())
+    assert (options.host, options.hosts, options.num_processes) == (i, 2, 1)
+    assert (options.rendezvous, options.min_processes) == ('first:8476', 2)
+  first, second = (tmp_path / 'tokens').read_text().split()
+  assert first == second
+  assert len(first) == 32
+
+
+def test_the_kubernetes_pods_have_a_launcher_each():
+  """Read without a library for YAML, which nothing else here needs."""
+  text = (ROOT / 'launch' / 'kubernetes-jobset.yaml').read_text()
+  count = re.search(r'parallelism: (\d+)', text)[1]
+  command = (
+    re.search(r'command: \[(.*)\]', text)[1].replace("'", '').split(', ')
+  )
+  block = re.search(r'args:\n((?: +- .*\n)+)', text)[1]
+  args = re.findall(r'- (--.*)', block.replace('$(JOB_COMPLETION_INDEX)', '3'))
+  options = launch_options([*command[1:], *args])
+  assert (options.host, options.hosts) == (3, int(count))
+  assert 'name: GREEDYLORE_TOKEN' in text
+
+
+def launch_options(words):
+  """What the words of `python -m train.launch ...` mean; they must be valid."""
+  assert words[:2] == ['-m', 'train.launch']
+  options, overrides = command_line.read(words[2:], launch.Options, '')
+  command_line.parse([options.config, *overrides], '')
+  assert options.elastic
+  return options
 
 
 def test_killing_the_launcher_ends_its_processes(tmp_path):

@@ -55,8 +55,6 @@ class Processes:
         str(count),
         '--distributed.process_id',
         str(i),
-        '--distributed.heartbeat_timeout',
-        str(HEARTBEAT),
         *options,
         *each(i),
       ]
@@ -98,7 +96,10 @@ class Processes:
 
 # Errors are saved and restored, and it compiles fast.
 POWERSGD = Compression('powersgd', rank=2, start_step=1)
-LONG = '--steps=100000', '--checkpoint.every=20', '--evaluation.every=5'
+LONG = (
+  *('--steps=100000', '--checkpoint.every=20', '--evaluation.every=5'),
+  f'--distributed.heartbeat_timeout={HEARTBEAT}',
+)
 
 
 def listening(port):

@@ -51,7 +51,7 @@ class Host:
 
   def end(self):
     """Exit code, the places that it had, and standard error."""
-    out, error = self.process.communicate(timeout=60)
+    out, error = self.process.communicate(timeout=150)
     places = re.findall(r'place (\d) of (\d)', self.out + out)
     return self.process.returncode, [''.join(x) for x in places], error
 
@@ -87,8 +87,9 @@ def test_a_lost_process_of_another_host_restarts_all(hosts):
 
 
 def test_a_lost_host_is_left_out_until_it_is_there_again(hosts):
-  one = hosts(0, 'wait', 'save:5 wait', 'exit:0', wait=2)
   other = hosts(1, 'wait')
+  other.until('trying')  # Host 0 waits for it no longer than 5 s.
+  one = hosts(0, 'wait', 'save:5 wait', 'exit:0', wait=5)
   other.until('place 1 of 2')
   other.process.kill()
   one.until('place 0 of 1')
@@ -106,11 +107,11 @@ def test_a_lost_host_is_left_out_until_it_is_there_again(hosts):
 
 def test_a_link_that_is_cut_and_comes_back(hosts):
   """A launcher that is suspended is silent, as one behind a cut link is."""
-  one = hosts(0, 'wait', 'exit:0', silence=3)
-  other = hosts(1, 'wait', 'exit:0', silence=3)
+  one = hosts(0, 'wait', 'exit:0', silence=4)
+  other = hosts(1, 'wait', 'exit:0', silence=4)
   other.until('place 1 of 2')
   other.process.send_signal(signal.SIGSTOP)
-  time.sleep(5)
+  time.sleep(8)
   other.process.send_signal(signal.SIGCONT)
   code, places, error = one.end()
   assert (code, places) == (0, ['02', '02'])
@@ -121,8 +122,10 @@ def test_a_link_that_is_cut_and_comes_back(hosts):
 @pytest.mark.parametrize('host', [0, 1])
 def test_a_request_to_stop_reaches_all_hosts(hosts, host):
   """Or, if one other host is asked, that one leaves."""
-  both = hosts(0, 'wait', 'exit:0', wait=2), hosts(1, 'wait')
-  both[1].until('place 1 of 2')
+  other = hosts(1, 'wait')
+  other.until('trying')
+  both = hosts(0, 'wait', 'exit:0', wait=5), other
+  other.until('place 1 of 2')
   both[host].process.terminate()
   assert both[host].end()[0] == exit_codes.PREEMPTED
   if host:

@@ -357,6 +357,11 @@ class Checkpoint(Section):
   only at the end."""
   keep: int = 2
   """Number of checkpoints kept on disk."""
+  local: str | None = None
+  """A folder on a disk of this host, for hosts that share none. Each process
+  saves its part of every checkpoint there, of which at least two are kept, and
+  only process 0 uses the work folder. train.launch gives each of its processes
+  a folder in it; otherwise every process needs its own."""
 
   def _check(self) -> None:
     self._at_least(0, 'every')

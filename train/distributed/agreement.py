@@ -46,6 +46,8 @@ def common(config: Config) -> dict[str, Any]:
   for section, names in _OWN.items():
     for name in names:
       del (fields[section] if section else fields)[name]
+  # A path on each host, for all processes or for none.
+  fields['checkpoint']['local'] = bool(fields['checkpoint']['local'])
   return fields
 
 

@@ -28,7 +28,7 @@ from train.config import exit_codes
 from train.distributed import crew
 
 _LONGEST = 4096
-_BEAT = 2.0
+_BEAT = 2.0  # At most a tenth of the silence that is allowed.
 # Connections that are not of members, yet or ever.
 _STRANGERS = 32
 
@@ -45,7 +45,8 @@ class Meeting:
     address: where host 0 listens.
     hosts: how many there are.
     token: shared by them.
-    silence: seconds without a message after which a host counts as away.
+    silence: seconds without a message after which a host counts as away. After
+      a cut, TCP waits about as long again as the cut took before it retries.
     wait: seconds that an attempt waits for hosts that are away, and a host for
       host 0 to come back.
   """
@@ -53,7 +54,7 @@ class Meeting:
   address: tuple[str, int]
   hosts: int
   token: bytes
-  silence: float = 30.0
+  silence: float = 60.0
   wait: float = 300.0
 
 
@@ -87,8 +88,8 @@ class Line:
     self._connection.close()
 
 
-def _beat(line: Line, until: threading.Event) -> None:
-  while not until.wait(_BEAT):
+def _beat(line: Line, until: threading.Event, silence: float) -> None:
+  while not until.wait(min(_BEAT, silence / 10)):
     line.send(alive=True)
 
 
@@ -163,7 +164,7 @@ class Host0:
       line.send(refused=True)
       return
     threading.Thread(
-      target=_beat, args=(line, self._ended), daemon=True
+      target=_beat, args=(line, self._ended, self._meeting.silence), daemon=True
     ).start()
     self.events.put((host, {'joined': True}, line))
     while (message := line.receive()) is not None:
@@ -373,7 +374,8 @@ class Member:
 
   def _listen(self, line: Line, orders: 'queue.Queue[Message | None]') -> None:
     ended = threading.Event()
-    threading.Thread(target=_beat, args=(line, ended), daemon=True).start()
+    beat = line, ended, self._meeting.silence
+    threading.Thread(target=_beat, args=beat, daemon=True).start()
     while (message := line.receive()) is not None:
       if 'alive' not in message:
         orders.put(message)

@@ -40,7 +40,8 @@ class Job:
 def check_elastic(config: Config, job: Job) -> None:
   """Raises if the run has to be able to resume on fewer workers and cannot."""
   least = config.distributed.min_processes
-  if least is None or job.plan.is_elastic or job.plan.is_local:
+  averages = job.plan.is_elastic or job.plan.is_local
+  if least is None or averages or config.checkpoint.local:
     return
   raise ValueError(
     f'--min_processes {least} needs a method whose errors can be averaged, so'

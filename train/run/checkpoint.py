@@ -81,6 +81,14 @@ class Snapshot:
   progress: Progress
   averaged_over: int | None = None
   """The workers whose states were averaged for another number of them."""
+  without_copy: tuple[int, ...] = ()
+  """The workers that begin with the mean of the others' states, because theirs
+  are lost."""
+
+  def notes(self, identity: dict[str, Any]) -> dict[str, Any]:
+    """What is saved about it, apart from the arrays."""
+    progress = dataclasses.asdict(self.progress) | {'step': self.step}
+    return {'progress': json_files.finite(progress), 'identity': identity}
 
   def progressed(self, **changes: Any) -> 'Snapshot':
     """The same state with other values in its progress."""
@@ -117,11 +125,8 @@ class Checkpoints:
     self._collapse = _OnMesh(gl.collapse, mesh)
     self._expand = _OnMesh(lambda state: gl.expand(state, workers), mesh)
     self._average = _OnMesh(lambda state: _averaged(state, workers), mesh)
-    self._identity = {
-      'config': identity(config),
-      # Further held-out texts may change.
-      'data': {k: v for k, v in data.items() if k != 'held_out'},
-      'workers': 'any' if is_elastic else workers,
+    self._identity = described(config, data) | {
+      'workers': 'any' if is_elastic else workers
     }
     options = ocp.CheckpointManagerOptions(max_to_keep=config.checkpoint.keep)
     try:
@@ -145,12 +150,7 @@ class Checkpoints:
     """
     collapsed = self._collapse(now.opt_state, now.params)
     state = {'params': now.params, 'opt_state': collapsed}
-    notes = {
-      'progress': json_files.finite(
-        dataclasses.asdict(now.progress) | {'step': now.step}
-      ),
-      'identity': self._identity,
-    }
+    notes = now.notes(self._identity)
     arrays = fingerprint.of(state)
     agreement.check(state=arrays)
     checksums = {'state': arrays, **_of_notes(notes)}
@@ -181,7 +181,7 @@ class Checkpoints:
     if self._is_local and isinstance(notes['identity']['workers'], int):
       before = notes['identity']['workers']
       expected = expected | {'workers': before}
-    _check_identity(notes['identity'], expected, self._manager.directory)
+    check_identity(notes['identity'], expected, self._manager.directory)
     with self._reading(step, 'progress'):
       was = notes['progress'].pop('step')
       progress = Progress(**notes['progress'])
@@ -194,13 +194,13 @@ class Checkpoints:
     collapsed = jax.eval_shape(
       lambda state: gl.collapse(_averaged(state, before)), fresh.opt_state
     )
-    shardings = _shardings(collapsed, fresh.params, self._mesh)
+    places = shardings(collapsed, fresh.params, self._mesh)
     placed = lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding
     )
     target = {
       'params': jax.tree.map(lambda x: placed(x, x.sharding), fresh.params),
-      'opt_state': jax.tree.map(placed, collapsed, shardings),
+      'opt_state': jax.tree.map(placed, collapsed, places),
     }
     with self._reading(step, 'state'):
       restored = self._manager.restore(
@@ -284,12 +284,12 @@ class _OnMesh:
   def __call__(self, state: Any, params: Any) -> Any:
     if self._compiled is None:
       shapes = jax.eval_shape(self._function, state)
-      shardings = _shardings(shapes, params, self._mesh)
-      self._compiled = jax.jit(self._function, out_shardings=shardings)
+      places = shardings(shapes, params, self._mesh)
+      self._compiled = jax.jit(self._function, out_shardings=places)
     return self._compiled(state)
 
 
-def _shardings(state: Any, params: Any, mesh: jax.sharding.Mesh) -> Any:
+def shardings(state: Any, params: Any, mesh: jax.sharding.Mesh) -> Any:
   """How a state is sharded, given its parameters.
 
   What every worker has for itself is sharded over the workers, and one mean for
@@ -321,6 +321,15 @@ def _check_checksums(now: Any, saved: Any) -> None:
     raise ValueError(f'not as it was written: {", ".join(names)}')
 
 
+def described(config: Config, data: dict[str, Any]) -> dict[str, Any]:
+  """What has to be equal for a run to resume on any number of workers."""
+  return {
+    'config': identity(config),
+    # Further held-out texts may change.
+    'data': {k: v for k, v in data.items() if k != 'held_out'},
+  }
+
+
 def identity(config: Config) -> dict[str, Any]:
   """The part of a configuration that must be equal to resume a run."""
   fields = dataclasses.asdict(config)
@@ -331,7 +340,7 @@ def identity(config: Config) -> dict[str, Any]:
   return {key: value for key, value in fields.items() if key not in _FREE}
 
 
-def _check_identity(saved: Any, now: Any, where: Any) -> None:
+def check_identity(saved: Any, now: Any, where: Any) -> None:
   """Raises if a checkpoint belongs to something else, naming what differs."""
   saved, now = (
     x | {'config': {k: v for k, v in x['config'].items() if k != _ROUNDS}}

@@ -23,8 +23,11 @@ _PATIENCE_SECONDS = 10
 
 
 @contextlib.contextmanager
-def claimed(folder: pathlib.Path) -> Iterator[None]:
+def claimed(folder: pathlib.Path, local: str | None = None) -> Iterator[None]:
   """Locks the folder of a run; on process 0 for all its processes.
+
+  With a `local` folder of each process, that one is locked, too, and only
+  process 0 needs `folder`.
 
   Raises:
     ValueError: on every process, if another process uses the folder, if it
@@ -39,9 +42,13 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
           _check_writable(checkpoints)
         for below in (paths.CHECKPOINTS, paths.TENSORBOARD):
           regular_files.check_below(folder / below, links=False)
-    mark = agreement.gather(mark)[0]
-    with agreement.together():
-      _check_sees(folder, mark)
+      if local:
+        stack.enter_context(held(pathlib.Path(local)))
+        regular_files.check_below(pathlib.Path(local), links=False)
+    if not local:
+      mark = agreement.gather(mark)[0]
+      with agreement.together():
+        _check_sees(folder, mark)
     yield
 
 

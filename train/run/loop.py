@@ -27,6 +27,7 @@ from train.run import (
   checkpoint,
   diagnostics,
   json_files,
+  local_copies,
   lock,
   metrics,
   optimizer,
@@ -53,7 +54,7 @@ class _Run:
 
   config: Config
   job: build.Job
-  checkpoints: checkpoint.Checkpoints
+  checkpoints: checkpoint.Checkpoints | local_copies.LocalCopies
   journal: metrics.Metrics
   bar: progress.Bar
   stop: preemption.Preemption
@@ -106,7 +107,7 @@ def run(
     mesh = cluster.start(config)
     patience = processes.patience(config.distributed.heartbeat_timeout)
     stack.enter_context(patience)
-    stack.enter_context(lock.claimed(workdir))
+    stack.enter_context(lock.claimed(workdir, config.checkpoint.local))
 
     with agreement.together():
       task = tasks.load(config)
@@ -120,16 +121,8 @@ def run(
 
     # Checkpoints are complete before a signal may end the process.
     stop = stack.enter_context(preemption.Preemption())
-    checkpoints = stack.enter_context(
-      checkpoint.Checkpoints(
-        workdir / paths.CHECKPOINTS,
-        config,
-        mesh,
-        data=task.description,
-        is_elastic=job.plan.is_elastic,
-        is_local=job.plan.is_local,
-      )
-    )
+    checkpoints = _opened(config, workdir, mesh, job)
+    stack.enter_context(checkpoints)
     now = checkpoints.latest(job.fresh)
     agreement.check(
       resumed={'step': now.step, **dataclasses.asdict(now.progress)}
@@ -164,6 +157,23 @@ def run(
       _write_report(running, now)
       bar.say(report.conclusion(summary, journal.lines, workdir))
     return summary
+
+
+def _opened(
+  config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, job: build.Job
+) -> checkpoint.Checkpoints | local_copies.LocalCopies:
+  """The checkpoints of a run: one for all processes, or each its own."""
+  data = job.task.description
+  if config.checkpoint.local:
+    return local_copies.LocalCopies(config, mesh, data=data)
+  return checkpoint.Checkpoints(
+    workdir / paths.CHECKPOINTS,
+    config,
+    mesh,
+    data=data,
+    is_elastic=job.plan.is_elastic,
+    is_local=job.plan.is_local,
+  )
 
 
 def _loop(run: _Run, now: Snapshot) -> Snapshot:
@@ -229,7 +239,7 @@ def _loop(run: _Run, now: Snapshot) -> Snapshot:
             seconds=clock.seconds,
             diagnostics=seen.state(),
             checkpoint_bytes=now.progress.checkpoint_bytes
-            + job.traffic.save_bytes,
+            + (0 if config.checkpoint.local else job.traffic.save_bytes),
           )
         )
         run.watch.saw(f'the checkpoint after step {now.step}')

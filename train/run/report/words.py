@@ -37,6 +37,12 @@ def introduction(config: Config, job: build.Job, now: Snapshot) -> str:
       f' {job.workers} begins with the mean of their optimizer states and'
       ' errors.'
     )
+  if lost := now.without_copy:
+    lines.append(
+      f'The state of worker{"s" * (len(lost) > 1)}'
+      f' {", ".join(map(str, lost))} is lost: errors and inner optimizer'
+      ' states begin with the mean of the other workers.'
+    )
   return '\n'.join(lines)
 
 
