@@ -104,14 +104,26 @@ CASES = {
     ),
   ),
 }
+
+
+def compiled(names):
+  """Cases by name; optimizers that take long to compile are left to slow."""
+  long = {'frugal', 'sketched_amsgrad', 'local_updates', 'lordo'}
+  return pytest.mark.parametrize(
+    'name',
+    [
+      pytest.param(x, marks=pytest.mark.slow) if x in long else x for x in names
+    ],
+  )
+
+
 every_case = pytest.mark.parametrize('name', CASES)
 # One for each transformation, for what takes seconds to compile.
-every_transformation = pytest.mark.parametrize(
-  'name',
-  [x for x in CASES if x not in ('powersgd', 'int8', 'a list', 'count_sketch')],
+every_transformation = compiled(
+  x for x in CASES if x not in ('powersgd', 'int8', 'a list', 'count_sketch')
 )
-with_a_rate = pytest.mark.parametrize(
-  'name', [x for x in CASES if 'learning_rate' in CASES[x].arguments]
+with_a_rate = compiled(
+  x for x in CASES if 'learning_rate' in CASES[x].arguments
 )
 
 
@@ -204,6 +216,18 @@ def test_extra_arguments_reach_the_inner_and_the_outer_optimizer():
   tx.update(draw(0), tx.init(draw(0)), draw(0), value=3.0, other='x')
   assert inner == [(3.0, {'other': 'x'})]
   assert inner == outer[:1]
+
+
+@every_case
+def test_injected_hyperparameters_change_no_type(name):
+  params, tx = draw(0), CASES[name].make(axis_name=None)
+  injected = CASES[name].inject(axis_name=None)
+  state = jax.eval_shape(injected.init, params)
+  updates, new = jax.eval_shape(injected.update, draw(1), state, params)
+  assert types(updates) == types(params)
+  assert types(new) == types(state)
+  own = jax.eval_shape(tx.init, params)
+  assert jax.tree.leaves(types(new.inner_state)) == jax.tree.leaves(types(own))
 
 
 @every_transformation
