@@ -18,7 +18,7 @@ import matplotlib
 
 from train.config import command_line
 from train.config.schema import Config, Local
-from train.study import tables
+from train.study import budget, tables
 
 matplotlib.use('Agg')
 from matplotlib import lines as lines_lib
@@ -34,7 +34,17 @@ _COLUMNS = (
   'over dense',
   'gain kept',
 )
-_MARKERS = 'os^DvP*X<>'
+_MARKERS = 'os^DvP*X<>hdp8H1'
+_METHODS = {
+  'powersgd': 'PowerSGD',
+  'greedylore': 'GreedyLore',
+  'top_k': 'TopK',
+  'threshold_top_k': 'ThresholdTopK',
+  'count_sketch': 'CountSketch',
+  'sketched_amsgrad': 'SketchedAMSGrad',
+  'frugal': 'FRUGAL',
+}
+_KNOBS = {'rank': 'r ='}
 # Optimizer, workers, and sequences of a worker in a step.
 _Group = tuple[str, int, int]
 
@@ -188,12 +198,15 @@ def what(config: Config) -> str:
   match sent.method:
     case 'dense':
       return 'dense'
-    case 'powersgd':
-      words = [f'PowerSGD r = {sent.rank}']
     case 'quantize':
       words = [f'every entry in {sent.bits} bits']
-    case other:
-      words = [f'{other} r = {sent.rank}']
+    case 'chunk_top_k':
+      unit = f'bits{" of a DCT" * bool(sent.transform)}'
+      words = [f'ChunkTopK, {sent.keep} of a block in {sent.bits} {unit}']
+    case method:
+      knob = budget.knob(method) or ''
+      setting = f'{_KNOBS.get(knob, knob)} {getattr(sent, knob):g}'
+      words = [f'{_METHODS.get(method, method)} {setting}']
   if sent.factor_dtype:
     words[0] += f' {sent.factor_dtype}'
   if not sent.embeddings:
@@ -233,7 +246,8 @@ def when(config: Config) -> str:
 
 
 def _name(optimizer: str) -> str:
-  return {'adamw': 'AdamW', 'muon': 'Muon'}.get(optimizer, optimizer)
+  names = {'adamw': 'AdamW', 'muon': 'Muon', 'sign_sgd': 'SignSGD'}
+  return names.get(optimizer, optimizer)
 
 
 def draw(path: pathlib.Path, groups: list[Group]) -> None:
@@ -276,7 +290,7 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
       ),
     ],
     loc='outside lower center',
-    ncols=6,
+    ncols=2 * len(names),
     frameon=False,
   )
   figure.savefig(path, dpi=120)
@@ -335,7 +349,7 @@ def _every(row: Row) -> int:
 
 
 def _sent(row: Row) -> str:
-  return what(row.config).partition(',')[0]
+  return what(row.config).partition(', error decay')[0]
 
 
 if __name__ == '__main__':

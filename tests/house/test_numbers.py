@@ -63,6 +63,17 @@ def local(optimizer, what, when):
 
 
 @functools.cache
+def sparse(what):
+  """(times fewer bytes, per cent over dense) in the study of messages."""
+  (row,) = (
+    x
+    for x in rows('sparse/table.md')
+    if x['what is sent'].partition(', error decay')[0] == what
+  )
+  return row['times fewer bytes'], row['over dense'].strip('+ %')
+
+
+@functools.cache
 def family(method, budget):
   """The loss over dense of a method at a budget of bytes."""
   (row,) = (
@@ -216,6 +227,12 @@ def choosing():
     rf' above dense, and float32 factors of rank 5 ended'
     rf' {100 * family("powersgd", "10x"):.1f} % above it'
   )
+  _, low_rank = sparse('PowerSGD r = 29 int4')
+  times, chunks = sparse('ChunkTopK, 148 of a block in 8 bits')
+  yield (
+    rf'At {times} times fewer bytes and before AdamW, `PowerSGD` in 4 bits'
+    rf' ended {low_rank} % above dense, and `ChunkTopK` {chunks} %'
+  )
   yield r'about 3 % of the run'  # 45 of 1,500 steps in the study.
   yield r'Differences below 1 % mean little'
   yield rf'LLaMA-60M in {sixty():.1f} times fewer bytes'
@@ -223,6 +240,24 @@ def choosing():
   yield r'more than 10 times fewer bytes'  # Where a dense start begins to cost.
   yield r'columns are links of 100, 10, 1 and 0\.1 Gbit/s'
   yield r'a rank 4 times lower'  # 32 bits in the place of 8.
+
+
+def entries():
+  """What docs/methods/sparse.md says."""
+  _, low_rank = sparse('PowerSGD r = 29 int4')
+  times, chunks = sparse('ChunkTopK, 148 of a block in 8 bits')
+  _, threshold = sparse('ThresholdTopK density 0.011')
+  yield (
+    rf'at {times} times fewer bytes, `ChunkTopK` ended {chunks} % above dense'
+    rf' and `ThresholdTopK` {threshold} %, but `PowerSGD` in 4 bits'
+    rf' {low_rank} %'
+  )
+  times, chunks = sparse('ChunkTopK, 175 of a block in 2 bits')
+  _, low_rank = sparse('PowerSGD r = 22 int4')
+  yield (
+    rf'at {float(times):.0f} times fewer bytes, SparseLoCo ended {chunks} %'
+    rf' above dense, where `PowerSGD` in 4 bits ended {low_rank} % above it'
+  )
 
 
 def rounds():
@@ -284,6 +319,7 @@ def methods():
     rf'At 10 times fewer bytes and 4 workers it ended'
     rf' {100 * family("sign", ""):.1f} % above dense'
   )
+  yield from entries()
   yield rf'LLaMA-60M sent {sixty():.1f} times fewer bytes'
   yield r'With 6 % of the tokens'
   times, _ = local('Muon', *FOUR_BITS)
