@@ -61,6 +61,8 @@ _TASKS = [
   Task(_OURS, 'greedylore_independent', 'compress'),
   Task(_OURS, 'range_finder', 'compress'),
   Task(_OURS, 'powersgd', 'compress'),
+  Task(_OURS, 'powersgd_int8', 'compress'),
+  Task(_OURS, 'powersgd_int4', 'compress'),
   Task(_DDP, 'dense', 'compress'),
   Task(_HOOK, 'powersgd_hook', 'compress'),
 ]

@@ -51,4 +51,5 @@ def _plan(model: str, method: str, hosts: int) -> gl.Plan:
     name: jax.ShapeDtypeStruct(shape, np.float32)
     for name, shape in shapes.matrices(model).items()
   }
-  return gl.plan(ours.METHODS[method], leaves, num_workers=hosts)
+  compressor, options = ours.METHODS[method]
+  return gl.plan(compressor, leaves, num_workers=hosts, **options)

@@ -21,13 +21,15 @@ import greedylore_jax as gl
 
 _P = jax.sharding.PartitionSpec
 _AXIS = 'replica'
-METHODS: dict[str, gl.Compressor] = {
-  'dense': gl.Dense(),
-  'greedylore': gl.GreedyLore(32),
-  'greedylore_staggered': gl.GreedyLore(32),
-  'greedylore_independent': gl.GreedyLore(32, probes='independent'),
-  'range_finder': gl.RangeFinder(20),
-  'powersgd': gl.PowerSGD(20),
+METHODS: dict[str, tuple[gl.Compressor, dict[str, Any]]] = {
+  'dense': (gl.Dense(), {}),
+  'greedylore': (gl.GreedyLore(32), {}),
+  'greedylore_staggered': (gl.GreedyLore(32), {'stagger': True}),
+  'greedylore_independent': (gl.GreedyLore(32, probes='independent'), {}),
+  'range_finder': (gl.RangeFinder(20), {}),
+  'powersgd': (gl.PowerSGD(20), {}),
+  'powersgd_int8': (gl.PowerSGD(20), {'factor_dtype': 'int8'}),
+  'powersgd_int4': (gl.PowerSGD(20), {'factor_dtype': 'int4'}),
 }
 
 
@@ -57,8 +59,8 @@ class Worker:
     if method == self.method:
       return
     self.state = None  # Only one at a time must fit.
-    stagger = method == 'greedylore_staggered'
-    tx = gl.compress_gradients(METHODS[method], _AXIS, stagger=stagger)
+    compressor, options = METHODS[method]
+    tx = gl.compress_gradients(compressor, _AXIS, **options)
     params = {
       name: jax.ShapeDtypeStruct(g.shape[1:], g.dtype)
       for name, g in self.grads.items()
@@ -80,7 +82,7 @@ class Worker:
         donate_argnums=1,
       )
     self.method, self.step = method, self._compiled[method]
-    self.plan = gl.plan(METHODS[method], params, stagger=stagger)
+    self.plan = gl.plan(compressor, params, **options)
     make = lambda: tx.init(jax.tree.map(lambda x: jnp.zeros(x.shape), params))
     self.state = jax.jit(
       jax.shard_map(make, mesh=self.mesh, in_specs=(), out_specs=specs)

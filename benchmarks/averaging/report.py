@@ -24,6 +24,8 @@ _NAMES = {
   ('ours', 'greedylore_independent'): 'GreedyLore, r = 32, independent',
   ('ours', 'range_finder'): 'RangeFinder, r = 20',
   ('ours', 'powersgd'): 'PowerSGD, r = 20',
+  ('ours', 'powersgd_int8'): 'PowerSGD, r = 20, 8 bits',
+  ('ours', 'powersgd_int4'): 'PowerSGD, r = 20, 4 bits',
 }
 _PEERS = (
   ('theirs', 'dense', 'compress'),
