@@ -23,7 +23,7 @@ METHODS = {
   ),
   'chunk_top_k': (gl.ChunkTopK(8, 8, bits=2), {}),
   'threshold_top_k': (gl.ThresholdTopK(0.1, update_interval=2), {}),
-  'count_sketch': (gl.CountSketch(keep=0.05), {}),
+  'count_sketch': (gl.CountSketch(density=0.05), {}),
   'split_columns': (gl.SplitColumns(0.2, 2), {}),
 }
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import greedylore_jax as gl
 from train import tasks
 from train.config.schema import Config
 from train.distributed import (
@@ -121,8 +122,9 @@ def run(
 
     # Checkpoints are complete before a signal may end the process.
     stop = stack.enter_context(preemption.Preemption())
-    checkpoints = _opened(config, workdir, mesh, job)
-    stack.enter_context(checkpoints)
+    checkpoints = stack.enter_context(
+      _opened(config, workdir, mesh, job.plan, data=task.description)
+    )
     now = checkpoints.latest(job.fresh)
     agreement.check(
       resumed={'step': now.step, **dataclasses.asdict(now.progress)}
@@ -160,10 +162,14 @@ def run(
 
 
 def _opened(
-  config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, job: build.Job
+  config: Config,
+  workdir: pathlib.Path,
+  mesh: jax.sharding.Mesh,
+  plan: gl.Plan,
+  *,
+  data: dict[str, Any],
 ) -> checkpoint.Checkpoints | local_copies.LocalCopies:
   """The checkpoints of a run: one for all processes, or each its own."""
-  data = job.task.description
   if config.checkpoint.local:
     return local_copies.LocalCopies(config, mesh, data=data)
   return checkpoint.Checkpoints(
@@ -171,8 +177,8 @@ def _opened(
     config,
     mesh,
     data=data,
-    is_elastic=job.plan.is_elastic,
-    is_local=job.plan.is_local,
+    is_elastic=plan.is_elastic,
+    is_local=plan.is_local,
   )
 
 
