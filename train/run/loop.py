@@ -122,9 +122,10 @@ def run(
 
     # Checkpoints are complete before a signal may end the process.
     stop = stack.enter_context(preemption.Preemption())
-    checkpoints = stack.enter_context(
-      _opened(config, workdir, mesh, job.plan, data=task.description)
+    checkpoints = _opened(
+      config, workdir, mesh, job.plan, data=task.description
     )
+    stack.enter_context(checkpoints)
     now = checkpoints.latest(job.fresh)
     agreement.check(
       resumed={'step': now.step, **dataclasses.asdict(now.progress)}
