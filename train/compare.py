@@ -104,6 +104,7 @@ def main(
     folder = pathlib.Path(options.workdir or paths.default(name))
     alone = contextlib.nullcontext if options.report else lock.held
     with alone(folder):
+      lock.refuse(folder, paths.CONFIG, 'a run')
       study = runner.Study(choices, folder)
       code, said = 0, ''
       try:

@@ -11,7 +11,7 @@ import optax
 from greedylore_jax._src import checks, round_end
 from greedylore_jax._src.engine import fragments as fragments_lib
 from greedylore_jax._src.engine.round_length import Length, Rule, SelSync
-from greedylore_jax._src.state import checkpoint, per_worker
+from greedylore_jax._src.state import checkpoint, compress_state, per_worker
 from greedylore_jax._src.state.per_worker import PerWorker
 from greedylore_jax._src.types import (
   Array,
@@ -428,17 +428,27 @@ def _check_delay(delay: int, rule: Rule) -> None:
     )
 
 
-def _check_parts(inner_state: OptState, outer_state: OptState) -> None:
+def _check_parts(
+  inner_state: OptState, outer_states: tuple[OptState, ...]
+) -> None:
   """Raises if something is inside of the wrong transformation."""
   if checkpoint.holds_state(inner_state):
     raise ValueError(
       'inner must be an optimizer of one worker, got one with a compressor in'
       ' it: gl.compress_gradients and gl.average_gradients belong into outer.'
     )
-  if find_local(inner_state) or find_local(outer_state):
+  if find_local(inner_state) or find_local(outer_states):
     raise ValueError(
       'inner and outer must not contain local_updates: use one of them.'
     )
+  for outer in outer_states:
+    links = outer if type(outer) is tuple else (outer,)
+    if len(links) == 1 and compress_state.is_state(links[0]):
+      raise ValueError(
+        'outer must be a chain that ends with an optimizer, got a compressor'
+        ' alone, so x would move away from the workers: chain'
+        ' optax.sgd(1.0), which is plain averaging, behind it.'
+      )
 
 
 def _check_given(state: Any, updates: Updates, params: Params) -> None:

@@ -518,6 +518,13 @@ def test_frozen_leaves_and_bf16():
     ),
     (
       lambda: gl.local_updates(
+        optax.adam(0.1), outer=gl.average_gradients(None), every=2
+      ).init({'w': jnp.ones(3)}),
+      ValueError,
+      'outer must be a chain that ends with an optimizer',
+    ),
+    (
+      lambda: gl.local_updates(
         optax.adam(0.1), outer=outer_of(gl.Sign()), every=4, delay=4
       ),
       ValueError,

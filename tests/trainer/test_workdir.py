@@ -11,6 +11,7 @@ import pytest
 
 import runs
 from train import __main__ as program
+from train import compare
 from train.config import exit_codes
 from train.config.schema import Compression, Distributed
 from train.distributed import watchdog
@@ -227,3 +228,20 @@ def test_a_run_whose_study_was_killed_keeps_its_folder(tmp_path):
       assert f'process {run} on ' in said, 'the run holds its own'
     finally:
       os.kill(run, signal.SIGKILL)
+
+
+def test_a_run_and_a_study_do_not_overwrite_each_other(tmp_path, capsys):
+  config = runs.write(tmp_path)
+  (tmp_path / 'study').mkdir()
+  (tmp_path / 'study' / 'results.jsonl').touch()
+  assert program.main([config, '--workdir', str(tmp_path / 'study')]) == 2
+  said = capsys.readouterr().err
+  assert said.startswith(f'error: {tmp_path / "study"} must not hold a study')
+  assert said.count('\n') == 1
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'config.json').touch()
+  words = [config, '--compressors=dense', '--workdir', str(tmp_path / 'run')]
+  assert compare.main(words) == 2
+  said = capsys.readouterr().err
+  assert said.startswith(f'error: {tmp_path / "run"} must not hold a run')
+  assert said.count('\n') == 1

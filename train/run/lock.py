@@ -38,6 +38,7 @@ def claimed(folder: pathlib.Path, local: str | None = None) -> Iterator[None]:
     with agreement.together():
       if processes.is_main():
         mark = stack.enter_context(held(folder))
+        refuse(folder, paths.RESULTS, 'a study')
         if (checkpoints := folder / paths.CHECKPOINTS).exists():
           _check_writable(checkpoints)
         for below in (paths.CHECKPOINTS, paths.TENSORBOARD):
@@ -80,6 +81,15 @@ def held(folder: pathlib.Path) -> Iterator[str]:
       path.unlink()
       folder.rmdir()
     os.close(file)
+
+
+def refuse(folder: pathlib.Path, name: str, owner: str) -> None:
+  """Raises a ValueError if a file shows that the folder belongs to another."""
+  if (folder / name).exists():
+    raise ValueError(
+      f'{folder} must not hold {owner}, whose files would be overwritten, but'
+      f' {name} is there: use another --workdir.'
+    )
 
 
 def _check_writable(folder: pathlib.Path) -> None:
