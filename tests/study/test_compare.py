@@ -548,3 +548,11 @@ def test_two_methods_are_really_trained(path, tmp_path, capfd):
     assert 'of 6 steps' not in pages.text_of(of_run), 'it is of the end'
   assert compare.main(argv) == 0
   assert '2 of 2 runs are finished' in capfd.readouterr().out
+
+
+def test_a_study_of_which_nothing_is_left_says_so(path, tmp_path, capsys):
+  words = ['--compressors=powersgd', '--budgets=1e9', f'--workdir={tmp_path}/s']
+  assert compare.main([path, *words], call=Calls()) == 2
+  said = capsys.readouterr().err
+  assert said.startswith('error: a study needs at least one run')
+  assert said.count('\n') == 1

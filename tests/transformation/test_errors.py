@@ -424,6 +424,11 @@ def test_a_mesh_without_the_axis():
     )
 
 
+def test_what_is_no_mesh():
+  with pytest.raises(TypeError, match='mesh must be a'):
+    gl.init_state(gl.greedylore(2, 'data'), PARAMS, None, axis_name='data')
+
+
 def test_expanding_what_was_not_collapsed():
   state = gl.expand(gl.greedylore(2, None).init(PARAMS), 4)
   with pytest.raises(ValueError, match='of 4 workers: collapse the state'):

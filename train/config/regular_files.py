@@ -75,7 +75,9 @@ def _entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
 def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
   if not stat.S_ISREG(mode):
     kind = _KINDS.get(stat.S_IFMT(mode), 'something else')
+    do = 'put a copy of the file there, or delete it'
+    if stat.S_ISDIR(mode):
+      do = 'name a file in it, or move it away'
     raise ValueError(
-      f'{pathlib.Path(path)} must be a regular file, got {kind}: put a copy of'
-      ' the file there, or delete it.'
+      f'{pathlib.Path(path)} must be a regular file, got {kind}: {do}.'
     )

@@ -140,6 +140,11 @@ def _runs(choices: grid.Choices) -> tuple[dict[str, list[grid.Run]], str]:
     return grid.Knob(name, value)
 
   runs = grid.runs(choices, list(grid.variants(choices, choose)))
+  if not runs:
+    raise exit_codes.UsageError(
+      'a study needs at least one run, but every method is left out: see the'
+      ' lines above, and lower --budgets'
+    )
   results.check(runs, task)
   found: dict[str, list[grid.Run]] = {}
   for run in runs:

@@ -375,6 +375,11 @@ def _canonical(sharding: jax.sharding.NamedSharding) -> Spec:
 
 def workers_on(mesh: jax.sharding.Mesh, axis_name: AxisName) -> int:
   """How many workers a mesh has along `axis_name`."""
+  if not isinstance(mesh, jax.sharding.Mesh | jax.sharding.AbstractMesh):
+    raise TypeError(
+      f'mesh must be a jax.sharding.Mesh, got {mesh!r}: make one with'
+      ' jax.make_mesh, also for a single device.'
+    )
   axes = worker_axes.names(axis_name)
   for axis in axes:
     if axis not in mesh.shape:
