@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +63,18 @@ def test_a_run_leaves_what_it_promises(finished):
   page = pages.parse((workdir / 'report.html').read_text(encoding='utf-8'))
   shown = pages.text_of(pages.sections(page)['Result'])
   assert '8 steps took the training loss from' in shown
+
+
+def test_the_guide_loads_the_model_of_a_run(finished):
+  _, workdir, _, params = finished
+  guide = pathlib.Path(gl.__file__).parent.parent / 'docs/how_to/trainer.md'
+  program = re.search(
+    '^```py\n(.*?)^```', guide.read_text('utf-8'), re.M | re.S
+  )
+  assert 'runs/quickstart' in program[1]
+  found = {}
+  exec(program[1].replace('runs/quickstart', str(workdir)), found)
+  jax.tree.map(np.testing.assert_array_equal, found['params'], params)
 
 
 def test_bytes_are_those_of_the_plan_and_checkpoints_are_apart(finished):
