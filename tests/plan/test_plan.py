@@ -185,6 +185,19 @@ def test_leaves_of_one_shape_are_traced_once():
   assert plan.bytes_in('compress') == 5 * 4 * 2 * (16 + 24)
 
 
+def test_the_table_merges_layers_and_nothing_else():
+  shapes = {'b1': (24,), 'b2': (16,)}
+  shapes |= {f'layers/{i}/w': (16, 24) for i in range(3)}
+  params = workers.zeros(shapes)
+  lines = str(gl.plan(gl.PowerSGD(2), params, num_workers=4)).splitlines()
+  names = [line.split()[0] for line in lines if line]
+  assert [x for x in names if x[0] in 'bl' and x != 'leaf'] == [
+    'b1',
+    'b2',
+    'layers/*/w',
+  ]
+
+
 def test_the_table_names_every_leaf_and_its_bytes():
   plan = gl.plan(COMPRESSORS['shared'], workers.zeros(SHAPES), num_workers=8)
   text = str(plan)

@@ -23,7 +23,7 @@ def leaf_table(p: Any) -> list[str]:
     whole = sum(x.dense_bytes for x in group)
     rows.append(
       (
-        path,
+        path if size else group[0].path,
         size + ' x '.join(map(str, shape)),
         _sent_as(group[0], how),
         _human(whole),
