@@ -4,12 +4,7 @@ from greedylore_jax._src.engine.policy import PolicyOptions
 from greedylore_jax._src.engine.round_length import QSR, SelSync
 from greedylore_jax._src.frugal import FrugalState, frugal
 from greedylore_jax._src.gradients import value_and_local_grad
-from greedylore_jax._src.local_updates import (
-  InFlight,
-  LocalUpdatesState,
-  local_params,
-  local_updates,
-)
+from greedylore_jax._src.local_updates import local_updates
 from greedylore_jax._src.lordo import lordo
 from greedylore_jax._src.mesh_step import TrainStep
 from greedylore_jax._src.report.collectives import Collective, collectives
@@ -22,6 +17,11 @@ from greedylore_jax._src.sketched_amsgrad import (
 )
 from greedylore_jax._src.state.checkpoint import collapse, expand
 from greedylore_jax._src.state.compress_state import CompressState
+from greedylore_jax._src.state.local_state import (
+  InFlight,
+  LocalUpdatesState,
+  local_params,
+)
 from greedylore_jax._src.state.per_worker import PerWorker
 from greedylore_jax._src.state.placement import (
   init_state,

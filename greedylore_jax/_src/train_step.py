@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from greedylore_jax._src import checks, gradients
-from greedylore_jax._src.local_updates import find_local, local_params
 from greedylore_jax._src.mesh_step import TrainStep
 from greedylore_jax._src.report.diagnostics import Observer
 from greedylore_jax._src.state import checkpoint, placement
+from greedylore_jax._src.state.local_state import find_local, local_params
 from greedylore_jax._src.types import (
   Array,
   AxisName,

@@ -5,8 +5,6 @@
 
 import os
 import pathlib
-import socket
-import subprocess
 import sys
 
 import jax
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 
 import greedylore_jax as gl
+import together
 import workers
 
 HELPERS = pathlib.Path(workers.__file__).parent
@@ -62,34 +61,19 @@ def of_torch(rank, grads, starts, folder):
   given = {f'gradient/{k}': for_torch(k, v) for k, v in grads.items()}
   given |= {f'q/{k}': q for k, q in starts.items()}
   np.savez(folder / 'given.npz', **given)
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
   environment = os.environ | {
     'MASTER_ADDR': '127.0.0.1',
-    'MASTER_PORT': str(port),
+    'MASTER_PORT': str(together.free_port()),
     'WORLD_SIZE': str(N),
     'GLOO_SOCKET_IFNAME': LOOPBACK,
     'CUDA_VISIBLE_DEVICES': '',  # The hook would wait for a GPU called 'cpu'.
   }
   program = HELPERS / 'torch_powersgd.py'
-  command = [sys.executable, str(program), str(rank), str(START), str(folder)]
-  processes = [
-    subprocess.Popen(
-      command,
-      env=environment | {'RANK': str(i)},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-    )
-    for i in range(N)
-  ]
-  try:
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-  finally:
-    for process in processes:
-      process.kill()
-  for process, output in zip(processes, outputs, strict=True):
-    assert process.returncode == 0, output.decode()[-3000:]
+  together.run(
+    [[sys.executable, program, rank, START, folder]] * N,
+    timeout=120,
+    environments=[environment | {'RANK': str(i)} for i in range(N)],
+  )
   return [np.load(folder / f'{i}.npz', allow_pickle=False) for i in range(N)]
 
 

@@ -3,8 +3,6 @@
 import functools
 import os
 import pathlib
-import socket
-import subprocess
 import sys
 
 import jax
@@ -26,6 +24,7 @@ from job import (
   initial_params,
   loss_fn,
 )
+import together
 import workers
 
 
@@ -196,26 +195,17 @@ def test_aux_is_averaged_over_workers_and_micro_batches():
 @pytest.mark.timeout(240)
 def test_two_processes_give_the_same_parameters(tmp_path):
   """Real processes over gloo, against two devices of this one."""
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
   program = pathlib.Path(workers.__file__).with_name('process.py')
   environment = os.environ | {
     'XLA_FLAGS': '',
     'PYTHONPATH': str(program.parent),
   }
-  processes = [
-    subprocess.Popen(
-      [sys.executable, str(program), f'127.0.0.1:{port}', str(i), tmp_path],
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-    )
-    for i in range(2)
-  ]
-  outputs = [process.communicate(timeout=200)[0] for process in processes]
-  for process, output in zip(processes, outputs, strict=True):
-    assert process.returncode == 0, output.decode()[-3000:]
+  address = together.free_address()
+  together.run(
+    [[sys.executable, program, address, i, tmp_path] for i in range(2)],
+    timeout=200,
+    environments=[environment] * 2,
+  )
   a, b = (np.load(tmp_path / f'{i}.npz') for i in range(2))
   params, _ = by_shard_map(2)
   for name in SHAPES:

@@ -317,7 +317,11 @@ def test_every_integer_has_a_largest_value(refused, key):
     ),
     (['--step=3'], "unknown option --step; the nearest is 'steps'"),
     (['extra'], f"expected one CONFIG, got {QUICKSTART!r} and 'extra'"),
-    (['--rank=3'], "unknown option --rank; the nearest is 'compression.rank'"),
+    (['--rank=3'], 'unknown option --rank; there is compression.rank'),
+    (
+      ['--seed=x', '--keep=3'],
+      'unknown option --keep; there is checkpoint.keep, compression.keep',
+    ),
     (['--plna'], "unknown option --plna; the nearest is 'plan'"),
     (['--plan', '--plan'], '--plan must be given once, got it twice'),
     (['--batch-size=x'], "batch_size must be an integer, got 'x'."),

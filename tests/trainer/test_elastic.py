@@ -13,6 +13,7 @@ import pytest
 from benchmarks.soak import kills
 import runs
 import supervisor
+import together
 from train.config import exit_codes
 from train.config.schema import Checkpoint, Compression, Evaluation, Log
 
@@ -168,24 +169,21 @@ def test_a_process_that_fails_while_it_stops_is_not_restarted(tmp_path):
   assert not run.error
 
 
-class Launched:
+class Launched(together.Followed):
   """A real run of two processes, of which some are killed."""
 
   def __init__(self, folder, *options, **changes):
     self.work = folder / 'work'
     folder.mkdir(exist_ok=True)
     words = runs.write(folder, log=Log(every=1, tensorboard=False), **changes)
-    self.process = subprocess.Popen(
+    super().__init__(
       [
         *(sys.executable, '-m', 'train.launch', words, '--num_processes=2'),
         *('--workdir', str(self.work), *options),
       ],
       env=runs.environment(),
-      stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      text=True,
     )
-    self.out = ''
 
   def __enter__(self):
     return self
@@ -193,14 +191,6 @@ class Launched:
   def __exit__(self, *_):
     with self.process as process:
       process.kill()
-
-  def until(self, text):
-    """Reads the output up to a line that has the text."""
-    for line in self.process.stdout:
-      self.out += line
-      if text in line:
-        return
-    pytest.fail(self.out + self.process.stderr.read())
 
   def kill_second(self):
     """SIGKILL for the process with number 1."""
@@ -210,8 +200,7 @@ class Launched:
 
   def finish(self):
     """Waits for the end; returns the exit code and the lines of errors."""
-    out, error = self.process.communicate(timeout=200)
-    self.out += out
+    error = self.rest(timeout=200)
     return self.process.returncode, error.splitlines()
 
 

@@ -4,7 +4,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import runs
+import together
 import train
 from train.config.schema import Checkpoint, Compression, Evaluation, Local, Log
 from train.run import local_copies, own_files
@@ -127,31 +127,17 @@ def test_a_full_disk_is_reported_by_the_next_write(tmp_path):
 
 def in_processes(folder, hosts, kind, steps=''):
   """Runs local_copies_process on these hosts, each with its own disk."""
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    coordinator = f'127.0.0.1:{free.getsockname()[1]}'
-  program = str(HELPERS / 'local_copies_process.py')
+  address, count = together.free_address(), len(hosts)
+  program = [sys.executable, HELPERS / 'local_copies_process.py', address]
   path = os.pathsep.join((str(ROOT), str(HELPERS)))
-  processes = []
-  for i, host in enumerate(hosts):
-    own = str(folder / f'disk-{host}')
-    said = coordinator, str(len(hosts)), str(i), own, kind, steps
-    processes.append(
-      subprocess.Popen(
-        [sys.executable, program, *said],
-        env=runs.environment(PYTHONPATH=path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-    )
-  try:
-    outputs = [process.communicate(timeout=250)[0] for process in processes]
-  finally:
-    for process in processes:
-      process.kill()
-      process.communicate()
-  said = '\n'.join(output[-2000:] for output in outputs)
-  assert [process.returncode for process in processes] == [0] * len(hosts), said
+  together.run(
+    [
+      [*program, count, i, folder / f'disk-{host}', kind, steps]
+      for i, host in enumerate(hosts)
+    ],
+    timeout=250,
+    environments=[runs.environment(PYTHONPATH=path)] * count,
+  )
   results = []
   for name in ('found', 'saved'):
     first, *others = [
@@ -232,36 +218,25 @@ def test_what_is_lost_with_a_host_and_what_is_not(tmp_path, kind):
   assert not list(again['lost'])
 
 
-class Host:
+class Host(together.Followed):
   """A launcher of two, with its own work folder and disk."""
 
-  def __init__(self, folder, config, port, i):
+  def __init__(self, folder, config, address, i):
     self.work, self.disk = folder / f'work-{i}', folder / f'disk-{i}'
-    self.process = subprocess.Popen(
+    super().__init__(
       [
         *(sys.executable, '-m', 'train.launch', config, '--elastic'),
-        *(f'--rendezvous=127.0.0.1:{port}', '--hosts=2', f'--host={i}'),
+        *(f'--rendezvous={address}', '--hosts=2', f'--host={i}'),
         *('--num_processes=1', f'--workdir={self.work}'),
         f'--checkpoint.local={self.disk}',
       ],
       env=runs.environment(GREEDYLORE_TOKEN='a secret of 23 characters'),
-      stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
-      text=True,
     )
-    self.out = ''
-
-  def until(self, text):
-    """Reads the output up to a line with that text."""
-    for line in self.process.stdout:
-      self.out += line
-      if text in line:
-        return
-    pytest.fail(self.out)
 
   def end(self):
     """The exit code, once all output is read."""
-    self.out += self.process.communicate(timeout=400)[0]
+    self.rest(timeout=400)
     return self.process.returncode
 
 
@@ -278,15 +253,14 @@ def test_a_run_survives_the_loss_of_a_host_and_its_disk(tmp_path):
     checkpoint=Checkpoint(every=50),
     log=Log(every=5, tensorboard=False),
   )
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    port = free.getsockname()[1]
-  hosts = [Host(tmp_path, config, port, i) for i in range(2)]
+  address = together.free_address()
+  hosts = [Host(tmp_path, config, address, i) for i in range(2)]
   try:
     hosts[0].until('step 100 ')
     hosts[1].process.kill()
     hosts[1].process.communicate()
     shutil.rmtree(hosts[1].disk)
-    hosts[1] = Host(tmp_path, config, port, 1)
+    hosts[1] = Host(tmp_path, config, address, 1)
     assert [host.end() for host in hosts] == [0, 0], hosts[0].out
   finally:
     for host in hosts:

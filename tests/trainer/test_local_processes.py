@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import socket
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 
 import local_process
 import runs
+import together
 import train
 from train.run import loop
 import workers
@@ -21,28 +20,14 @@ ROOT = pathlib.Path(train.__file__).parent.parent
 
 def in_two_processes(folder):
   """Runs `local_process` on both sides; the parameters after each round."""
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    coordinator = f'127.0.0.1:{free.getsockname()[1]}'
-  program = str(HELPERS / 'local_process.py')
+  address = together.free_address()
   path = os.pathsep.join((str(ROOT), str(HELPERS)))
-  processes = [
-    subprocess.Popen(
-      [sys.executable, program, coordinator, str(i), folder],
-      env=runs.environment(PYTHONPATH=path),
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  try:
-    outputs = [process.communicate(timeout=500)[0] for process in processes]
-  finally:
-    for process in processes:
-      process.kill()
-      process.wait()
-  said = '\n'.join(output[-2000:] for output in outputs)
-  assert [process.returncode for process in processes] == [0, 0], said
+  program = sys.executable, HELPERS / 'local_process.py'
+  together.run(
+    [[*program, address, i, folder] for i in range(2)],
+    timeout=500,
+    environments=[runs.environment(PYTHONPATH=path)] * 2,
+  )
   return [np.load(folder / f'{i}.npz', allow_pickle=False) for i in range(2)]
 
 

@@ -14,6 +14,7 @@ import jax
 import pytest
 
 import joining
+import together
 from train.config.schema import Distributed
 from train.distributed import processes
 
@@ -70,8 +71,7 @@ class Joining:
   """Two processes, or some of them, that join with these files."""
 
   def __init__(self, *each, timeout=120):
-    with socket.create_server(('127.0.0.1', 0)) as free:
-      self.port = free.getsockname()[1]
+    self.port = together.free_port()
     self.all = []
     for i, more in enumerate(each):
       keys = {

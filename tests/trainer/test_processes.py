@@ -13,6 +13,7 @@ import time
 import pytest
 
 import runs
+import together
 import train
 from train import __main__ as program
 from train.config import command_line, exit_codes
@@ -21,11 +22,6 @@ from train.distributed import agreement
 from train.run import loop
 
 HEARTBEAT = 5
-
-
-def free_port():
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    return free.getsockname()[1]
 
 
 class Processes:
@@ -40,7 +36,7 @@ class Processes:
     path=None,
     workdir='work',
   ):
-    port = free_port()
+    port = together.free_port()
     self.address = f'127.0.0.1:{port}'
     self.logs = [folder / f'log.{i}' for i in range(count)]
     self.all = []
@@ -301,7 +297,7 @@ def test_a_port_in_use_is_said(tmp_path, capsys):
 
 
 def test_a_coordinator_that_never_comes_is_said(tmp_path, capsys):
-  address = f'127.0.0.1:{free_port()}'
+  address = together.free_address()
   assert alone(tmp_path, address, process_id=1) == 2
   expected = f'error: no coordinator answered at {address} within 1 s'
   assert capsys.readouterr().err.startswith(expected)

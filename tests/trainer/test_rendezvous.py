@@ -14,11 +14,12 @@ import pytest
 
 import launcher
 import runs
+import together
 from train.config import exit_codes
 from train.config.schema import Compression
 
 
-class Host:
+class Host(together.Followed):
   """The launcher of a host, see helpers/launcher.py."""
 
   def __init__(self, folder, port, host, attempts, **more):
@@ -32,35 +33,23 @@ class Host:
       'wait': 20,
       'attempts': attempts,
     }
-    self.process = subprocess.Popen(
+    super().__init__(
       [sys.executable, launcher.__file__, str(folder), json.dumps(plan | more)],
       env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
-      stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      text=True,
     )
-    self.out = ''
-
-  def until(self, text):
-    """Reads the output up to a line with that text."""
-    for line in self.process.stdout:
-      self.out += line
-      if text in line:
-        return
-    pytest.fail(self.out + self.process.stderr.read())
 
   def end(self):
     """Exit code, the places that it had, and standard error."""
-    out, error = self.process.communicate(timeout=150)
-    places = re.findall(r'place (\d) of (\d)', self.out + out)
+    error = self.rest(timeout=150)
+    places = re.findall(r'place (\d) of (\d)', self.out)
     return self.process.returncode, [''.join(x) for x in places], error
 
 
 @pytest.fixture
 def hosts(tmp_path):
   """Starts launchers that meet at one port; they are killed at the end."""
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    port = free.getsockname()[1]
+  port = together.free_port()
   started = []
 
   def start(host, *attempts, **more):
@@ -210,8 +199,7 @@ def test_strangers_change_nothing(hosts):
 def test_two_launchers_train_a_real_run(tmp_path):
   """Whose processes have the numbers 0 and 1, and whose workers are four."""
   path = runs.write(tmp_path, compression=Compression('dense'))
-  with socket.create_server(('127.0.0.1', 0)) as free:
-    port = free.getsockname()[1]
+  port = together.free_port()
   token = tmp_path / 'token'
   token.write_text('a secret of 23 characters\n')
   launchers = [

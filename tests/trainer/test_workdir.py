@@ -236,12 +236,12 @@ def test_a_run_and_a_study_do_not_overwrite_each_other(tmp_path, capsys):
   (tmp_path / 'study' / 'results.jsonl').touch()
   assert program.main([config, '--workdir', str(tmp_path / 'study')]) == 2
   said = capsys.readouterr().err
-  assert said.startswith(f'error: {tmp_path / "study"} must not hold a study')
+  assert said.startswith(f'error: {tmp_path / "study"} belongs to a study')
   assert said.count('\n') == 1
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run' / 'config.json').touch()
   words = [config, '--compressors=dense', '--workdir', str(tmp_path / 'run')]
   assert compare.main(words) == 2
   said = capsys.readouterr().err
-  assert said.startswith(f'error: {tmp_path / "run"} must not hold a run')
+  assert said.startswith(f'error: {tmp_path / "run"} belongs to a run')
   assert said.count('\n') == 1

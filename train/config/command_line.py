@@ -155,7 +155,7 @@ def _split(
     key, *texts = word.removeprefix('--').split('=', 1)
     key = key.replace('-', '_')
     if key not in known:
-      raise UsageError(f'unknown option --{key}{nearest(key, [*known])}')
+      raise UsageError(f'unknown option --{key}{_meant(key, known)}')
     if key in options:
       raise UsageError(f'--{key} must be given once, got it twice')
     options[key] = texts
@@ -179,6 +179,12 @@ def _override(start: schema.Config, overrides: list[str]) -> schema.Config:
     return dataclasses.replace(start, **values)
   except ValueError as error:
     raise UsageError(str(error)) from None
+
+
+def _meant(key: str, known: Collection[str]) -> str:
+  """The keys of that name in any section, else the nearest of all."""
+  own = sorted(x for x in known if x.rpartition('.')[2] == key)
+  return f'; there is {", ".join(own)}' if own else nearest(key, [*known])
 
 
 def _typed(key: str, texts: list[str], hint: Any) -> Any:

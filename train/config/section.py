@@ -117,7 +117,6 @@ def shown(value: Any) -> str:
 def nearest(word: str, known: list[str]) -> str:
   """'; the nearest is ...', or nothing if none is near."""
   close = difflib.get_close_matches(word, known, n=1)
-  close = [x for x in known if x.endswith(f'.{word}')][:1] or close
   return f'; the nearest is {close[0]!r}' if close else ''
 
 

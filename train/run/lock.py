@@ -87,8 +87,8 @@ def refuse(folder: pathlib.Path, name: str, owner: str) -> None:
   """Raises a ValueError if a file shows that the folder belongs to another."""
   if (folder / name).exists():
     raise ValueError(
-      f'{folder} must not hold {owner}, whose files would be overwritten, but'
-      f' {name} is there: use another --workdir.'
+      f'{folder} belongs to {owner} ({name} is there), whose files would be'
+      ' overwritten: use another --workdir.'
     )
 
 

@@ -150,12 +150,16 @@ def curves(
     'bytes_sent': x['bytes_sent'],
     'seconds': at(x),
   }
-  # From the last line backwards, so that the end is always included.
-  every = -(-len(logged) // most) or 1
   return {
     'evaluations': [point(x, 'eval_loss') for x in lines if 'eval_loss' in x],
-    'training': [point(x, 'loss') for x in logged[::-1][::every][::-1]],
+    'training': [point(x, 'loss') for x in thinned(logged, most)],
   }
+
+
+def thinned(points: Sequence[Any], most: int) -> Sequence[Any]:
+  """At most so many of the points, evenly, and always the last one."""
+  every = -(-len(points) // most) or 1
+  return points[::-1][::every][::-1]
 
 
 def format_scores(values: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
+import re
 from typing import Any, Unpack
 
 import jax
@@ -57,6 +58,11 @@ class LeafPlan:
   error_bytes: int
   state_bytes: int
   gathered: str
+
+  @property
+  def kind(self) -> str:
+    """The path with stars for the numbers of layers, not for 'conv1d'."""
+    return re.sub(r'\d+(?=/|$)', '*', self.path)
 
 
 @dataclasses.dataclass(frozen=True)

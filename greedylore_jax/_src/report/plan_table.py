@@ -1,7 +1,6 @@
 """A plan as a person reads it: tables of leaves and of steps."""
 
 import collections
-import re
 from typing import Any
 
 from greedylore_jax._src.engine import schedule
@@ -15,15 +14,15 @@ def leaf_table(p: Any) -> list[str]:
   kinds = collections.defaultdict(list)
   for x in p.leaves:
     how = x.how + (f', gathered: {x.gathered}' if x.gathered else '')
-    kinds[_family(x.path), x.shape, how].append(x)
+    kinds[x.kind, x.shape, how].append(x)
   rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
-  for (path, shape, how), group in kinds.items():
+  for (kind, shape, how), group in kinds.items():
     size = f'{len(group)} x ' if len(group) > 1 else ''
     sent = sum([*x.sent.values()][-1] for x in group)  # Of its last phase.
     whole = sum(x.dense_bytes for x in group)
     rows.append(
       (
-        path if size else group[0].path,
+        kind if size else group[0].path,
         size + ' x '.join(map(str, shape)),
         _sent_as(group[0], how),
         _human(whole),
@@ -32,11 +31,6 @@ def leaf_table(p: Any) -> list[str]:
       )
     )
   return _aligned(rows)
-
-
-def _family(path: str) -> str:
-  """The path with a star for the numbers of layers, not for 'conv1d'."""
-  return re.sub(r'\d+(?=/|$)', '*', path)
 
 
 def _sent_as(leaf: Any, how: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-import re
 from typing import Any
 
 import greedylore_jax as gl
@@ -43,7 +42,7 @@ def render(
     [
       _result(summary, lines),
       _losses(lines, job.task.loss_unit),
-      _compression(lines),
+      _compression(lines, job.plan),
       _leaves(job.plan),
       document.section(
         'Plan',
@@ -94,7 +93,8 @@ def _result(summary: dict[str, Any], lines: Lines) -> document.Html:
 def _losses(lines: Lines, unit: str) -> document.Html:
   """Both losses against steps, bytes and time."""
   curves = metrics.curves(lines, _POINTS)
-  training, held_out = curves['training'], _thin(curves['evaluations'])
+  training = curves['training']
+  held_out = metrics.thinned(curves['evaluations'], _POINTS)
 
   def against(key: str, title: str, scale: float = 1.0) -> document.Html:
     points = lambda of, loss: [(scale * x[key], x[loss]) for x in of]
@@ -122,14 +122,18 @@ def _losses(lines: Lines, unit: str) -> document.Html:
   )
 
 
-def _compression(lines: Lines) -> document.Html | None:
+def _compression(lines: Lines, plan: gl.Plan) -> document.Html | None:
   """What the compression kept and left, of all leaves and of each."""
   shown = [x for x in _DIAGNOSTICS if any(x in line for line in lines)]
   if not shown:
     return None
-  having = {x: _thin([line for line in lines if x in line]) for x in shown}
+  having = {
+    x: metrics.thinned([line for line in lines if x in line], _POINTS)
+    for x in shown
+  }
   by_leaf = {x: diagnostics.of_leaves(having[x], x) for x in shown}
-  kinds = {path: _kind(path) for of in by_leaf.values() for path in of}
+  every = {path for of in by_leaf.values() for path in of}
+  kinds = {leaf.path: leaf.kind for leaf in plan.leaves if leaf.path in every}
   looks = {
     kind: chart.Look(i, faint=True)
     for i, kind in enumerate(dict.fromkeys(kinds.values()))
@@ -172,17 +176,6 @@ def _compression(lines: Lines) -> document.Html | None:
       ),
     ),
   )
-
-
-def _kind(path: str) -> str:
-  """The path with a star for the number of the layer."""
-  return re.sub(r'\d+(?=/|$)', '*', path)
-
-
-def _thin(points: Sequence[Any]) -> Sequence[Any]:
-  """At most so many of them, the last one included."""
-  every = -(-len(points) // _POINTS) or 1
-  return points[::-1][::every][::-1]
 
 
 def _leaves(plan: gl.Plan) -> document.Html:
