@@ -6,7 +6,7 @@ predictions stand beside what `benchmarks.network.links` has measured. Nothing
 is measured here: the constants below say how long the step of a worker takes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import functools
 import json
 import pathlib
@@ -113,11 +113,17 @@ def main() -> None:
 def shares(place: Place) -> np.ndarray:
   """Of the time spent computing: [method, model, bandwidth]."""
   return np.array(
-    [[_shares(method, name, place) for name in _MODELS] for method in METHODS]
+    [
+      [share_computing(method, name, place, _GBITS) for name in _MODELS]
+      for method in METHODS
+    ]
   )
 
 
-def _shares(method: Method, name: str, place: Place) -> list[float]:
+def share_computing(
+  method: Method, name: str, place: Place, gbits: Iterable[float]
+) -> list[float]:
+  """Of the time, on each of these links; `name` is that of a model."""
   shapes = _shapes(name)
   count = sum(x.size for x in jax.tree.leaves(shapes))
   compute = 6 * count * place.tokens / _FLOPS
@@ -127,10 +133,10 @@ def _shares(method: Method, name: str, place: Place) -> list[float]:
     for x in plan.lasting_phases()
   }
   found = []
-  for gbits in _GBITS:
+  for rate in gbits:
     seconds = gl.predict(
       plan,
-      bandwidth=_HEADERS * 1.25e8 * gbits,
+      bandwidth=_HEADERS * 1.25e8 * rate,
       latency=place.latency,
       compute_seconds=compute,
       overhead_seconds=overhead,

@@ -239,10 +239,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
 def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   tx = frugal(clip_norm=1.0, error_feedback=True)
   collectives, _ = optimizers.check_several_devices(tx, steps=INTERVAL + 1)
-  sent = {}
-  for c in collectives:
-    size = c.size // 2 if c.kind == 'all-gather' else c.size
-    sent.setdefault(c.phase, []).append((c.kind, c.dtype, size))
+  sent = workers.sent_by_phase(collectives, n=2)
   assert sent.pop(None) == [('all-reduce', 'float32', 1)], 'the loss'
   plan = gl.plan(
     gl.SplitColumns(DENSITY, INTERVAL),

@@ -41,10 +41,7 @@ def main():
     tx = gl.compress_gradients(compressor, workers.AXIS, **options)
     program = workers.compiled_update(tx, params, n)
     plan = gl.plan(compressor, params, num_workers=n, **options)
-    sent = {}
-    for c in gl.collectives(program):
-      size = c.size // n if c.kind == 'all-gather' else c.size
-      sent.setdefault(c.phase, []).append((c.kind, c.dtype, size))
+    sent = workers.sent_by_phase(gl.collectives(program), n)
     assert sent == plan.rounds, (name, sent, plan.rounds)
     state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
     for _ in range(2):

@@ -96,6 +96,15 @@ def compiled_update(tx, params, n=4):
   return jax.jit(sharded).lower(grads, state).compile()
 
 
+def sent_by_phase(collectives, n=4):
+  """What each of n workers sends, as in `Plan.rounds`."""
+  sent = {}
+  for c in collectives:
+    size = c.size // n if c.kind == 'all-gather' else c.size
+    sent.setdefault(c.phase, []).append((c.kind, c.dtype, size))
+  return sent
+
+
 def fresh(tx, shapes, n):
   """The state of `tx` on n workers before the first step."""
   return gl.expand(tx.init(zeros(shapes)), n, exact=False)

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from benchmarks.averaging import expected, ours, report, shapes
-from benchmarks.network import links_report
+from benchmarks.network import links_report, outlook
 
 
 def line(side, method, kind, seconds, sent, *, hosts=2, rate='1gbit'):
@@ -114,3 +114,21 @@ def test_shares_of_links_are_of_the_same_turn_and_slow_links_are_predicted(
   assert '24 (6.2%) (p)' in text
   assert '| PowerSGD int8, every 30 steps |  | 3 |' in text, '30 (1.0 - 0.9) s'
   assert (tmp_path / 'links.png').stat().st_size > 10_000
+
+
+def test_the_outlook_knows_what_a_link_does_to_a_step():
+  """Faster links help, and on a slow one so do fewer bytes."""
+  place = outlook.Place(64, 5e-6, tokens=16_384)
+  links = 0.1, 1, 10, 100
+  dense, _, short_rounds, *_, long_rounds, _ = (
+    outlook.share_computing(method, '60M', place, links)
+    for method in outlook.METHODS
+  )
+  for shares in (dense, short_rounds, long_rounds):
+    assert 0 < shares[0] < shares[1] < shares[2] <= shares[3] <= 1
+  assert dense[0] < short_rounds[0] < long_rounds[0]
+  # 4 bytes of 58M parameters in a ring, but for the backward pass.
+  wire = 2 * 63 / 64 * 4 * 58_073_600 / (0.95 * 1.25e7) + 2 * 63 * 5e-6
+  compute = 6 * 58_073_600 * 16_384 / 4e14
+  expected = compute / (compute + wire - 2 / 3 * compute)
+  assert dense[0] == pytest.approx(expected, rel=1e-3)

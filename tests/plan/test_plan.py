@@ -45,10 +45,8 @@ def test_compiled_collectives_are_the_plan_number_by_number(name, start_step):
   params = workers.zeros(SHAPES)
   plan = gl.plan(COMPRESSORS[name], params, num_workers=4, **options)
   tx = gl.compress_gradients(COMPRESSORS[name], workers.AXIS, **options)
-  sent = {}
-  for c in gl.collectives(workers.compiled_update(tx, params)):
-    size = c.size // 4 if c.kind == 'all-gather' else c.size
-    sent.setdefault(c.phase, []).append((c.kind, c.dtype, size))
+  program = workers.compiled_update(tx, params)
+  sent = workers.sent_by_phase(gl.collectives(program))
   assert sent == plan.rounds
   if name != 'dense':
     # A collective per round, and no dense one hides in a compressed step. The
