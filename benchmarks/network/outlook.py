@@ -85,7 +85,7 @@ class Place(NamedTuple):
     )
 
 
-# In a data centre, and between sites, where workers take larger batches.
+# In a data center, and between sites, where workers take larger batches.
 _SMALL, _LARGE = 16_384, 131_072
 _PLACES = (
   Place(64, 5e-6, _SMALL),

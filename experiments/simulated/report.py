@@ -12,7 +12,7 @@ import math
 import pathlib
 import statistics
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -45,8 +45,30 @@ _METHODS = {
   'frugal': 'FRUGAL',
 }
 _KNOBS = {'rank': 'r ='}
-# Optimizer, workers, and sequences of a worker in a step.
-_Group = tuple[str, int, int]
+
+
+class Setting(NamedTuple):
+  """What rows have in common that compare.
+
+  Attributes:
+    optimizer: the inner one.
+    workers: how many.
+    sequences: of a worker in a step.
+    length: tokens of a sequence.
+    steps: of a run.
+  """
+
+  optimizer: str
+  workers: int
+  sequences: int
+  length: int
+  steps: int
+
+  def __str__(self) -> str:
+    return (
+      f'{_name(self.optimizer)} inside, {self.workers} workers,'
+      f' {self.sequences} sequence{"s" * (self.sequences > 1)} each'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +84,16 @@ class Row:
   """Of the seeds; infinity if a run diverged."""
 
   @property
-  def group(self) -> _Group:
+  def setting(self) -> Setting:
     """What it is compared within."""
-    workers = self.config.mesh.replica
-    sequences = self.config.batch_size // workers
-    return self.config.optimizer.name, workers, sequences
+    config, workers = self.config, self.config.mesh.replica
+    return Setting(
+      config.optimizer.name,
+      workers,
+      config.batch_size // workers,
+      config.data.sequence_length,
+      config.steps,
+    )
 
   @property
   def loss(self) -> float:
@@ -78,7 +105,7 @@ class Row:
 class Group:
   """Rows that compare, by falling bytes, with their controls."""
 
-  key: _Group
+  setting: Setting
   rows: list[Row]
   dense: Row | None
   alone: Row | None
@@ -140,18 +167,17 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
   members = collections.defaultdict(list)
   alone = {}
   for row in rows:
-    name, workers, sequences = row.group
-    if workers == 1:
-      alone[name, sequences] = row
+    if row.setting.workers == 1:
+      alone[row.setting] = row
     else:
-      members[row.group].append(row)
+      members[row.setting].append(row)
   groups = []
-  for key, of_group in sorted(members.items(), key=lambda x: x[0][1:]):
+  for setting, of_group in sorted(members.items(), key=lambda x: x[0][1:]):
     of_group.sort(key=lambda row: row.times_fewer)
     is_dense = lambda row: row.times_fewer == 1
     dense = next(filter(is_dense, of_group), None)
-    name, _, sequences = key
-    groups.append(Group(key, of_group, dense, alone.get((name, sequences))))
+    control = alone.get(setting._replace(workers=1))
+    groups.append(Group(setting, of_group, dense, control))
   return groups
 
 
@@ -159,11 +185,10 @@ def table(groups: Iterable[Group]) -> str:
   """All groups in Markdown."""
   parts = []
   for group in groups:
-    name, workers, sequences = group.key
+    setting = group.setting
     rows = ([group.alone] if group.alone else []) + group.rows
     parts += [
-      f'## {_name(name)} inside, {workers} workers, {sequences} sequence'
-      f'{"s" * (sequences > 1)} each',
+      f'## {setting}, {setting.steps:,} steps of {setting.length} tokens',
       '',
       tables.table(_COLUMNS, [_cells(group, row) for row in rows]),
     ]
@@ -258,8 +283,8 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
   groups = [group for group in groups if group.dense]
   if not groups:
     return
-  names = sorted({group.key[0] for group in groups})
-  shapes = sorted({group.key[1:] for group in groups})
+  names = sorted({group.setting.optimizer for group in groups})
+  shapes = sorted({group.setting[1:] for group in groups})
   figure, axes = plt.subplots(
     len(shapes),
     len(names),
@@ -274,9 +299,12 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
   }
   sent = dict.fromkeys(_sent(row) for group in groups for row in group.rows)
   markers = dict(zip(sent, _MARKERS * len(sent), strict=False))
+  for ax in axes.flat:
+    ax.set_axis_off()  # Where there is no group.
   for group in groups:
-    name, *shape = group.key
+    name, *shape = group.setting
     ax = axes[shapes.index(tuple(shape))][names.index(name)]
+    ax.set_axis_on()
     _draw_group(ax, group, colors, markers)
   handle = lambda label, **style: lines_lib.Line2D(
     [], [], ls='', label=label, **style
@@ -298,7 +326,6 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
 
 
 def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
-  name, workers, sequences = group.key
   finite = [x for x in group.rows if math.isfinite(x.loss)]
   for row in finite:
     percent = [group.over_dense(loss) for loss in row.losses]
@@ -329,10 +356,7 @@ def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
     tops = [x for x in tops if x < 1.3 * level] + [level]
   if tops and all(map(math.isfinite, tops)):
     ax.set_ylim(min(0, *tops) - 1, 1.1 * max(tops) + 1)
-  ax.set_title(
-    f'{_name(name)} inside, {workers} workers, {sequences} sequence'
-    f'{"s" * (sequences > 1)} each'
-  )
+  ax.set_title(str(group.setting))
   ax.set_xlabel('times fewer bytes (open: with outer momentum)')
   ax.set_ylabel('held-out loss over dense, %')
   ax.grid(alpha=0.3, which='both')
