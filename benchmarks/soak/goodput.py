@@ -12,6 +12,9 @@ In the other, a host is hit every two minutes, chosen at random:
 Goodput is the useful steps per second of the disturbed run over those of the
 other, while both run. Both have to end with the same bits. Needs root, see
 benchmarks.network.hosts.
+
+On CPUs, JAX's compilation cache serves process 0 only. Here it serves all of
+them, as on GPUs and TPUs; --process_0_compiles leaves it as it is.
 """
 
 import argparse
@@ -35,6 +38,7 @@ from benchmarks.soak import kills
 CONFIG = 'configs/studies/soak.py'
 KINDS = 'kill', 'cut', 'slow'
 SECONDS = 20.0
+_EVERY_PROCESS = pathlib.Path(__file__).parent / 'every_process'
 _PORT = 7700  # Free: every host has its own network.
 # TCP retries every second, where Linux knows that (6.15), and for long enough.
 _RETRY = """
@@ -59,10 +63,22 @@ class Run:
   """
 
   def __init__(
-    self, hosts: hosts_lib.Hosts, folder: pathlib.Path, options: dict[str, Any]
+    self,
+    hosts: hosts_lib.Hosts,
+    folder: pathlib.Path,
+    options: dict[str, Any],
+    cache_of_all: bool,
   ):
-    """Starts a launcher on each host; `options` are keys of the trainer."""
+    """Starts a launcher on each host.
+
+    Args:
+      hosts: where.
+      folder: for everything that is written.
+      options: keys of the trainer.
+      cache_of_all: whether all processes find what they compiled before.
+    """
     self._hosts, self._folder = hosts, folder
+    self._cache_of_all = cache_of_all
     self._options = options | {'mesh.replica': hosts.count}
     self.steps: list[tuple[float, int]] = [(time.monotonic(), 0)]
     for i in range(hosts.count):
@@ -85,6 +101,7 @@ class Run:
         ],
         env=os.environ
         | machine.ENVIRONMENT
+        | (_shared_cache() if self._cache_of_all else {})
         | {
           'GREEDYLORE_TOKEN': 'of a run on simulated hosts',
           'JAX_COMPILATION_CACHE_DIR': str(self._folder.parent / 'compiled'),
@@ -163,6 +180,11 @@ def main() -> int:
   parser.add_argument('--checkpoint_every', type=int, default=20)
   parser.add_argument('--fault_every', type=float, default=120)
   parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument(
+    '--process_0_compiles',
+    action='store_true',
+    help='as JAX does on CPUs: all others compile again after a restart',
+  )
   parser.add_argument('--folder', type=pathlib.Path, help='kept, for its logs')
   given = parser.parse_args()
   options = _OPTIONS | {
@@ -177,8 +199,9 @@ def main() -> int:
     hosts_lib.Hosts(*links) as shaken,
   ):
     folder = given.folder or pathlib.Path(name)
-    whole = Run(quiet, folder / 'whole', options)
-    hit = Run(shaken, folder / 'hit', options)
+    cache_of_all = not given.process_0_compiles
+    whole = Run(quiet, folder / 'whole', options, cache_of_all)
+    hit = Run(shaken, folder / 'hit', options, cache_of_all)
     faults = _watch(whole, hit, _faults(given.hosts, given.seed), given)
     same = whole.files.numbers() == hit.files.numbers()
     same = same and _sums(folder / 'whole') == _sums(folder / 'hit')
@@ -259,6 +282,12 @@ def _report(whole: Run, hit: Run, faults: list[Fault]) -> str:
     f' were {len(faults)} faults in all {hit.steps[-1][1]:,} steps.'
   )
   return '\n'.join(lines)
+
+
+def _shared_cache() -> dict[str, str]:
+  """The environment in which every process writes to the cache."""
+  path = os.pathsep.join(filter(None, (str(_EVERY_PROCESS), *sys.path)))
+  return {'PYTHONPATH': path}
 
 
 def _last_step(workdir: pathlib.Path) -> int:

@@ -97,6 +97,15 @@ def check_dtype(name: str, value: Any, known: Sequence[str]) -> None:
     )
 
 
+def check_params(params: Any) -> None:
+  """Raises for None, a tree that JAX takes for one without any leaf."""
+  if params is None:
+    raise TypeError(
+      'params must be the parameters, or jax.ShapeDtypeStructs in their place,'
+      ' got params=None.'
+    )
+
+
 def check_patterns_match(
   where: str, patterns: Sequence[str], tree: PyTree
 ) -> None:

@@ -155,18 +155,21 @@ def test_sizes_that_do_not_divide_the_batch_are_skipped(tmp_path):
   assert (run.code, run.sizes) == (0, [4, 4, 2])
 
 
+ASKED = 'SIGTERM: all processes are asked to save and stop.\n'
+
+
 def test_a_request_to_stop_is_passed_on_and_ends_all(tmp_path):
   attempts = [['save:3 wait', 'wait']]
   run = Supervised(tmp_path, [2], attempts, stop_at=2)
   assert (run.code, run.sizes) == (exit_codes.PREEMPTED, [2])
-  assert not run.error
+  assert run.error == ASKED
 
 
 def test_a_process_that_fails_while_it_stops_is_not_restarted(tmp_path):
   attempts = [['last', 'last']]
   run = Supervised(tmp_path, [2], attempts, stop_at=2)
   assert (run.code, run.sizes) == (1, [2])
-  assert not run.error
+  assert run.error == ASKED
 
 
 class Launched(together.Followed):

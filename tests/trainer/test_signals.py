@@ -1,4 +1,4 @@
-"""Are signals to a study answered as shells and schedulers expect?"""
+"""Are signals to a command answered as shells and schedulers expect?"""
 
 import os
 import signal
@@ -33,3 +33,13 @@ def test_being_asked_to_stop_is_handed_on(tmp_path):
 def test_a_signal_is_an_exit_code_as_in_a_shell():
   assert compare.run_python(['-c', 'import os; os.kill(os.getpid(), 9)']) == 137
   assert compare.run_python(['-c', 'raise SystemExit(3)']) == 3
+
+
+def test_an_interrupt_at_any_time_is_a_line(capsys):
+  """Also while JAX is imported, before a command has set anything up."""
+
+  def main(argv):
+    raise KeyboardInterrupt
+
+  assert exit_codes.run(main) == exit_codes.INTERRUPTED
+  assert capsys.readouterr().err == 'Interrupted.\n'

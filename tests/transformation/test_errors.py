@@ -520,3 +520,18 @@ def test_a_custom_compressor():
     updates, state = tx.update(PARAMS, state)
   # What waited a step arrives with the gradient of the second.
   assert set(jnp.unique(updates['w']).tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize(
+  'use',
+  [
+    lambda tx: gl.plan(gl.GreedyLore(2), None),
+    lambda tx: gl.init_state(
+      tx, None, workers.mesh_of(1), axis_name=workers.AXIS
+    ),
+  ],
+)
+def test_no_parameters(use):
+  """JAX takes None for a tree without leaves, and would say nothing."""
+  with pytest.raises(TypeError, match='params must be the parameters'):
+    use(gl.greedylore(2, workers.AXIS))

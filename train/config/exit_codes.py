@@ -55,7 +55,7 @@ def run(main: Callable[[list[str]], int]) -> int:
   """Runs a command; returns its exit code.
 
   A command whose output nobody reads any more (`| head`) ends silently, as
-  programs in a pipe do.
+  programs in a pipe do. Ctrl-C ends one with a line rather than a traceback.
   """
   try:
     try:
@@ -67,6 +67,9 @@ def run(main: Callable[[list[str]], int]) -> int:
   except BrokenPipeError:
     discard_output()
     return CLOSED
+  except KeyboardInterrupt:
+    print('Interrupted.', file=sys.stderr)
+    return INTERRUPTED
 
 
 def discard_output() -> None:

@@ -72,7 +72,15 @@ class Launcher:
     """Passes SIGINT, SIGTERM and SIGHUP on as a request to save and stop."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
       if signal.getsignal(number) != signal.SIG_IGN:  # As nohup sets SIGHUP.
-        signal.signal(number, lambda *_: self.stop())
+        signal.signal(number, self._answer)
+
+  def _answer(self, number: int, frame: object) -> None:
+    """Stops, and says so once: the processes may take a while."""
+    del frame
+    if not self.is_asked_to_stop:
+      name = signal.Signals(number).name
+      _write(f'{name}: all processes are asked to save and stop.\n')
+    self.stop()
 
   def stop(self) -> None:
     """Asks all processes to save and stop, and starts no more."""
@@ -158,6 +166,12 @@ def say(text: str) -> None:
   """Prints a line on standard error, if it can still be written to."""
   with contextlib.suppress(OSError):
     print(text, file=sys.stderr, flush=True)
+
+
+def _write(text: str) -> None:
+  """Writes to standard error from a signal handler, where printing may not."""
+  with contextlib.suppress(OSError):
+    os.write(2, text.encode())
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -247,6 +247,7 @@ def plan(
   """
   checks.check_integer('num_workers', num_workers)
   checks.check_integer('devices_per_worker', devices_per_worker)
+  checks.check_params(params)
   if average_moments and inner is None:
     raise TypeError(
       'plan needs the inner optimizer whose state average_moments sends, got'

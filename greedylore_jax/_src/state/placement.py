@@ -160,6 +160,7 @@ def init_state(
   Raises:
     ValueError: if the mesh has no such axis, another axis of it is not left to
       the partitioner, or parameters are sharded over the workers.
+    TypeError: for params=None.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp
@@ -171,6 +172,7 @@ def init_state(
     >>> state.error['w'].sharding.spec
     P('data',)
   """
+  checks.check_params(params)
   workers = workers_on(mesh, axis_name)
   init = lambda params: checkpoint.expand(tx.init(params), workers, exact=False)
   return _on_mesh(init, params, params, mesh, axis_name)
