@@ -234,6 +234,9 @@ def what(config: Config) -> str:
       words = [f'{_METHODS.get(method, method)} {setting}']
   if sent.factor_dtype:
     words[0] += f' {sent.factor_dtype}'
+  if sent.method == 'greedylore':
+    size = f'{sent.basis_size} directions' if sent.basis_size else 'everything'
+    words.append(f'{size} every {sent.update_interval}')
   if not sent.embeddings:
     words.append('embeddings dense')
   if sent.start_step:
@@ -321,7 +324,7 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
     ncols=2 * len(names),
     frameon=False,
   )
-  figure.savefig(path, dpi=120)
+  figure.savefig(path, dpi=120, bbox_inches='tight')
   plt.close(figure)
 
 

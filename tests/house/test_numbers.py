@@ -74,6 +74,13 @@ def sparse(what):
 
 
 @functools.cache
+def over_dense(study, what):
+  """Per cent over dense of a message that was sent in every step."""
+  (row,) = (x for x in rows(f'{study}/table.md') if x['what is sent'] == what)
+  return row['over dense'].strip('+ %')
+
+
+@functools.cache
 def family(method, budget):
   """The loss over dense of a method at a budget of bytes."""
   (row,) = (
@@ -320,6 +327,19 @@ def methods():
     rf' {100 * family("sign", ""):.1f} % above dense'
   )
   yield from entries()
+  coarse, fine, powersgd = (
+    over_dense('greedylore', what)
+    for what in (
+      'GreedyLore r = 46 int8, everything every 100',
+      'GreedyLore r = 9, everything every 100',
+      'PowerSGD r = 31 int8',
+    )
+  )
+  yield (
+    rf'At 10 times fewer bytes, GreedyLore in 8 bits ended {coarse} % above'
+    rf' dense, where float32 factors ended {fine} % above it, and PowerSGD in 8'
+    rf' bits {powersgd} %'
+  )
   yield rf'LLaMA-60M sent {sixty():.1f} times fewer bytes'
   yield r'With 6 % of the tokens'
   times, _ = local('Muon', *FOUR_BITS)

@@ -1,0 +1,1 @@
+"""Where GreedyLore stands, and why."""

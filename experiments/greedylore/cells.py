@@ -1,0 +1,70 @@
+"""The training runs of the study of GreedyLore, most important first.
+
+Ranks are the largest with which a run stays within a tenth or a fourth of the
+bytes of dense averaging. AdamW has the rate that is best for dense, and half of
+it.
+"""
+
+from experiments.simulated.cells import Cell
+
+
+def _cell(
+  method: str, words: str = '', rates: tuple[float, ...] = (2e-3,)
+) -> Cell:
+  return Cell(
+    f'--compression.method {method} {words} --compression.start_step 0'
+    ' --mesh.replica 4 --batch_size 4 --steps 500 --model.scan True',
+    rates,
+  )
+
+
+def _powersgd(rank: int, bits: int, rates: tuple[float, ...] = (2e-3,)) -> Cell:
+  return _cell('powersgd', f'--compression.rank {rank}{_in(bits)}', rates)
+
+
+def _greedylore(
+  rank: int,
+  bits: int,
+  every: int = 100,
+  basis_size: int = 0,
+  rates: tuple[float, ...] = (2e-3,),
+) -> Cell:
+  size = f' --compression.basis_size {basis_size}' if basis_size else ''
+  words = f'--compression.rank {rank} --compression.update_interval {every}'
+  return _cell('greedylore', f'{words}{size}{_in(bits)}', rates)
+
+
+def range_finder(rank: int, bits: int) -> Cell:
+  """The place of a method for which the trainer has no key."""
+  return _cell('range_finder', f'--compression.rank {rank}{_in(bits)}')
+
+
+def _in(bits: int) -> str:
+  kind = f'int{bits}'
+  if bits == 32:
+    return ''
+  return f' --compression.factor_dtype {kind} --compression.dense_dtype {kind}'
+
+
+CELLS = [
+  _cell('dense'),
+  _greedylore(9, 32),
+  _powersgd(8, 32),
+  _greedylore(46, 8),
+  _powersgd(31, 8),
+  _greedylore(93, 4),
+  _powersgd(61, 4),
+  _greedylore(23, 8, 2, 46),
+  _greedylore(6, 32, 2, 12),
+  _greedylore(28, 32),
+  _powersgd(20, 32),
+  _greedylore(46, 8, 200),
+  _greedylore(39, 8, 10, 78),
+  _powersgd(78, 8),
+  _greedylore(121, 8),
+  _greedylore(15, 32, 2, 30),
+  _greedylore(42, 8, 20),
+  _greedylore(46, 8, rates=(1e-3,)),
+  _powersgd(31, 8, (1e-3,)),
+  _cell('dense', rates=(1e-3,)),
+]
