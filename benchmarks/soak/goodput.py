@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -31,9 +32,14 @@ import tempfile
 import time
 from typing import Any
 
+import matplotlib
+
 from benchmarks import machine
 from benchmarks.network import hosts as hosts_lib
 from benchmarks.soak import kills
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
 
 CONFIG = 'configs/studies/soak.py'
 KINDS = 'kill', 'cut', 'slow'
@@ -185,6 +191,7 @@ def main() -> int:
     action='store_true',
     help='as JAX does on CPUs: all others compile again after a restart',
   )
+  parser.add_argument('--figure', type=pathlib.Path, help='a .png to draw')
   parser.add_argument('--folder', type=pathlib.Path, help='kept, for its logs')
   given = parser.parse_args()
   options = _OPTIONS | {
@@ -206,6 +213,8 @@ def main() -> int:
     same = whole.files.numbers() == hit.files.numbers()
     same = same and _sums(folder / 'whole') == _sums(folder / 'hit')
   print(_report(whole, hit, faults))
+  if given.figure:
+    _draw(given.figure, whole, hit, faults)
   print(
     f'Final parameters, optimizer states and metrics are'
     f' {"the same" if same else "NOT the same"}, bit by bit'
@@ -288,6 +297,42 @@ def _shared_cache() -> dict[str, str]:
   """The environment in which every process writes to the cache."""
   path = os.pathsep.join(filter(None, (str(_EVERY_PROCESS), *sys.path)))
   return {'PYTHONPATH': path}
+
+
+def _draw(
+  path: pathlib.Path, whole: Run, hit: Run, faults: list[Fault]
+) -> None:
+  """Steps of both runs against minutes, and a line for each fault."""
+  begin = max(run.steps[1][0] for run in (whole, hit))
+  figure, ax = plt.subplots(figsize=(8, 4), layout='constrained')
+  for run, name, color in (
+    (whole, 'undisturbed', '#999999'),
+    (hit, 'with faults', '#2171b5'),
+  ):
+    # Steps that are lost at a restart were of no use.
+    useful = [*itertools.accumulate((x for _, x in run.steps), max)]
+    minutes = [(t - begin) / 60 for t, _ in run.steps]
+    ax.step(minutes, useful, where='post', label=name, color=color)
+  for fault in faults:
+    at = (fault.begin - begin) / 60
+    ax.axvline(at, color='#cb181d', lw=0.8, ls=':')
+    ax.annotate(
+      fault.kind,
+      (at, 1),
+      xycoords=('data', 'axes fraction'),
+      rotation=90,
+      xytext=(2, -4),
+      textcoords='offset points',
+      va='top',
+      color='#cb181d',
+    )
+  ax.set(
+    xlabel='minutes', ylabel='useful steps', xlim=(0, None), ylim=(0, None)
+  )
+  ax.spines[['top', 'right']].set_visible(False)
+  ax.legend(loc='lower right', frameon=False)
+  figure.savefig(path, dpi=150)
+  plt.close(figure)
 
 
 def _last_step(workdir: pathlib.Path) -> int:
