@@ -120,8 +120,6 @@ def main(
         )
   except (exit_codes.UsageError, ValueError, OSError, ImportError) as error:
     return exit_codes.fail(error)
-  except KeyboardInterrupt:
-    return exit_codes.INTERRUPTED
   if code:
     resumes = (
       code in (exit_codes.PREEMPTED, exit_codes.INTERRUPTED) or code > 128

@@ -13,8 +13,8 @@ Goodput is the useful steps per second of the disturbed run over those of the
 other, while both run. Both have to end with the same bits. Needs root, see
 benchmarks.network.hosts.
 
-On CPUs, JAX's compilation cache serves process 0 only. Here it serves all of
-them, as on GPUs and TPUs; --process_0_compiles leaves it as it is.
+On CPUs, JAX's compilation cache serves process 0 only. Here it serves all
+processes, as on GPUs; --one_cache disables that.
 """
 
 import argparse
@@ -73,18 +73,18 @@ class Run:
     hosts: hosts_lib.Hosts,
     folder: pathlib.Path,
     options: dict[str, Any],
-    cache_of_all: bool,
+    environment: dict[str, str],
   ):
     """Starts a launcher on each host.
 
     Args:
-      hosts: where.
-      folder: for everything that is written.
-      options: keys of the trainer.
-      cache_of_all: whether all processes find what they compiled before.
+      hosts: the simulated hosts.
+      folder: for everything that the run writes.
+      options: keys of the trainer's configuration.
+      environment: further variables of the launchers.
     """
     self._hosts, self._folder = hosts, folder
-    self._cache_of_all = cache_of_all
+    self._environment = environment
     self._options = options | {'mesh.replica': hosts.count}
     self.steps: list[tuple[float, int]] = [(time.monotonic(), 0)]
     for i in range(hosts.count):
@@ -107,7 +107,7 @@ class Run:
         ],
         env=os.environ
         | machine.ENVIRONMENT
-        | (_shared_cache() if self._cache_of_all else {})
+        | self._environment
         | {
           'GREEDYLORE_TOKEN': 'of a run on simulated hosts',
           'JAX_COMPILATION_CACHE_DIR': str(self._folder.parent / 'compiled'),
@@ -187,9 +187,9 @@ def main() -> int:
   parser.add_argument('--fault_every', type=float, default=120)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument(
-    '--process_0_compiles',
+    '--one_cache',
     action='store_true',
-    help='as JAX does on CPUs: all others compile again after a restart',
+    help='for process 0, as in JAX on CPUs; the others compile at each restart',
   )
   parser.add_argument('--figure', type=pathlib.Path, help='a .png to draw')
   parser.add_argument('--folder', type=pathlib.Path, help='kept, for its logs')
@@ -199,6 +199,7 @@ def main() -> int:
     'batch_size': 2 * given.hosts,
     'checkpoint.every': given.checkpoint_every,
   }
+  environment = {} if given.one_cache else {'PYTHONPATH': str(_EVERY_PROCESS)}
   links = given.hosts, given.rate, given.milliseconds
   with (
     tempfile.TemporaryDirectory() as name,
@@ -206,9 +207,8 @@ def main() -> int:
     hosts_lib.Hosts(*links) as shaken,
   ):
     folder = given.folder or pathlib.Path(name)
-    cache_of_all = not given.process_0_compiles
-    whole = Run(quiet, folder / 'whole', options, cache_of_all)
-    hit = Run(shaken, folder / 'hit', options, cache_of_all)
+    whole = Run(quiet, folder / 'whole', options, environment)
+    hit = Run(shaken, folder / 'hit', options, environment)
     faults = _watch(whole, hit, _faults(given.hosts, given.seed), given)
     same = whole.files.numbers() == hit.files.numbers()
     same = same and _sums(folder / 'whole') == _sums(folder / 'hit')
@@ -293,12 +293,6 @@ def _report(whole: Run, hit: Run, faults: list[Fault]) -> str:
   return '\n'.join(lines)
 
 
-def _shared_cache() -> dict[str, str]:
-  """The environment in which every process writes to the cache."""
-  path = os.pathsep.join(filter(None, (str(_EVERY_PROCESS), *sys.path)))
-  return {'PYTHONPATH': path}
-
-
 def _draw(
   path: pathlib.Path, whole: Run, hit: Run, faults: list[Fault]
 ) -> None:
@@ -309,7 +303,7 @@ def _draw(
     (whole, 'undisturbed', '#999999'),
     (hit, 'with faults', '#2171b5'),
   ):
-    # Steps that are lost at a restart were of no use.
+    # A restart repeats the steps since the last checkpoint.
     useful = [*itertools.accumulate((x for _, x in run.steps), max)]
     minutes = [(t - begin) / 60 for t, _ in run.steps]
     ax.step(minutes, useful, where='post', label=name, color=color)

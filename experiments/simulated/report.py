@@ -5,7 +5,7 @@ Every row is a cell at its best learning rate, which the first seed chooses.
 """
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 import math
@@ -80,8 +80,8 @@ class Row:
   rate: float
   at_end: bool
   """Whether no higher, or no lower rate was tried."""
-  losses: list[float]
-  """Of the seeds; infinity if a run diverged."""
+  losses: dict[int, float]
+  """By seed; infinity if a run diverged."""
 
   @property
   def setting(self) -> Setting:
@@ -98,7 +98,7 @@ class Row:
   @property
   def loss(self) -> float:
     """The mean over the seeds."""
-    return statistics.fmean(self.losses)
+    return statistics.fmean(self.losses.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +110,14 @@ class Group:
   dense: Row | None
   alone: Row | None
 
-  def over_dense(self, loss: float) -> float:
-    """Per cent above dense averaging in every step."""
-    return 100 * (loss / self.dense.loss - 1) if self.dense else math.nan
+  def over_dense(self, losses: Mapping[int, float]) -> float:
+    """Per cent above dense averaging in every step, over their common seeds."""
+    dense = self.dense.losses if self.dense else {}
+    common = losses.keys() & dense.keys()
+    if not common:
+      return math.nan
+    mean = lambda of: statistics.fmean(of[seed] for seed in common)
+    return 100 * (mean(losses) / mean(dense) - 1)
 
   def kept(self, loss: float) -> float:
     """Per cent of what the workers gain over one alone."""
@@ -145,14 +150,14 @@ def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
     first = lambda rate, rates=rates: _loss(min(rates[rate].items())[1])
     best = min(rates, key=first)
     config, _ = command_line.parse([path, *overrides.split()], 'report')
-    seeds = [x for _, x in sorted(rates[best].items())]
+    seeds = dict(sorted(rates[best].items()))
     rows.append(
       Row(
         config=config,
-        times_fewer=seeds[0]['times_fewer'],
+        times_fewer=next(iter(seeds.values()))['times_fewer'],
         rate=best,
         at_end=len(rates) > 1 and best in (min(rates), max(rates)),
-        losses=[_loss(x) for x in seeds],
+        losses={seed: _loss(x) for seed, x in seeds.items()},
       )
     )
   return rows
@@ -196,7 +201,7 @@ def table(groups: Iterable[Group]) -> str:
 
 
 def _cells(group: Group, row: Row) -> list[str]:
-  half = (max(row.losses) - min(row.losses)) / 2
+  half = (max(row.losses.values()) - min(row.losses.values())) / 2
   several = len(row.losses) > 1 and math.isfinite(half)
   is_alone = row.times_fewer is None
   return [
@@ -206,7 +211,7 @@ def _cells(group: Group, row: Row) -> list[str]:
     f'{row.rate:g}' + (' (end of the grid)' if row.at_end else ''),
     _digits(row.loss, '.4f') + (f' ± {half:.4f}' if several else ''),
     str(len(row.losses)),
-    _digits(group.over_dense(row.loss), '+.1f', ' %'),
+    _digits(group.over_dense(row.losses), '+.1f', ' %'),
     _digits(group.kept(row.loss), '.0f', ' %'),
   ]
 
@@ -235,8 +240,10 @@ def what(config: Config) -> str:
   if sent.factor_dtype:
     words[0] += f' {sent.factor_dtype}'
   if sent.method == 'greedylore':
-    size = f'{sent.basis_size} directions' if sent.basis_size else 'everything'
-    words.append(f'{size} every {sent.update_interval}')
+    refresh = 'dense refresh'
+    if sent.basis_size:
+      refresh = f'basis of {sent.basis_size} renewed'
+    words.append(f'{refresh} every {sent.update_interval}')
   if not sent.embeddings:
     words.append('embeddings dense')
   if sent.start_step:
@@ -329,10 +336,11 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
 
 
 def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
-  finite = [x for x in group.rows if math.isfinite(x.loss)]
+  finite = [x for x in group.rows if math.isfinite(group.over_dense(x.losses))]
   for row in finite:
-    percent = [group.over_dense(loss) for loss in row.losses]
-    mean = group.over_dense(row.loss)
+    each = (group.over_dense({seed: x}) for seed, x in row.losses.items())
+    percent = [*filter(math.isfinite, each)]
+    mean = group.over_dense(row.losses)
     ax.errorbar(
       row.times_fewer,
       mean,
@@ -345,9 +353,9 @@ def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
     )
   ax.axhline(0, color='black', ls='--', lw=1)
   ax.set_xscale('log')
-  tops = [group.over_dense(row.loss) for row in finite]
-  if group.alone and math.isfinite(group.over_dense(group.alone.loss)):
-    level = group.over_dense(group.alone.loss)
+  tops = [group.over_dense(row.losses) for row in finite]
+  level = group.over_dense(group.alone.losses) if group.alone else math.nan
+  if math.isfinite(level):
     ax.axhline(level, color='crimson', ls='--', lw=1)
     ax.annotate(
       'one worker alone',

@@ -330,8 +330,8 @@ def methods():
   coarse, fine, powersgd = (
     over_dense('greedylore', what)
     for what in (
-      'GreedyLore r = 46 int8, everything every 100',
-      'GreedyLore r = 9, everything every 100',
+      'GreedyLore r = 46 int8, dense refresh every 100',
+      'GreedyLore r = 9, dense refresh every 100',
       'PowerSGD r = 31 int8',
     )
   )

@@ -1,10 +1,11 @@
 """Are runs on one device, many at a time, the trainer's own runs?"""
 
 import dataclasses
+import math
 
 import pytest
 
-from experiments.simulated import program, text
+from experiments.simulated import program, report, text
 import runs
 from train.config.schema import Compression, Local, Optimizer
 
@@ -89,3 +90,21 @@ def test_lanes_share_a_branch(tmp_path):
   lanes = [program.Lane(rate, 0) for rate in (1e-3, 2e-3)]
   compiled = program.Program(config, data, lanes).train
   assert ' conditional(' in compiled.as_text()
+
+
+def test_a_row_is_compared_with_the_same_seeds_of_dense():
+  common = {'config': 'configs/studies/family.py', 'rate': 1e-3}
+  dense = common | {'overrides': '--compression.method dense', 'times_fewer': 1}
+  sign = common | {'overrides': '--compression.method sign', 'times_fewer': 30}
+  rows = report.rows_of(
+    [
+      dense | {'seed': 0, 'loss': 2.0},
+      dense | {'seed': 1, 'loss': 1.0},
+      sign | {'seed': 1, 'loss': 1.1},
+      sign | {'seed': 2, 'loss': 9.0},
+    ]
+  )
+  (group,) = report.grouped(rows)
+  (row,) = (x for x in group.rows if x is not group.dense)
+  assert group.over_dense(row.losses) == pytest.approx(10)
+  assert math.isnan(group.over_dense({2: 9.0}))

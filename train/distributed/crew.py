@@ -79,7 +79,7 @@ class Launcher:
     del frame
     if not self.is_asked_to_stop:
       name = signal.Signals(number).name
-      _write(f'{name}: all processes are asked to save and stop.\n')
+      say(f'{name}: all processes are asked to save and stop.')
     self.stop()
 
   def stop(self) -> None:
@@ -163,15 +163,12 @@ class Launcher:
 
 
 def say(text: str) -> None:
-  """Prints a line on standard error, if it can still be written to."""
-  with contextlib.suppress(OSError):
-    print(text, file=sys.stderr, flush=True)
+  """Writes a line to standard error, if that is still possible.
 
-
-def _write(text: str) -> None:
-  """Writes to standard error from a signal handler, where printing may not."""
+  Not by `print`, which a signal handler may interrupt but not call.
+  """
   with contextlib.suppress(OSError):
-    os.write(2, text.encode())
+    os.write(2, f'{text}\n'.encode())
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:

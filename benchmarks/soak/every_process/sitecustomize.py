@@ -1,9 +1,9 @@
 """JAX's compilation cache for every process of a run on CPUs.
 
-Python imports this at its start where PYTHONPATH has this folder. On GPUs and
-TPUs all processes find in the cache what process 0 wrote. On CPUs they look for
-entries of their own, which JAX writes for process 0 only, so after a restart
-the others would compile everything again.
+Python imports this module at startup if PYTHONPATH contains this folder. On
+GPUs, all processes share the entries that process 0 writes. On CPUs, the key of
+an entry depends on the process, and JAX 0.12 writes those of process 0 only, so
+the others would compile everything again after a restart.
 """
 
 import sys
