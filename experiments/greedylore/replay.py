@@ -1,6 +1,6 @@
 """`python -m experiments.greedylore.replay`: how old is what a method sends?
 
-Records the mean gradients of dense training, has methods compress them with
+Records the gradients of dense training, compresses them by each method with
 error feedback, and writes replay.md and replay.png next to this file.
 
 An output O = P P^T H consists of gradients of this and of earlier steps. With
@@ -18,50 +18,60 @@ import matplotlib
 import numpy as np
 import optax
 
-from experiments.greedylore import informed
-from experiments.simulated import program, worker
-from experiments.simulated.cells import Cell
+from experiments.greedylore import informed, past_sketches
 import greedylore_jax as gl
-from train.data import text as text_lib
+from train import tasks
+from train.config import command_line
 from train.run import optimizer
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
 _FOLDER = pathlib.Path(__file__).parent
-_CELL = Cell(
-  '--compression.method dense --mesh.replica 4 --batch_size 4 --steps 500',
-  (2e-3,),
+_DENSE = (
+  'configs/studies/family.py --compression.method dense --mesh.replica 1'
+  ' --batch_size 4 --steps 500'
 )
 _BEGIN, _END, _SETTLED = 100, 260, 60
 _BUDGETS = 10, 4
 _NEVER = 10**6
 
-Method = Callable[[int], Any]
+Method = Callable[[int], gl.Compressor]
 
 
 class Kind(NamedTuple):
   """A method of the comparison.
 
   Attributes:
-    name: for people.
-    of_rank: from a rank to the compressor.
-    sized_like: the name of another one whose rank it has.
+    name: in the table and in the figure.
+    of_rank: returns the compressor of a rank.
+    is_informed: whether it knows something for which no bytes are counted.
+    sized_like: the rank is that of this method; None is its own.
   """
 
   name: str
   of_rank: Method
-  sized_like: str | None = None
+  is_informed: bool = False
+  sized_like: Method | None = None
+
+
+def _informed(**known: bool) -> Method:
+  return lambda r: informed.Informed(r, _NEVER, **known)
 
 
 KINDS = [
   Kind('GreedyLore, refresh every 100', lambda r: gl.GreedyLore(r, 100)),
   Kind('every 20', lambda r: gl.GreedyLore(r, 20)),
-  Kind('every 100, exact choice', lambda r: informed.ExactChoice(r, 100)),
-  Kind('basis of the last step', lambda r: informed.LastStep(r, _NEVER)),
+  Kind(
+    'every 100, exact choice',
+    lambda r: informed.Informed(r, 100, knows_energies=True),
+    True,
+  ),
+  Kind('basis of the last step', _informed(knows_last_step=True), True),
   Kind(
     'basis of the last step, exact choice',
-    lambda r: informed.LastStepExactChoice(r, _NEVER),
+    _informed(knows_last_step=True, knows_energies=True),
+    True,
   ),
   Kind(
     'basis of 2 r by a sketch, every 2',
@@ -69,14 +79,12 @@ KINDS = [
   ),
   Kind(
     'basis of past sketches',
-    lambda r: informed.PastSketches(r, -(-r // 2), 0.5),
+    lambda r: past_sketches.PastSketches(r, -(-r // 2), 0.5),
   ),
   Kind('range finder', gl.RangeFinder),
   Kind('PowerSGD', gl.PowerSGD),
-  Kind("best directions, PowerSGD's rank", informed.Best, 'PowerSGD'),
+  Kind("best directions, PowerSGD's rank", informed.Best, True, gl.PowerSGD),
 ]
-# What a method is told without a message.
-_INFORMED = 2, 3, 4, 9
 
 
 class Measured(NamedTuple):
@@ -84,7 +92,7 @@ class Measured(NamedTuple):
 
   Attributes:
     age: of what is sent, in steps.
-    error: the norm of what waits over that of the gradient.
+    error: its norm over that of the gradient.
     alignment: the cosine between moving averages (0.9) of outputs and of
       gradients.
   """
@@ -125,16 +133,14 @@ def table(found: dict[int, dict[str, tuple[str, Measured]]]) -> str:
   return '\n'.join(lines)
 
 
-def record() -> dict[str, Any]:
-  """The mean gradients of two layers, embedding and head, [steps, *shape]."""
-  config = worker.config_of(_CELL, [])
-  text = text_lib.load(config.data)
-  task = program._task(config.model, config.data, text)
-  params = task.start(task.init(0))
-  rates = optimizer.learning_rates(program._at_rate(config, _CELL.rates[0]))
-  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates))
+def record() -> dict[str, np.ndarray]:
+  """The gradients of two layers, embedding and head, [steps, *shape] each."""
+  config, _ = command_line.parse(_DENSE.split(), __name__)
+  task = tasks.load(config)
+  tx, _ = optimizer.build(config, None, task)
+  params = task.start(task.init(config.seed))
   state = tx.init(params)
-  batches = program._batches(config.batch_size, config.steps, text, 0)
+  batches = task.train(config.batch_size)
 
   @jax.jit
   def step(params: Any, state: Any, batch: Any) -> Any:
@@ -144,7 +150,7 @@ def record() -> dict[str, Any]:
 
   kept = []
   for i in range(_END):
-    params, state, grads = step(params, state, batches[i].astype(np.int32))
+    params, state, grads = step(params, state, next(batches))
     if i >= _BEGIN:
       leaves = jax.tree_util.tree_leaves_with_path(grads)
       kept.append(
@@ -160,23 +166,22 @@ def record() -> dict[str, Any]:
   return {x: np.stack([each[x] for each in kept]) for x in names}
 
 
-def replay(gradients: Any, kind: Kind, budget: float) -> tuple[str, Measured]:
-  """The ranks of a method within a budget, and what came of it."""
-  sizing = kind
-  if kind.sized_like:
-    (sizing,) = [x for x in KINDS if x.name == kind.sized_like]
-  shapes = sorted({tuple(sorted(x.shape[1:])) for x in gradients.values()})
-  ranks = {x: _rank(sizing.of_rank, x, budget) for x in shapes}
+def replay(
+  gradients: dict[str, np.ndarray], kind: Kind, budget: float
+) -> tuple[str, Measured]:
+  """The ranks of a method within a budget, by shape, and what it sends."""
   short = {name: _short(x).astype(np.float64) for name, x in gradients.items()}
-  methods = [
-    (f'^{"x".join(map(str, shape))}', kind.of_rank(ranks[shape]))
-    for shape in shapes
-  ]
-  tx = gl.compress_gradients(methods, None, min_compression_rate=0)
-  stacked = {
-    f'{"x".join(map(str, x.shape[1:]))}:{name}': x for name, x in short.items()
-  }
-  measured = _measure(tx, stacked)
+  shapes = sorted({x.shape[1:] for x in short.values()})
+  sizing = kind.sized_like or kind.of_rank
+  ranks = {shape: _rank(sizing, shape, budget) for shape in shapes}
+  label = lambda shape: f'{shape[0]} x {shape[1]}:'
+  tx = gl.compress_gradients(
+    [(f'^{label(x)}', kind.of_rank(ranks[x])) for x in shapes],
+    None,
+    min_compression_rate=0,
+  )
+  named = {f'{label(x.shape[1:])}{name}': x for name, x in short.items()}
+  measured = measure(tx, named)
   said = ' / '.join(str(ranks[x]) for x in shapes)
   print(budget, kind.name, said, measured, flush=True)
   return said, measured
@@ -199,15 +204,17 @@ def _rank(of_rank: Method, shape: tuple[int, int], budget: float) -> int:
   return best
 
 
-def _measure(tx: Any, gradients: dict[str, Any]) -> Measured:
-  """Compresses the gradients one after the other."""
+def measure(
+  tx: optax.GradientTransformation, gradients: dict[str, np.ndarray]
+) -> Measured:
+  """Compresses the gradients, [steps, a, b] with a <= b, one by one."""
   zeros = {name: jnp.zeros(x.shape[1:]) for name, x in gradients.items()}
 
   def step(carry: Any, now: Any) -> Any:
     t, grads = now
     state, times, sent_average, average = carry
     output, state = tx.update(grads, state)
-    # What waits, each part times the number of its step.
+    # The error, with each part multiplied by the number of its step.
     times = jax.tree.map(lambda x, g: x + t * g, times, grads)
     sent_times = jax.tree.map(_projected, output, times)
     times = jax.tree.map(jnp.subtract, times, sent_times)
@@ -248,7 +255,7 @@ def _norm(x: Any) -> Any:
 
 
 def draw(found: dict[int, dict[str, tuple[str, Measured]]]) -> None:
-  """A dot for each method and budget."""
+  """A bar for each method and budget."""
   figure, axes = plt.subplots(
     1, len(found), figsize=(11, 4.2), sharey=True, layout='constrained'
   )
@@ -256,7 +263,7 @@ def draw(found: dict[int, dict[str, tuple[str, Measured]]]) -> None:
   for axis, (budget, of_kind) in zip(axes, found.items(), strict=True):
     ages = [of_kind[name][1].age for name in names]
     for i, age in enumerate(ages):
-      axis.barh(i, age, color='#9ecae1' if i in _INFORMED else '#2171b5')
+      axis.barh(i, age, color='#9ecae1' if KINDS[i].is_informed else '#2171b5')
       axis.text(age, i, f'  {of_kind[names[i]][1].alignment:.2f}', va='center')
     axis.set_title(f'{budget} times fewer bytes')
     axis.set_xlabel('age of what is sent, in steps')
@@ -265,8 +272,8 @@ def draw(found: dict[int, dict[str, tuple[str, Measured]]]) -> None:
   axes[0].set_yticks(range(len(names)), names)
   axes[0].invert_yaxis()
   figure.suptitle(
-    'Light bars: told something that costs bytes. Numbers: alignment with the'
-    ' gradients'
+    'Light bars: with knowledge that costs no bytes here. Numbers: alignment'
+    ' with the gradients'
   )
   figure.savefig(_FOLDER / 'replay.png', dpi=150)
 
