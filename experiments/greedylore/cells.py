@@ -1,8 +1,8 @@
 """The training runs of the study of GreedyLore, most important first.
 
-Each rank is the largest with which a run sends at most a tenth, or a fourth, of
-the bytes of dense averaging. The learning rate is the one that is best for dense
-AdamW; the last cells have half of it.
+Each rank is the largest with which a run sends at most a tenth, or a fourth,
+of the bytes of dense averaging. The learning rate is the one that is best for
+dense AdamW; the last cells have half of it.
 """
 
 from experiments.simulated.cells import Cell
