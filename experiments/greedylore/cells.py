@@ -43,11 +43,11 @@ def _in(bits: int) -> str:
 
 
 CELLS = [
-  _cell('dense')._replace(seeds=2),
+  _cell('dense')._replace(seeds=3),
   _greedylore(9, 32),
   _powersgd(8, 32),
-  _greedylore(46, 8)._replace(seeds=2),
-  _powersgd(31, 8)._replace(seeds=2),
+  _greedylore(46, 8)._replace(seeds=3),
+  _powersgd(31, 8)._replace(seeds=3),
   _greedylore(93, 4),
   _powersgd(61, 4),
   _greedylore(23, 8, 2, 46),
