@@ -171,12 +171,13 @@ def test_precision_does_not_depend_on_the_distribution():
     'Laplace': (rng.laplace(size=(4000, 64)), 0.011, 0.112),
     "Student's t": (rng.standard_t(4, size=(4000, 64)), 0.011, 0.108),
   }
-  for x, *expected in numbers.values():
-    for bits, error in zip((4, 2), expected, strict=True):
-      tx = gl.compress_gradients(gl.Quantize(bits), None)
-      _, state = tx.update({'w': jnp.float32(x)}, tx.init({'w': x}))
+  for i, bits in enumerate((4, 2)):
+    tx = gl.compress_gradients(gl.Quantize(bits), None)
+    update = jax.jit(tx.update)
+    for x, *expected in numbers.values():
+      _, state = update({'w': jnp.float32(x)}, tx.init({'w': x}))
       found = workers.relative(x - state.error['w'][0], x) ** 2
-      assert abs(found - error) < 2e-3, bits
+      assert abs(found - expected[i]) < 2e-3, bits
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_precision_does_not_depend_on_the_distribution():
 )
 def test_precision_does_not_depend_on_the_number_of_workers(dtype):
   errors = []
-  for n in (2, 8, 32):
+  for n in (2, 32):
     grads, updates = workers.random_grads(SHAPES, n, seed=0), {}
     for wire in (dtype, None):
       tx = gl.compress_gradients(
