@@ -1,13 +1,13 @@
 """The cells of the study of sparse methods, most important first.
 
 Every method sends 10, 20, 50 or 100 times fewer bytes than dense averaging, or
-as close to that as it can. The learning rate is the one that was best for dense
-AdamW on this model, for all but DeMo, which takes signs.
+as close to that as it can. All have the same three learning rates but DeMo,
+whose steps are signs.
 """
 
 from experiments.simulated.cells import Cell
 
-_ADAMW = (2e-3,)
+_ADAMW = (1e-3, 2e-3, 4e-3)
 
 
 def _cell(method: str, words: str, rates: tuple[float, ...] = _ADAMW) -> Cell:
@@ -59,7 +59,7 @@ _DEMO = _cell(
   'chunk_top_k',
   '--compression.keep 64 --compression.bits 1 --compression.transform dct'
   ' --compression.error_decay 0.999 --optimizer.name sign_sgd',
-  (3e-4, 1e-3),
+  (3e-4, 1e-3, 3e-3),
 )
 
 CELLS = [
@@ -68,7 +68,6 @@ CELLS = [
   _powersgd(29),
   _density('threshold_top_k', 0.011),
   _density('count_sketch', 0.012),
-  _DEMO,
   _chunks(175, 4),
   _powersgd(5),
   _quantize(7),
@@ -88,4 +87,5 @@ CELLS = [
   _density('count_sketch', 0.0088, 4),
   _density('threshold_top_k', 0.0088, 4),
   _density('top_k', 0.0188),
+  _DEMO,
 ]
