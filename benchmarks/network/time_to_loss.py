@@ -31,8 +31,12 @@ from train.run import json_files, metrics
 from train.study import commit
 
 CONFIG = 'configs/studies/time_to_loss.py'
-_LEFT_OUT = 'PowerSGD, int8, r = 8', 'ChunkTopK, keep = 512'
-METHODS = [x for x in trainers.METHODS if x not in _LEFT_OUT]
+METHODS = (
+  'dense',
+  'GreedyLore, r = 32',
+  'GreedyLore, r = 8',
+  'PowerSGD, int8, r = 32',
+)  # Keys of `trainers.METHODS`.
 # Number of steps at each rate, repeated. With a refresh every 45 steps from
 # step 20 on, every rate gets its share of refreshes.
 CYCLE = (('50mbit', 4), ('200mbit', 4), ('1gbit', 12))

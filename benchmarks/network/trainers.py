@@ -16,13 +16,19 @@ from train.config import command_line
 from train.study import budget
 
 _INT8 = {'method': 'powersgd', 'factor_dtype': 'int8'}
+_INT4 = {'method': 'powersgd', 'factor_dtype': 'int4'}
 METHODS: dict[str, dict[str, Any]] = {
   'dense': {'method': 'dense'},
   'GreedyLore, r = 32': {'method': 'greedylore', 'rank': 32},
   'GreedyLore, r = 8': {'method': 'greedylore', 'rank': 8},
   'PowerSGD, int8, r = 32': {**_INT8, 'rank': 32},
   'PowerSGD, int8, r = 8': {**_INT8, 'rank': 8},
+  'PowerSGD, 4 bits, r = 64': {**_INT4, 'rank': 64},
+  'Quantize, 2 bits': {'method': 'quantize', 'bits': 2},
   'ChunkTopK, keep = 512': {'method': 'chunk_top_k', 'bits': 2, 'keep': 512},
+  'ThresholdTopK, 5 %': {'method': 'threshold_top_k', 'density': 0.05},
+  'CountSketch, 5 %': {'method': 'count_sketch', 'density': 0.05},
+  'FRUGAL, 5 %': {'method': 'frugal', 'density': 0.05, 'start_step': 0},
 }
 _PORT = 7777  # Free: every host has its own network.
 
