@@ -45,7 +45,7 @@ def _in(bits: int) -> str:
 CELLS = [
   _cell('dense')._replace(seeds=3),
   _greedylore(9, 32),
-  _powersgd(8, 32),
+  _powersgd(8, 32)._replace(seeds=3),
   _greedylore(46, 8)._replace(seeds=3),
   _powersgd(31, 8)._replace(seeds=3),
   _greedylore(93, 4),
@@ -53,7 +53,7 @@ CELLS = [
   _greedylore(23, 8, 2, 46),
   _greedylore(6, 32, 2, 12),
   _greedylore(28, 32),
-  _powersgd(20, 32),
+  _powersgd(20, 32)._replace(seeds=3),
   _greedylore(46, 8, 200),
   _greedylore(39, 8, 10, 78),
   _powersgd(78, 8),
