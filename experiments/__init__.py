@@ -1,1 +1,1 @@
-"""Studies; what each found lies beside its code."""
+"""Studies: the programs of each, next to what they found."""

@@ -76,7 +76,7 @@ def _make_pretrained(folder: pathlib.Path) -> None:
 
   from train.models import bert, pretrained
 
-  told = {
+  config = {
     'model_type': 'bert',
     'vocab_size': 13,
     'hidden_size': 8,
@@ -89,7 +89,7 @@ def _make_pretrained(folder: pathlib.Path) -> None:
     'layer_norm_eps': 1e-12,
     'pad_token_id': 0,
   }
-  (folder / 'config.json').write_text(json.dumps(told))
+  (folder / 'config.json').write_text(json.dumps(config))
   rng = np.random.default_rng(0)
   shapes = jax.eval_shape(bert.Network(_bert_sizes(), outputs=2).init, 0)
   arrays = {}

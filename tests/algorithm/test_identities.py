@@ -84,10 +84,10 @@ def test_gradients_plus_errors_are_conserved(method, n):
 
 @pytest.mark.parametrize('n', [1, 2, 8])
 @pytest.mark.parametrize('method', ['greedylore', 'powersgd', 'count sketch'])
-def test_a_run_goes_on_exactly_with_another_number_of_workers(method, n):
+def test_a_run_resumes_exactly_with_another_number_of_workers(method, n):
   """4 workers, then n with the same mean gradients: the same updates.
 
-  Two programs over eleven steps, so rounding is fed back.
+  Two programs over eleven steps, so rounding errors add up.
   """
   tx, update_4 = compiled(method, 4)
   _, update_n = compiled(method, n)
@@ -216,7 +216,7 @@ def test_a_fixed_subspace_lets_errors_grow_and_the_greedy_choice_does_not():
       _, state = update(grads, state)
     error = state.error['w'].mean(0)
     size[name] = float(jnp.linalg.norm(error) / np.linalg.norm(grads['w'][0]))
-  # 6 of 8 directions wait for ever: sqrt(6/8) of the gradient at each step.
+  # 6 of 8 directions are never sent: sqrt(6/8) of the gradient at each step.
   assert size['fixed'] == pytest.approx(100 * np.sqrt(6 / 8), rel=1e-4)
   assert size['greedy'] < 6
 

@@ -87,7 +87,7 @@ def test_of_equal_scores_the_lower_index_wins():
   np.testing.assert_array_equal(jnp.argmax(chosen, axis=0), [1, 2, 0])
 
 
-def test_a_refresh_beside_an_independent_collective_does_not_hang():
+def test_a_refresh_next_to_an_independent_collective_does_not_hang():
   """The program that hangs with a batched decomposition, run with a limit."""
   program = """
       import os

@@ -42,7 +42,7 @@ SIZE = RANK + 2  # Of sketches.
 DENSITY = 0.3
 draw = jax.random.normal
 # name -> method, the oracle's functions for a matrix of sides n, and what is
-# drawn for [k, a, b]: from a key to the draws of either kind of step.
+# drawn for [k, a, b]: from a key to the draws of either phase.
 METHODS = {
   'shared': (
     gl.GreedyLore(RANK, INTERVAL, probes=2),

@@ -132,7 +132,7 @@ def test_several_axes_are_one():
   close(params, by_shard_map()[0])
 
 
-def test_a_saved_state_goes_on_with_other_workers():
+def test_a_saved_state_resumes_with_other_workers():
   """Every worker holds its own share of the errors only, the mean of before."""
   params, tx = initial_params(), chain()
   mesh = workers.mesh_of(2)

@@ -79,7 +79,7 @@ def trained(**sizes):
 
 
 @pytest.mark.parametrize('fsdp', [1, 2])
-def test_16_bit_factors_compile_beside_an_axis_of_one_device(fsdp):
+def test_16_bit_factors_compile_next_to_an_axis_of_one_device(fsdp):
   """XLA's CPU compiler aborts at their mean if any axis is left to it."""
   mesh = mesh_of(replica=2, fsdp=fsdp, tensor=1)
   params = {'w': jnp.ones((8, 16))}
@@ -94,7 +94,7 @@ def test_16_bit_factors_compile_beside_an_axis_of_one_device(fsdp):
   assert np.isfinite(params['w']).all()
 
 
-def test_a_saved_state_is_placed_as_a_fresh_one_lies():
+def test_a_saved_state_is_placed_like_a_fresh_one():
   mesh = mesh_of(replica=2, fsdp=2, tensor=2)
   _, params, state = started(mesh, SPECS)
   saved = jax.tree.map(np.asarray, gl.collapse(state))

@@ -61,10 +61,10 @@ def arrays(seed=0, tokens=13, width=8, inner=12, positions=7, segments=2):
   return {name: np.float32(x) for name, x in found.items()}
 
 
-def write(folder, told=CONFIG, of=None, prefix=''):
+def write(folder, config=CONFIG, of=None, prefix=''):
   """A folder as Hugging Face has it; its path."""
   folder.mkdir(exist_ok=True)
-  (folder / 'config.json').write_text(json.dumps(told))
+  (folder / 'config.json').write_text(json.dumps(config))
   of = arrays() if of is None else of
   named = {
     x if x.startswith('lm_head') else prefix + x: y for x, y in of.items()

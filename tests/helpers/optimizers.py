@@ -48,7 +48,7 @@ def _on_mesh(tx, params, specs, **sizes):
 
 
 def check_several_devices(tx, steps):
-  """Asserts that two workers end alike with one device each and with two.
+  """Asserts that two workers of one device each end as those of two devices.
 
   Returns:
     The collectives of a step with one device each, and the state with two.

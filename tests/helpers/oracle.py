@@ -21,7 +21,7 @@ class Oracle:
     self.count, self.errors, self.memory = 0, None, None
 
   def step(self, grads, draws):
-    """The update. `draws` has the random numbers of either kind of step.
+    """The update. `draws` has the random numbers of either phase.
 
     Warm-up sends G; else the method acts on H = G + E, and E is what is left.
     Everything works on the short side; a tall gradient is transposed.

@@ -11,7 +11,7 @@ AXIS = 'data'
 # Relative errors that count as rounding, for every test of an identity.
 FLOAT32_ROUNDING = 1e-5
 # The same between two programs that feed errors back over ten steps, in which
-# rounding grows: float32 lies up to 3e-5 from float64, depending on the draw.
+# rounding grows: float32 differs from float64 by up to 3e-5.
 FLOAT32_FEEDBACK = 1e-4
 
 

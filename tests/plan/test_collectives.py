@@ -73,7 +73,7 @@ def test_bytes_are_numbers_times_their_size():
     ('source_target_pairs={{0,2},{2,0},{1,3},{3,1}}', ('fsdp',)),
   ],
 )
-def test_groups_are_told_by_the_axes_that_they_span(groups, axes):
+def test_groups_are_identified_by_the_axes_that_they_span(groups, axes):
   (found,) = parsed(groups)
   assert found.axes == axes
 

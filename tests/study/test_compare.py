@@ -490,7 +490,7 @@ def test_a_report_without_finished_runs_says_what_to_do(run, capsys):
   assert err.count('\n') == 1 and 'leave --report out' in err
 
 
-def test_ctrl_c_leaves_a_table_and_says_how_to_go_on(
+def test_ctrl_c_leaves_a_table_and_says_how_to_resume(
   run, started, tmp_path, capsys
 ):
   def interrupted(words):

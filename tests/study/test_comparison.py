@@ -86,7 +86,7 @@ def test_the_best_candidate_of_each_budget_is_bold():
   assert 'In bold' not in comparison.table(rows[-1:], 100)
 
 
-def test_a_best_rate_at_an_end_of_the_grid_is_told():
+def test_a_best_rate_at_an_end_of_the_grid_is_reported():
   finished = [(run('dense', rate=r), result(r)) for r in (1.0, 2.0, 3.0)]
   finished += [(run('sign', rate=r), result(abs(r - 2))) for r in (1.0, 2.0)]
   table = comparison.table(comparison.rows(finished), 100)

@@ -41,14 +41,14 @@ def test_a_roberta_counts_from_another_row_and_has_one_kind_of_sentence(
 ):
   of = arrays(positions=9, segments=1)
   del of['pooler.dense.weight'], of['pooler.dense.bias']
-  told = CONFIG | {
+  config = CONFIG | {
     'model_type': 'roberta',
     'max_position_embeddings': 9,
     'type_vocab_size': 1,
     'pad_token_id': 1,
   }
   network, params = loaded(
-    write(tmp_path / 'roberta', told, of, prefix='roberta.')
+    write(tmp_path / 'roberta', config, of, prefix='roberta.')
   )
   fresh = params['pooler']
   of['pooler.dense.weight'] = np.asarray(fresh['kernel']).T
@@ -265,8 +265,8 @@ def test_any_value_of_any_key_gets_a_line(tmp_path, key):
     float('nan'),
     *([0] if key not in ('pad_token_id', 'is_decoder') else []),
   ):
-    told = json.dumps(roberta | {key: value})
-    (tmp_path / 'x' / 'config.json').write_text(told)
+    config = json.dumps(roberta | {key: value})
+    (tmp_path / 'x' / 'config.json').write_text(config)
     with pytest.raises(ValueError, match=f'{key}|shape|layers') as found:
       pretrained.Pretrained(folder)
     assert '\n' not in str(found.value) and len(str(found.value)) < 400
@@ -285,7 +285,7 @@ def test_any_value_of_any_key_gets_a_line(tmp_path, key):
     '{"vocab_size": 1' + '0' * 5000 + '}',
   ],
 )
-def test_a_configuration_that_is_none_is_said_by_name(tmp_path, text):
+def test_a_configuration_that_is_none_is_reported_by_name(tmp_path, text):
   folder = write(tmp_path / 'x')
   (tmp_path / 'x' / 'config.json').write_text(text, encoding='latin-1')
   with pytest.raises(ValueError, match=r'config\.json .*: it is damaged; get'):
@@ -299,7 +299,7 @@ def test_heads_divide_the_width(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('told', 'changes', 'said'),
+  ('config', 'changes', 'said'),
   [
     ({'model_type': 'gpt2'}, {}, r"model_type bert or roberta, got 'gpt2'"),
     ({'hidden_act': 'relu'}, {}, r"hidden_act gelu, got 'relu'"),
@@ -309,12 +309,12 @@ def test_heads_divide_the_width(tmp_path):
     ({}, {'adapter.weight': np.ones(2)}, r'for: adapter\.weight \(1 in'),
   ],
 )
-def test_what_does_not_fit_is_said(tmp_path, told, changes, said):
+def test_what_does_not_fit_is_reported(tmp_path, config, changes, said):
   with pytest.raises(ValueError, match=said):
-    loaded(write(tmp_path / 'x', CONFIG | told, arrays() | changes))
+    loaded(write(tmp_path / 'x', CONFIG | config, arrays() | changes))
 
 
-def test_what_is_not_there_or_damaged_is_said(tmp_path):
+def test_what_is_missing_or_damaged_is_reported(tmp_path):
   with pytest.raises(ValueError, match=r'must name a folder with config'):
     pretrained.Pretrained(str(tmp_path))
   folder = pathlib.Path(write(tmp_path / 'x'))

@@ -197,7 +197,7 @@ def test_text_to_score_on_that_is_trained_on_is_refused(section, folder):
   assert (own.name, found.name) == ('', folder.name)
 
 
-def test_what_is_left_out_is_said(section, folder):
+def test_what_is_left_out_is_reported(section, folder):
   (folder / 'empty.txt').touch()
   (folder / 'copy.txt').write_bytes((folder / '07.txt').read_bytes())
   assert text_lib.load(section()).remarks == (

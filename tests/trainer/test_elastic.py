@@ -1,4 +1,4 @@
-"""Does a run go on by itself when its processes are lost?"""
+"""Does a run resume without help when it loses processes?"""
 
 import json
 import os
@@ -19,7 +19,7 @@ from train.config.schema import Checkpoint, Compression, Evaluation, Log
 
 
 class Supervised:
-  """A run whose processes act as told, in a process without JAX.
+  """A run whose processes follow a script, in a process without JAX.
 
   Attributes:
     code: the exit code.
@@ -235,7 +235,7 @@ def test_a_killed_process_changes_no_bit_of_the_result(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_goes_on_with_fewer_workers_and_then_with_all(tmp_path):
+def test_a_run_resumes_with_fewer_workers_and_then_with_all(tmp_path):
   """On 4 workers, on 2 with twice the micro-batches, and on 4 again."""
   with Launched(
     tmp_path / 'run',

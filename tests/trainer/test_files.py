@@ -48,7 +48,7 @@ def test_a_compressed_text_is_its_text_whatever_its_name(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize('kind', COMPRESS)
-def test_a_damaged_archive_is_said_by_name(tmp_path, kind):
+def test_a_damaged_archive_is_reported_by_name(tmp_path, kind):
   path = tmp_path / 'damaged'
   path.write_bytes(COMPRESS[kind](TEXT.encode() * 99)[:-6])
   with pytest.raises(ValueError, match=r"Cannot read '.*damaged' .*; mend it"):
@@ -94,7 +94,7 @@ def test_what_is_no_text_is_not_sent_to_iconv(tmp_path):
       [*files.texts(str(tmp_path / name), '')]
 
 
-def test_records_that_are_no_text_are_said_to_be_so(tmp_path):
+def test_records_that_are_no_text_are_reported(tmp_path):
   with zipfile.ZipFile(tmp_path / 'a.xlsx', 'w') as file:
     file.writestr('sheet', TEXT)
   (tmp_path / 'b.jsonl').write_bytes('{"text": "naïve"}'.encode('latin-1'))
@@ -159,7 +159,7 @@ def test_parquet_is_read_by_its_field(tmp_path):
     [*files.texts(str(path), 'text')]
 
 
-def test_without_its_library_parquet_is_said(tmp_path, monkeypatch):
+def test_without_its_library_parquet_is_reported(tmp_path, monkeypatch):
   (tmp_path / 'a').write_bytes(b'PAR1')
   (tmp_path / 'b').write_bytes(zst(b'text'))
   monkeypatch.setitem(sys.modules, 'pyarrow', None)
@@ -190,7 +190,7 @@ def test_without_its_library_parquet_is_said(tmp_path, monkeypatch):
     ('{"text": 1' + '0' * 5000 + '}', r'line 2 must be JSON'),
   ],
 )
-def test_a_bad_record_is_said_with_its_line(tmp_path, line, said):
+def test_a_bad_record_is_reported_with_its_line(tmp_path, line, said):
   path = tmp_path / 'a.jsonl'
   path.write_text('{"text": "fine"}\n' + line)
   with pytest.raises(ValueError, match=said):

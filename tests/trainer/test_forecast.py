@@ -99,7 +99,7 @@ def test_rounds_have_an_average_a_peak_and_a_bandwidth(tmp_path, alpha):
   assert re.search(r'^ +0\.001 ', text, re.M), 'links that rounds are for'
 
 
-def test_without_its_data_a_plan_says_how_to_do_without(capsys):
+def test_without_its_data_a_plan_says_what_to_do(capsys):
   argv = ['configs/greedylore/llama.py:9m']
   assert program.main([*argv, '--plan']) == 2
   error = capsys.readouterr().err

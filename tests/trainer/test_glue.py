@@ -61,7 +61,7 @@ def settings(folder, tmp_path, source='glue/mrpc', **changes):
 
 
 @pytest.mark.slow
-def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path):
+def test_an_encoder_is_fine_tuned_and_resumes(folder, tmp_path):
   whole = loop.run(settings(folder, tmp_path), tmp_path / 'whole')
   lines = runs.lines_of(tmp_path / 'whole')
   held_out = [x for x in lines if 'eval_loss' in x]
@@ -70,20 +70,20 @@ def test_an_encoder_is_fine_tuned_and_goes_on(folder, tmp_path):
     assert whole[f'final_eval_{name}'] == held_out[-1][f'eval_{name}']
   assert 0 < whole['bytes_sent'] < whole['dense_bytes']
   runs.interrupt(settings(folder, tmp_path), tmp_path / 'again', 6)
-  # It goes on although the encoder has moved.
+  # The run resumes although the encoder has moved.
   shutil.copytree(folder / 'bert', tmp_path / 'bert')
   moved = Model(name='bert', pretrained=str(tmp_path / 'bert'), dropout=0.1)
   again = loop.run(settings(folder, tmp_path, model=moved), tmp_path / 'again')
   for key in ('final_loss', 'final_eval_loss', 'final_eval_f1'):
     assert again[key] == whole[key], key
   # A checkpoint refuses data of another description.
-  told = lambda model: (
+  description_of = lambda model: (
     tasks.load(settings(folder, tmp_path, model=model)).description
   )
-  was = told(moved)
+  was = description_of(moved)
   assert was['pretrained'].startswith('bert ')
   hugging_face.write(tmp_path / 'bert', of=hugging_face.arrays(seed=1))
-  is_now = told(moved)
+  is_now = description_of(moved)
   assert {x for x in was if was[x] != is_now[x]} == {'pretrained'}
 
 
@@ -146,7 +146,7 @@ def test_scores_are_correlated(folder, tmp_path):
   assert task.score(outputs, batch)['loss'] == pytest.approx(loss, rel=1e-5)
 
 
-def test_what_does_not_fit_is_said(folder, tmp_path):
+def test_what_does_not_fit_is_reported(folder, tmp_path):
   load = lambda **changes: tasks.load(settings(folder, tmp_path, **changes))
   data = settings(folder, tmp_path).data
   with pytest.raises(ValueError, match=r'up to 7 tokens, got .*length=8'):

@@ -53,7 +53,7 @@ def test_processes_hold_their_parts_of_one_batch(digits, processes):
   assert_equal(joined, whole)
 
 
-def test_an_iterator_goes_on_where_it_was(digits):
+def test_an_iterator_resumes_at_its_position(digits):
   first = digits.train(8)
   take(first, 5)
   state = first.get_state()
@@ -99,7 +99,7 @@ def test_without_augmentation_images_are_as_they_were(digits):
   assert_equal(batch, plain.training.read(order))
 
 
-def test_what_there_is_not_is_said(digits, tmp_path):
+def test_what_is_missing_is_reported(digits, tmp_path):
   with pytest.raises(ValueError, match=r'asks for 360 .* there are 359; 0'):
     digits.evaluation(360)
   with pytest.raises(ValueError, match=r'train and to evaluate on, got 1797 '):
@@ -118,7 +118,7 @@ def test_what_there_is_not_is_said(digits, tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_a_damaged_image_of_a_data_set_is_said(tmp_path):
+def test_a_damaged_image_of_a_data_set_is_reported(tmp_path):
   pytest.importorskip('tensorflow_datasets')
   pillow = pytest.importorskip('PIL.Image')
   file = io.BytesIO()

@@ -66,7 +66,7 @@ def test_losses_do_not_depend_on_the_mesh(replicated, tmp_path, mesh):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_mesh(replicated, tmp_path, capsys):
+def test_a_run_resumes_with_another_mesh(replicated, tmp_path, capsys):
   """Begun on 4 x 2, ended on 2 x 4; all bytes as planned on both."""
   runs.interrupt(settings(replicated[0], (4, 2, 1)), tmp_path, 5)
   _, params = runs.run(settings(replicated[0], (2, 4, 1)), tmp_path)

@@ -186,7 +186,7 @@ def at(monkeypatch):
   return set_time
 
 
-def test_the_clock_goes_on_from_an_earlier_part(at):
+def test_the_clock_continues_from_an_earlier_part(at):
   clock = progress.Clock(50.0, 100)
   assert clock.seconds == 50.0
   at(2.5)

@@ -51,7 +51,7 @@ def test_an_encoder_that_others_have_trained(minilm):
 @needs_minilm
 @pytest.mark.skipif(not DATA_DIR, reason='GREEDYLORE_DATA_DIR is not set')
 @pytest.mark.filterwarnings('ignore')
-def test_sentences_that_mean_the_same_lie_close(minilm):
+def test_sentences_that_mean_the_same_are_close(minilm):
   """On STS-B's validation part; the labels of its test part are secret."""
   from scipy import stats
 

@@ -171,7 +171,9 @@ def test_the_files_go_together():
     )
 
 
-TOLD = Distributed(mtls_cert_file='a', mtls_key_file='b', mtls_ca_file='c')
+CREDENTIALS = Distributed(
+  mtls_cert_file='a', mtls_key_file='b', mtls_ca_file='c'
+)
 
 
 def test_an_older_jax_is_refused(monkeypatch):
@@ -180,11 +182,11 @@ def test_an_older_jax_is_refused(monkeypatch):
     f'distributed.mtls_cert_file needs jax 0.11 or newer, got {jax.__version__}'
   )
   with pytest.raises(ValueError, match=expected):
-    processes.join(TOLD)
+    processes.join(CREDENTIALS)
 
 
 @pytest.mark.skipif(not is_new, reason='this JAX has no mutual TLS')
 def test_a_missing_file_is_named():
   expected = "distributed.mtls_cert_file must name a PEM file, .* no 'a'"
   with pytest.raises(ValueError, match=expected):
-    processes.join(TOLD)
+    processes.join(CREDENTIALS)

@@ -70,7 +70,7 @@ def test_a_part_to_evaluate_on_may_have_any_usual_name(tmp_path, name):
   assert (data.training.count, data.held_out.count) == (6, 4)
 
 
-def test_what_of_a_folder_is_left_out_is_said(tmp_path, capsys):
+def test_what_of_a_folder_is_left_out_is_reported(tmp_path, capsys):
   folder = tmp_path / 'pets'
   pictures(folder / 'train', 2)
   image = pillow.fromarray(np.zeros((6, 5, 3), np.uint8))
@@ -86,7 +86,7 @@ def test_what_of_a_folder_is_left_out_is_said(tmp_path, capsys):
   assert '4 in train' in said
 
 
-def test_classes_that_cannot_be_learnt_are_said(tmp_path, capsys):
+def test_classes_that_cannot_be_learnt_are_reported(tmp_path, capsys):
   pictures(tmp_path / 'pets' / 'val', 1)
   (tmp_path / 'pets' / 'val' / 'dog').rename(tmp_path / 'pets' / 'val' / 'dgo')
   options = 'pets', '--images', str(tmp_path / 'pets')
@@ -147,7 +147,7 @@ def everything(section):
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
-def test_a_damaged_image_is_said_by_its_path(tmp_path, capsys, kind):
+def test_a_damaged_image_is_reported_by_path(tmp_path, capsys, kind):
   pictures(tmp_path / 'pets', 2)
   path = tmp_path / 'pets' / 'cat' / f'x.{kind.lower()}'
   noise = RNG.integers(0, 255, (60, 50, 3), dtype=np.uint8)
@@ -329,7 +329,7 @@ def test_several_texts_are_held_out(documents):
     data.held_out[1].take(99)
 
 
-def test_what_cannot_be_streamed_is_said(documents):
+def test_what_cannot_be_streamed_is_reported(documents):
   with pytest.raises(ValueError, match=r"by name .*, got source='files'"):
     section(documents, 'files', files=('x',), stream=True)
   long = section(documents, 'c4', stream=True, sequence_length=60)
@@ -386,7 +386,7 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('damage', ['dataset_info.json', 'array_record'])
-def test_a_damaged_data_set_is_said_by_its_name(tmp_path, damage):
+def test_a_damaged_data_set_is_reported_by_name(tmp_path, damage):
   (tmp_path / 'a.txt').write_text('words ' * 99)
   assert run(tmp_path, 'prose', '--texts', str(tmp_path / 'a.txt')) == 0
   folder = tmp_path / 'sets' / 'prose' / '1.0.0'

@@ -142,7 +142,7 @@ def test_the_others_stop_and_say_who_is_missing(tmp_path, gone, sign):
 @pytest.mark.slow
 @pytest.mark.parametrize('every', [1, 3])
 def test_sigterm_saves_at_once_and_any_number_resumes(tmp_path, capsys, every):
-  """SIGTERM for one process stops both, with a code that says: go on."""
+  """SIGTERM for one process stops both, with the exit code for "resume"."""
   options = (*LONG, '--local.every', str(every))
   with Processes(tmp_path, 2, options) as run:
     run.await_step(25)
@@ -287,7 +287,7 @@ def test_every_process_reports_why_one_cannot_start(tmp_path):
     assert last.startswith(f'error: {who}data.files must name ')
 
 
-def test_a_port_in_use_is_said(tmp_path, capsys):
+def test_a_port_in_use_is_reported(tmp_path, capsys):
   with socket.create_server(('127.0.0.1', 0)) as taken:
     address = f'127.0.0.1:{taken.getsockname()[1]}'
     assert alone(tmp_path, address, process_id=0) == 2
@@ -296,14 +296,14 @@ def test_a_port_in_use_is_said(tmp_path, capsys):
   assert 'Address already in use' in error
 
 
-def test_a_coordinator_that_never_comes_is_said(tmp_path, capsys):
+def test_a_coordinator_that_never_comes_is_reported(tmp_path, capsys):
   address = together.free_address()
   assert alone(tmp_path, address, process_id=1) == 2
   expected = f'error: no coordinator answered at {address} within 1 s'
   assert capsys.readouterr().err.startswith(expected)
 
 
-def test_an_address_without_port_is_said(tmp_path, capsys):
+def test_an_address_without_port_is_reported(tmp_path, capsys):
   assert alone(tmp_path, '127.0.0.1', process_id=1) == 2
   assert "must be HOST:PORT, got '127.0.0.1'" in capsys.readouterr().err
 

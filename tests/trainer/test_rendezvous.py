@@ -162,7 +162,7 @@ def test_another_token_is_refused(hosts):
 
 def test_strangers_change_nothing(hosts):
   one = hosts(0, 'save:3 wait', 'exit:0')
-  told = [
+  lines = [
     b'',
     b'\n',
     b'x' * 100_000,
@@ -179,7 +179,7 @@ def test_strangers_change_nothing(hosts):
       socket.create_connection(('127.0.0.1', hosts.port)).close()
       break
     time.sleep(0.1)
-  for text in told * 5:
+  for text in lines * 5:
     address = '127.0.0.1', hosts.port
     with (
       contextlib.suppress(ConnectionError),

@@ -41,26 +41,26 @@ def section(tokenizer, data_dir):
 
 def rows(batch):
   """Token by token as words, with the segment behind those of the second."""
-  told = []
+  found = []
   for tokens, segments, length in zip(
     batch['tokens'], batch['segments'], batch['length'], strict=True
   ):
     assert not tokens[length:].any() and not segments[length:].any()
-    told.append(
+    found.append(
       ' '.join(
         labelled.WORDS[t] + "'" * int(s)
         for t, s in zip(tokens[:length], segments[:length], strict=True)
       )
     )
-  return told
+  return found
 
 
 def test_a_pair_with_its_marks(section):
   data = sentences.load(section('glue/mrpc'))
   assert data.classes == 2 and data.vocab_size == len(labelled.WORDS)
   held_out = data.evaluation(0)
-  told = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
-  assert told == {
+  labels = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
+  assert labels == {
     "[CLS] c [SEP] c' [SEP]'": 0,
     "[CLS] [UNK] [SEP] b' [SEP]'": 1,
   }
@@ -100,8 +100,8 @@ def test_a_score_is_a_number(section):
   assert data.classes == 0
   held_out = data.evaluation(0)
   assert held_out['label'].dtype == np.float32
-  told = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
-  assert told == {
+  labels = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
+  assert labels == {
     '[CLS] a [SEP]': 2.5,
     '[CLS] b c [SEP]': 0.5,
     '[CLS] d [SEP]': 4.0,
@@ -118,7 +118,7 @@ def test_every_process_has_its_part_of_the_batch(section):
   assert json.dumps(data.train(2).get_state())
 
 
-def test_what_there_is_not_is_said(section):
+def test_what_is_missing_is_reported(section):
   with pytest.raises(ValueError, match=r'tokenizer\.json, .* got .bytes.'):
     sentences.load(section('glue/mrpc', tokenizer='bytes'))
   with pytest.raises(ValueError, match=r'asks for 3 held-out .* are 2; 0'):
@@ -190,8 +190,8 @@ def test_a_table_of_sentences_is_learnt_from(tmp_path, tokenizer, capsys, name):
     for row, label in zip(rows(part), part['label'], strict=True)
   }
   assert found == dict(TABLE)
-  told = datasets.read('set0', str(tmp_path / 'sets')).features['label']
-  assert told.names == ['no', 'yes']
+  labels = datasets.read('set0', str(tmp_path / 'sets')).features['label']
+  assert labels.names == ['no', 'yes']
 
 
 def test_pairs_scores_and_parts_by_file_or_share(tmp_path, tokenizer, capsys):
@@ -211,8 +211,8 @@ def test_pairs_scores_and_parts_by_file_or_share(tmp_path, tokenizer, capsys):
   assert 'Held-out rows that are also training rows: 1.' in said
   assert sorted(data.training['label'].tolist()) == [0.5, 2.0]
   held_out = data.evaluation(0)
-  told = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
-  assert told == {
+  labels = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
+  assert labels == {
     "[CLS] c [SEP] d' [SEP]'": 4,
     "[CLS] d [SEP] a' [SEP]'": 1,
     "[CLS] b [SEP] a' [SEP]'": 3,

@@ -30,7 +30,7 @@ def digits(folder, **changes):
 
 
 @pytest.mark.slow
-def test_digits_are_learnt_by_the_trainer_and_go_on(tmp_path):
+def test_digits_are_learnt_by_the_trainer_and_resume(tmp_path):
   whole, _ = runs.run(digits(tmp_path), tmp_path / 'whole')
   lines = runs.lines_of(tmp_path / 'whole')
   train = [x for x in lines if 'loss' in x]

@@ -206,7 +206,7 @@ def test_documents_end_with_the_mark_and_count_their_bytes(
   assert (text.held_out[0].bytes_per_token == 1) == (name == 'bytes')
 
 
-def test_a_tokenizer_is_told_apart_by_its_content(huggingface_path, tmp_path):
+def test_a_tokenizer_is_identified_by_its_content(huggingface_path, tmp_path):
   copy = tmp_path / 'tokenizer.json'
   with open(huggingface_path, encoding='utf-8') as file:
     copy.write_text(file.read())

@@ -1,4 +1,4 @@
-"""Does a run do what it says, and go on exactly where it stopped?"""
+"""Does a run do what it says, and resume exactly where it stopped?"""
 
 import dataclasses
 import json
@@ -121,7 +121,7 @@ def test_an_interrupted_run_gives_the_same_numbers(finished, tmp_path, steps):
     pytest.param(4, 8, marks=pytest.mark.slow),
   ],
 )
-def test_a_run_goes_on_with_another_number_of_workers(
+def test_a_run_resumes_with_another_number_of_workers(
   finished, tmp_path, before, after
 ):
   folder, _, _, params = finished
@@ -212,7 +212,9 @@ def test_other_data_are_refused(finished):
     ),
   ],
 )
-def test_what_cannot_work_is_said_before_it_starts(tmp_path, changes, message):
+def test_what_cannot_work_is_reported_before_it_starts(
+  tmp_path, changes, message
+):
   changes |= {'batch_size': 64} if 'replica=64' in str(changes) else {}
   if 'batch_size' in changes:
     changes['evaluation'] = Evaluation(sequences=64)

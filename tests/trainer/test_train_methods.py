@@ -1,4 +1,4 @@
-"""Do runs of methods with a state of their own kind go on as they should?"""
+"""Do runs of methods with a state of their own kind resume correctly?"""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from train.run import loop
 
 
 @pytest.mark.slow
-def test_a_method_that_needs_every_error_goes_on_with_as_many_workers(tmp_path):
+def test_a_method_that_needs_every_error_resumes_with_as_many_workers(tmp_path):
   """Bit by bit with 4, not at all with 2."""
   compression = Compression('sign', start_step=1)
   whole = runs.settings(tmp_path, compression=compression)

@@ -177,7 +177,7 @@ def test_diagnostics_find_the_compressor_by_themselves():
 
 
 @pytest.mark.parametrize('name', ['partition', 'rule'])
-def test_diagnostics_beside_frozen_leaves(name):
+def test_diagnostics_with_frozen_leaves(name):
   tx = FROZEN[name]
   params, state = begin(tx)
   _, _, (_, seen) = make(tx, diagnose=True)(params, state, BATCH)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from train.config.section import Section
 
-# What data.source can be besides the name of a data set.
+# What data.source can be other than the name of a data set.
 BUILT_IN = ('python-stdlib', 'files', 'digits')
 DType = Literal['float32', 'bfloat16', 'float16']
 

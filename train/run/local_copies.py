@@ -124,8 +124,8 @@ class LocalCopies:
     marks = {
       step: _mark(x, fingerprint.named(shared)) for step, x in saved.items()
     }
-    told = [json.loads(x) for x in agreement.gather(json.dumps(marks))]
-    copies = [{int(k): v for k, v in each.items()} for each in told]
+    reports = [json.loads(x) for x in agreement.gather(json.dumps(marks))]
+    copies = [{int(k): v for k, v in each.items()} for each in reports]
     step, holds = choose(copies)
     if not step:
       return fresh

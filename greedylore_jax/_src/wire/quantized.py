@@ -63,7 +63,7 @@ def rotation() -> Array:
   hadamard: Any = np.ones((1, 1))
   while len(hadamard) < CHUNK:
     hadamard = np.kron(hadamard, [[1, 1], [1, -1]])
-  # A chunk of equal numbers, too, is spread over all of them.
+  # Mixed signs distribute a chunk of equal numbers over all outputs, too.
   signs = np.where(np.arange(CHUNK) ** 2 % 61 % 2, -1, 1)
   return jnp.asarray(signs[:, None] * hadamard / CHUNK**0.5, jnp.float32)
 
