@@ -32,6 +32,8 @@ def value_and_local_grad(
     A function of (params, *args) giving (value, gradient), both one per worker.
 
   Raises:
+    TypeError: when traced, if parameters are not floating-point numbers, or
+      the loss is not a scalar, or has auxiliary values without `has_aux`.
     ValueError: when traced inside `jax.shard_map`, if the loss is already
       averaged over the axis, or differs over axes that are not named.
 
@@ -41,17 +43,62 @@ def value_and_local_grad(
     >>> grad_fn = gl.value_and_local_grad(loss_fn, axis_name=None)
     >>> loss, grad = grad_fn(jnp.ones(3), jnp.eye(3))
   """
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=has_aux)
+
+  @functools.wraps(loss_fn)
+  def checked_fn(params: Params, *args: Any, **kwargs: Any) -> Any:
+    value = loss_fn(params, *args, **kwargs)
+    _check_value(value, has_aux)
+    return value
+
+  grad_fn = jax.value_and_grad(checked_fn, has_aux=has_aux)
 
   @functools.wraps(loss_fn)
   def local_grad_fn(params: Params, *args: Any, **kwargs: Any) -> Any:
     worker_axes.num_workers(axis_name)
+    _check_floating(params)
     local = worker_axes.local(params, axis_name)
     value, grads = grad_fn(local, *args, **kwargs)
     _check_loss(value[0] if has_aux else value, local, axis_name)
     return value, grads
 
   return local_grad_fn
+
+
+def _check_floating(params: Params) -> None:
+  """Raises if a parameter has no gradient."""
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+      raise TypeError(
+        f'params must be floating-point numbers, got {dtype} at'
+        f' {checks.path_name(path)!r}: pass what is not trained as another'
+        ' argument of loss_fn.'
+      )
+
+
+def _check_value(value: Any, has_aux: bool) -> None:
+  """Raises unless loss_fn returned a scalar, or (scalar, aux)."""
+  is_pair = isinstance(value, tuple) and len(value) == 2
+  if has_aux and not is_pair:
+    raise TypeError(
+      f'With has_aux=True, loss_fn must return (loss, aux), got {_kind(value)}.'
+    )
+  loss = value[0] if has_aux else value
+  is_number = isinstance(loss, int | float)
+  if not is_number and getattr(loss, 'shape', None) != ():
+    remedy = 'take its mean over the examples.'
+    if is_pair and not has_aux:
+      remedy = 'pass has_aux=True if it returns (loss, aux).'
+    raise TypeError(
+      f'loss_fn must return a scalar, got {_kind(loss)}: {remedy}'
+    )
+
+
+def _kind(value: Any) -> str:
+  """What a value is, in a few words."""
+  if isinstance(value, jax.Array):
+    return f'an array of shape {value.shape}'
+  return f'a {type(value).__name__}'
 
 
 def _check_loss(loss: Array, params: Params, axis_name: AxisName) -> None:

@@ -59,6 +59,7 @@ class TrainStep:
     key: Array | None = None,
   ) -> tuple[Params, OptState, Any]:
     """Takes the step; see `make_train_step`."""
+    _check_alive(params, opt_state)
     call = _Call(params, opt_state, batch, args, key)
     held, call = self._placed(call, jax.device_put)
     result: tuple[Params, OptState, Any] = self.jitted(
@@ -136,11 +137,12 @@ class TrainStep:
           ' the batches of these steps.'
         )
       size = shape[several : several + 1]
-      if not size or size[0] % parts:
+      if size in ((), (0,)) or size[0] % parts:
         raise ValueError(
           f'The {"second" if several else "leading"} axis of {name!r} in the'
           f' batch must be a multiple of {workers} workers x'
-          f' {self.accumulate_steps} micro-batches, got shape {shape}.'
+          f' {self.accumulate_steps} micro-batches, and not 0, got shape'
+          f' {shape}.'
         )
 
 
@@ -157,6 +159,19 @@ class _Call(NamedTuple):
   def keywords(self) -> dict[str, Array]:
     """The key, if there is one."""
     return {} if self.key is None else {'key': self.key}
+
+
+def _check_alive(params: Params, opt_state: OptState) -> None:
+  """Raises if an earlier step has already reused the memory of an argument."""
+  for path, x in jax.tree_util.tree_leaves_with_path((params, opt_state)):
+    is_array = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    if is_array and x.is_deleted():
+      name = ('params', 'opt_state')[path[0].idx]
+      raise ValueError(
+        f'{name} must be what the last step returned, got arrays whose memory'
+        ' an earlier step has reused: pass on its results, or use'
+        ' make_train_step(..., donate=False).'
+      )
 
 
 def _check_shared(specs: Sequence[Spec], mesh: jax.sharding.Mesh) -> None:

@@ -227,8 +227,11 @@ def test_a_batch_that_does_not_divide():
     axis_name=workers.AXIS,
     accumulate_steps=2,
   )
-  with pytest.raises(ValueError, match=r"'rows'.*4 workers x 2 micro-batches"):
-    step(PARAMS, state, {'rows': jnp.ones(12)})
+  for rows in (12, 0):
+    with pytest.raises(
+      ValueError, match=r"'rows'.*4 workers x 2 micro-batches, and not 0"
+    ):
+      step(PARAMS, state, {'rows': jnp.ones(rows)})
 
 
 def test_a_state_of_another_number_of_workers():
@@ -313,6 +316,28 @@ def test_a_loss_that_is_averaged_already():
     )
     with pytest.raises(ValueError, match='already averaged or summed over'):
       sharded(grad_fn, P(), P(workers.AXIS))(PARAMS, jnp.ones((4, 8)))
+
+
+@pytest.mark.parametrize(
+  ('loss_fn', 'has_aux', 'message'),
+  [
+    (lambda p, x: (x.sum(), x), False, r'a scalar, got a tuple: pass has_aux='),
+    (lambda p, x: x @ p['w'], False, r'got an array of shape \(4, 16\).*mean'),
+    (lambda p, x: {'loss': x.sum()}, False, 'a scalar, got a dict'),
+    (lambda p, x: x.sum(), True, r'\(loss, aux\), got an array of shape \(\)'),
+    (lambda p, x: (x, x), True, r'got an array of shape \(4, 8\).*mean'),
+  ],
+)
+def test_a_loss_that_is_no_scalar(loss_fn, has_aux, message):
+  grad_fn = gl.value_and_local_grad(loss_fn, None, has_aux)
+  with pytest.raises(TypeError, match=message):
+    grad_fn(PARAMS, jnp.ones((4, 8)))
+
+
+def test_a_parameter_that_is_no_floating_point_number():
+  grad_fn = gl.value_and_local_grad(lambda p: p['w'].sum(), None)
+  with pytest.raises(TypeError, match="int32 at 'steps': pass what is not"):
+    grad_fn(PARAMS | {'steps': jnp.zeros((), jnp.int32)})
 
 
 def test_a_loss_may_use_a_mean_over_the_workers():

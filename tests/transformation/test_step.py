@@ -167,6 +167,19 @@ def test_without_donation_arguments_can_be_used_again():
   jax.tree.map(np.testing.assert_array_equal, first, again)
 
 
+@pytest.mark.parametrize('name', ['params', 'opt_state'])
+def test_donated_arguments_cannot_be_used_again(name):
+  tx = optax.chain(SEND, optax.adam(0.1))
+  step = make(tx)
+  given = dict(zip(('params', 'opt_state'), begin(tx), strict=True))
+  *given_next, _ = step(*given.values(), BATCH)
+  result = dict(zip(given, given_next, strict=True))
+  *_, _ = step(*result.values(), BATCH)
+  fresh = dict(zip(given, begin(tx), strict=True)) | {name: result[name]}
+  with pytest.raises(ValueError, match=f'{name} must be what the last step'):
+    step(*fresh.values(), BATCH)
+
+
 def test_diagnostics_find_the_compressor_by_themselves():
   tx = optax.chain(SEND, optax.clip_by_global_norm(1.0), ADAM)
   params, state = begin(tx)
