@@ -1,7 +1,8 @@
 """`python -m experiments.simulated.report FOLDER`: a table and a figure.
 
 Reads FOLDER/results*.jsonl and writes table.md and compare.png next to them.
-Every row is a cell at its best learning rate, which the first seed chooses.
+Every row is a cell at its best learning rate by the first seed, of those rates
+that have the most seeds.
 """
 
 import collections
@@ -148,7 +149,8 @@ def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
   rows = []
   for (path, overrides), rates in cells.items():
     first = lambda rate, rates=rates: _loss(min(rates[rate].items())[1])
-    best = min(rates, key=first)
+    most = max(map(len, rates.values()))
+    best = min((x for x in rates if len(rates[x]) == most), key=first)
     config, _ = command_line.parse([path, *overrides.split()], 'report')
     seeds = dict(sorted(rates[best].items()))
     rows.append(

@@ -97,6 +97,16 @@ def check_dtype(name: str, value: Any, known: Sequence[str]) -> None:
     )
 
 
+def check_axis_name(value: Any) -> None:
+  """Raises unless `value` is None, a string or a tuple of strings."""
+  given = value if isinstance(value, tuple) else (value,)
+  if value is not None and not all(isinstance(x, str) for x in given):
+    raise TypeError(
+      'axis_name must be the name of a mesh axis, a tuple of names, or None'
+      f' for one worker, got axis_name={value!r}.'
+    )
+
+
 def check_params(params: Any) -> None:
   """Raises for None, a tree that JAX takes for one without any leaf."""
   if params is None:

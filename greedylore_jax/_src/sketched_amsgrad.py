@@ -120,7 +120,7 @@ def sketched_amsgrad(
     SketchedAMSGrad, arXiv 2210.07454 (2022). Moments of what error feedback
     delivers: Li, Karimi, Li, arXiv 2205.05632 (2022), Algorithm 2.
   """
-  method = _LargestSteps(rows, columns, density)
+  method = _LargestSteps(rows=rows, columns=columns, density=density)
   on_entries = _AMSGradOnEntries(
     send=compress_gradients(method, axis_name, seed=seed, **options),
     policy=Policy.of(method, **options),

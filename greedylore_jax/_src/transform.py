@@ -98,6 +98,7 @@ def compress_gradients(
     Integers that can be added up: IntSGD, arXiv 2102.08374 (2021).
     The recursion: GreedyLore, arXiv 2507.08784 (2025), Algorithm 2.
   """
+  checks.check_axis_name(axis_name)
   checks.check_integer('seed', seed, at_least=0)
   policy = Policy.of(compressor, **options)
 

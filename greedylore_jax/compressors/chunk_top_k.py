@@ -17,7 +17,7 @@ from greedylore_jax.compressors.compressor import Compressor
 _RANKS = 16  # Of 2 bits, one is the sign, and 16 of the other are a scale.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ChunkTopK(Compressor):
   """The largest entries of each block of a matrix, in a few bits each.
 

@@ -19,7 +19,7 @@ from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CountSketch(Compressor):
   """The largest entries of the mean, which all workers find in a mean sketch.
 

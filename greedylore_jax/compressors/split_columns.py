@@ -14,6 +14,7 @@ from greedylore_jax.compressors import compressor as compressor_lib
 from greedylore_jax.compressors import parts
 from greedylore_jax.compressors.compressor import Compressor
 from greedylore_jax.compressors.dense import Dense
+from greedylore_jax.compressors.frozen import Frozen
 from greedylore_jax.compressors.quantized import Sign
 
 _DENSE = Dense()
@@ -75,6 +76,11 @@ class SplitColumns(Compressor):
     checks.check_share('density', self.density)
     checks.check_integer('update_interval', self.update_interval)
     compressor_lib.check(self.compressor)
+    if isinstance(self.compressor, Frozen | SplitColumns):
+      raise ValueError(
+        'The compressor of SplitColumns must send what it is given, got'
+        f' {self.compressor}.'
+      )
     own = self.compressor.update_interval
     if own not in (None, self.update_interval):
       raise ValueError(

@@ -22,7 +22,9 @@ def test_a_few_large_entries_are_found_among_many_small_ones():
   grads = 0.01 * rng.normal(size=(40, 100))
   large = rng.choice(grads.size, 10, replace=False)
   grads.flat[large] = rng.choice([-1, 1], 10) * rng.uniform(1, 2, 10)
-  sent = sent_of(gl.CountSketch(5, 4.0, density=0.01), np.float32(grads))
+  sent = sent_of(
+    gl.CountSketch(rows=5, columns=4.0, density=0.01), np.float32(grads)
+  )
   assert np.count_nonzero(sent) == 40
   np.testing.assert_allclose(sent.flat[large], grads.flat[large], rtol=1e-6)
 
@@ -55,7 +57,7 @@ def test_one_configuration_has_one_ratio_for_matrices_of_all_sizes():
   for shape in ((16, 32), (100, 300), (3, 64, 256)):
     for n in (2, 64):
       plan = gl.plan(
-        gl.CountSketch(3, 2.0, density=0.02),
+        gl.CountSketch(rows=3, columns=2.0, density=0.02),
         {'w': jax.ShapeDtypeStruct(shape, jnp.float32)},
         num_workers=n,
       )
@@ -66,7 +68,9 @@ def test_one_configuration_has_one_ratio_for_matrices_of_all_sizes():
 def test_no_table_of_hashes_is_made():
   """Its memory is a few times the matrix, not rows times an index for each."""
   shape = (512, 1024)
-  tx = gl.compress_gradients(gl.CountSketch(5, 1.0, density=0.02), None)
+  tx = gl.compress_gradients(
+    gl.CountSketch(rows=5, columns=1.0, density=0.02), None
+  )
   params = {'w': jax.ShapeDtypeStruct(shape, jnp.float32)}
   state = jax.eval_shape(tx.init, params)
   compiled = jax.jit(tx.update).lower(params, state).compile()
@@ -78,7 +82,9 @@ def test_no_table_of_hashes_is_made():
 def test_hashes_are_new_in_each_step():
   """An entry that collides once is found another time."""
   tx = gl.compress_gradients(
-    gl.CountSketch(1, 1.0, density=0.05), None, error_feedback=False
+    gl.CountSketch(rows=1, columns=1.0, density=0.05),
+    None,
+    error_feedback=False,
   )
   grads = {'w': jnp.ones((16, 32))}
   update, state = jax.jit(tx.update), tx.init(grads)

@@ -17,7 +17,7 @@ OWN = {
   'top entries': gl.TopK(0.2, indices='own'),
   '4 bits': gl.Quantize(4),
   'sign': gl.Sign(),
-  'chunks': gl.ChunkTopK(4, 5, bits=4),
+  'chunks': gl.ChunkTopK(chunk=4, keep=5, bits=4),
   'threshold': gl.ThresholdTopK(0.2, update_interval=2),
   'tsr, bases': gl.TSR(2, update_interval=4, average='bases'),
 }

@@ -28,7 +28,7 @@ METHODS = {
   'count sketch': gl.CountSketch(density=0.1),
   'split columns': gl.SplitColumns(0.3, 4),
   'split columns, 4 bits': gl.SplitColumns(0.7, 4, gl.Quantize(4)),
-  'chunks': gl.ChunkTopK(4, 5, bits=2, transform='dct'),
+  'chunks': gl.ChunkTopK(chunk=4, keep=5, bits=2, transform='dct'),
   'threshold': gl.ThresholdTopK(0.2, update_interval=4),
   '8 bits': gl.Quantize(8),
   '2 bits': gl.Quantize(2),

@@ -185,7 +185,12 @@ def test_equal_data_are_one_worker_alone(inner):
 
 @pytest.mark.parametrize(
   'compressor',
-  [gl.PowerSGD(2), gl.Sign(), gl.ChunkTopK(4, 5, 2), gl.ThresholdTopK(0.2, 2)],
+  [
+    gl.PowerSGD(2),
+    gl.Sign(),
+    gl.ChunkTopK(chunk=4, keep=5, bits=2),
+    gl.ThresholdTopK(0.2, 2),
+  ],
   ids=repr,
 )
 def test_a_round_conserves_what_the_workers_moved(compressor):

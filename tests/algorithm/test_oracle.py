@@ -122,7 +122,7 @@ METHODS = {
     lambda key, k, a, b: (jax.random.uniform(key, (k, a * b)), None),
   ),
   'count sketch': (
-    gl.CountSketch(3, 1.5, DENSITY),
+    gl.CountSketch(rows=3, columns=1.5, density=DENSITY),
     lambda n: (
       oracle.count_sketch(
         round(1.5 * round(DENSITY * n[0] * n[1])), round(DENSITY * n[0] * n[1])
@@ -142,22 +142,22 @@ METHODS = {
     ),
   ),
   'chunks': (
-    gl.ChunkTopK(5, 4),
+    gl.ChunkTopK(chunk=5, keep=4),
     lambda n: (oracle.chunk_top_k(5, 4),),
     lambda key, k, a, b: (None, None),
   ),
   'frequencies, signs': (
-    gl.ChunkTopK(5, 4, bits=1, transform='dct'),
+    gl.ChunkTopK(chunk=5, keep=4, bits=1, transform='dct'),
     lambda n: (oracle.chunk_top_k(5, 4, 1, dct=True),),
     lambda key, k, a, b: (None, None),
   ),
   'chunks, 2 bits': (
-    gl.ChunkTopK(9, 20, bits=2),
+    gl.ChunkTopK(chunk=9, keep=20, bits=2),
     lambda n: (oracle.chunk_top_k(9, 20, 2),),
     lambda key, k, a, b: (None, None),
   ),
   'chunks, 4 bits': (
-    gl.ChunkTopK(9, 20, bits=4),
+    gl.ChunkTopK(chunk=9, keep=20, bits=4),
     lambda n: (oracle.chunk_top_k(9, 20, 4),),
     lambda key, k, a, b: (None, None),
   ),

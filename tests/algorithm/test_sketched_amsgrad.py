@@ -136,7 +136,9 @@ def test_entries_compete_by_their_steps():
   for name, tx in {
     'steps': sketched(density=0.1, axis_name=None, eps=1e-8, columns=20.0),
     'gradients': gl.compress_gradients(
-      gl.CountSketch(ROWS, 20.0, 0.1), None, min_compression_rate=0
+      gl.CountSketch(rows=ROWS, columns=20.0, density=0.1),
+      None,
+      min_compression_rate=0,
     ),
   }.items():
     params = workers.zeros({'w': (6, 12)})
@@ -199,7 +201,7 @@ def test_a_mesh_sends_the_plan_and_several_devices_are_one_worker():
   # XLA packs the loss together with a message of the only phase.
   sent = sum(c.bytes for c in collectives) - 4
   plan = gl.plan(
-    gl.CountSketch(ROWS, COLUMNS, DENSITY),
+    gl.CountSketch(rows=ROWS, columns=COLUMNS, density=DENSITY),
     workers.zeros(SHAPES),
     num_workers=2,
     min_compression_rate=0,

@@ -14,12 +14,14 @@ import workers
 # Sides that no block and no worker divides.
 SHAPES = {'w': (13, 7), 'stack': (2, 3, 10)}
 METHODS = {
-  'unchanged': gl.ChunkTopK(4, 3),
-  'signs': gl.ChunkTopK(4, 3, bits=1),
-  '2 bits': gl.ChunkTopK(9, 20, bits=2),
-  '4 bits': gl.ChunkTopK(4, 3, bits=4),
-  '8 bits of frequencies': gl.ChunkTopK(4, 3, bits=8, transform='dct'),
-  'bfloat16': gl.ChunkTopK(4, 3, bits=16),
+  'unchanged': gl.ChunkTopK(chunk=4, keep=3),
+  'signs': gl.ChunkTopK(chunk=4, keep=3, bits=1),
+  '2 bits': gl.ChunkTopK(chunk=9, keep=20, bits=2),
+  '4 bits': gl.ChunkTopK(chunk=4, keep=3, bits=4),
+  '8 bits of frequencies': gl.ChunkTopK(
+    chunk=4, keep=3, bits=8, transform='dct'
+  ),
+  'bfloat16': gl.ChunkTopK(chunk=4, keep=3, bits=16),
   'threshold': gl.ThresholdTopK(0.1, update_interval=3, slack=1.3),
 }
 
@@ -89,7 +91,7 @@ def test_gradients_of_half_precision_are_conserved(name):
 
 @pytest.mark.parametrize('transform', [None, 'dct'])
 def test_with_all_entries_of_all_blocks_it_is_the_dense_mean(transform):
-  tx, update = compiled(gl.ChunkTopK(4, 16, transform=transform), 2)
+  tx, update = compiled(gl.ChunkTopK(chunk=4, keep=16, transform=transform), 2)
   grads = workers.random_grads(SHAPES, 2, seed=0)
   updates, state = update(grads, workers.fresh(tx, SHAPES, 2))
   for leaf in SHAPES:
@@ -104,7 +106,7 @@ def test_frequencies_of_a_smooth_matrix_are_few():
   grads = {'w': jnp.asarray(x, jnp.float32)}
   left = {}
   for transform in (None, 'dct'):
-    method = gl.ChunkTopK(16, 24, transform=transform)
+    method = gl.ChunkTopK(chunk=16, keep=24, transform=transform)
     tx = gl.compress_gradients(method, None)
     updates, _ = jax.jit(tx.update)(grads, tx.init(grads))
     left[transform] = workers.relative(updates['w'], x)

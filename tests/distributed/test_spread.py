@@ -180,10 +180,10 @@ def test_no_matrix_is_gathered_in_any_kind_of_step():
     (gl.PowerSGD(2), 'wide', ''),
     (gl.GreedyLore(2, 3, basis_size=4), 'layers', ''),
     (gl.GreedyLore(2, 3, decomposition='svd'), 'layers', 'refreshes'),
-    (gl.GreedyLore(2, 3, probes='independent'), 'tall', 'every step'),
-    (gl.TopK(0.02, indices='own'), 'wide', 'every step'),
-    (gl.ChunkTopK(16, 4, bits=2), 'wide', 'every step'),
-    (gl.ThresholdTopK(0.02, 3), 'wide', 'every step'),
+    (gl.GreedyLore(2, 3, probes='independent'), 'tall', 'all phases'),
+    (gl.TopK(0.02, indices='own'), 'wide', 'all phases'),
+    (gl.ChunkTopK(chunk=16, keep=4, bits=2), 'wide', 'all phases'),
+    (gl.ThresholdTopK(0.02, 3), 'wide', 'all phases'),
   ],
   ids=str,
 )
@@ -193,13 +193,16 @@ def test_the_plan_says_what_is_gathered(compressor, leaf, gathered):
   assert of_leaf.gathered == gathered
   # Of one matrix, or of its square basis.
   whole = 4 * 64 * 64
-  assert (largest(found, 'compress') >= whole) == (gathered == 'every step')
+  assert (largest(found, 'compress') >= whole) == (gathered == 'all phases')
   assert (largest(found, 'refresh') >= 2 * whole) == (gathered == 'refreshes')
 
 
 @pytest.mark.parametrize(
   'compressor',
-  [gl.ChunkTopK(16, 5, bits=2, transform='dct'), gl.ThresholdTopK(0.02, 3)],
+  [
+    gl.ChunkTopK(chunk=16, keep=5, bits=2, transform='dct'),
+    gl.ThresholdTopK(0.02, 3),
+  ],
   ids=str,
 )
 def test_every_device_of_a_worker_sends_a_part_of_its_entries(compressor):
@@ -225,7 +228,7 @@ def test_a_matrix_whose_merged_axes_are_spread_is_gathered():
   }
   plan = gl.plan(gl.PowerSGD(2), params, num_workers=2, devices_per_worker=4)
   gathered = {leaf.path: leaf.gathered for leaf in plan.leaves}
-  assert gathered == {'inputs': 'every step', 'outputs': ''}
+  assert gathered == {'inputs': 'all phases', 'outputs': ''}
   assert 'gathered: every step' in str(plan)
 
 

@@ -21,7 +21,7 @@ METHODS = {
     gl.GreedyLore(3, 2),
     {'factor_dtype': 'int4', 'dense_dtype': 'int8'},
   ),
-  'chunk_top_k': (gl.ChunkTopK(8, 8, bits=2), {}),
+  'chunk_top_k': (gl.ChunkTopK(chunk=8, keep=8, bits=2), {}),
   'threshold_top_k': (gl.ThresholdTopK(0.1, update_interval=2), {}),
   'count_sketch': (gl.CountSketch(density=0.05), {}),
   'split_columns': (gl.SplitColumns(0.2, 2), {}),

@@ -9,11 +9,13 @@ import json
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-import greedylore_jax
+import greedylore_jax as gl
 
-ROOT = pathlib.Path(greedylore_jax.__file__).parent.parent
+ROOT = pathlib.Path(gl.__file__).parent.parent
 EXPERIMENTS = ROOT / 'experiments'
 CODE = re.compile(r'```.*?```', re.DOTALL)
 LINK = re.compile(r'(\])\([^)]*\)')
@@ -230,15 +232,21 @@ def choosing():
     r' rounds of 100'
   )
   yield (
-    rf'rank 22 ended {100 * family("powersgd:factor_dtype=int8", "10x"):.1f} %'
+    rf'rank 22 ended {100 * over_seeds("powersgd:factor_dtype=int8"):.1f} %'
     rf' above dense, and float32 factors of rank 5 ended'
-    rf' {100 * family("powersgd", "10x"):.1f} % above it'
+    rf' {100 * over_seeds("powersgd"):.1f} % above it'
   )
   _, low_rank = sparse('PowerSGD r = 29 int4')
   times, chunks = sparse('ChunkTopK, 148 of a block in 8 bits')
   yield (
     rf'At {times} times fewer bytes and before AdamW, `PowerSGD` in 4 bits'
     rf' ended {low_rank} % above dense, and `ChunkTopK` {chunks} %'
+  )
+  _, entries_over = sparse('ChunkTopK, 175 of a block in 2 bits')
+  _, low_rank = sparse('PowerSGD r = 22 int4')
+  yield (
+    rf'In rounds of 4 steps, at about 100 times fewer bytes, entries ended'
+    rf' {entries_over} % above dense and directions {low_rank} %'
   )
   yield r'about 3 % of the run'  # 45 of 1,500 steps in the study.
   yield r'Differences below 1 % mean little'
@@ -259,12 +267,40 @@ def entries():
     rf' and `ThresholdTopK` {threshold} %, but `PowerSGD` in 4 bits'
     rf' {low_rank} %'
   )
-  times, chunks = sparse('ChunkTopK, 175 of a block in 2 bits')
-  _, low_rank = sparse('PowerSGD r = 22 int4')
+  few, chunks = sparse('ChunkTopK, 175 of a block in 2 bits')
+  fewer, low_rank = sparse('PowerSGD r = 22 int4')
   yield (
-    rf'at {float(times):.0f} times fewer bytes, SparseLoCo ended {chunks} %'
-    rf' above dense, where `PowerSGD` in 4 bits ended {low_rank} % above it'
+    rf'SparseLoCo ended {chunks} % above dense at {float(few):.0f} times fewer'
+    rf' bytes, and `PowerSGD` in 4 bits {low_rank} % at {float(fewer):.0f}'
   )
+  times, sketch = sparse('CountSketch density 0.012')
+  _, amsgrad = sparse('SketchedAMSGrad density 0.012')
+  _, chunks = sparse('ChunkTopK, 148 of a block in 8 bits')
+  yield (
+    rf'At {float(times):.0f} times fewer bytes and before AdamW, it ended'
+    rf' {sketch} % above dense, `sketched_amsgrad` {amsgrad} % and `ChunkTopK`'
+    rf' {chunks} %'
+  )
+  times, frugal = sparse('FRUGAL density 0.016')
+  yield rf'At {times} times fewer bytes it ended {frugal} % above dense AdamW'
+  split, four_bits = (
+    saved(method, 8)
+    for method in (
+      gl.SplitColumns(density=0.25, compressor=gl.Quantize(8)),
+      gl.Quantize(4),
+    )
+  )
+  yield (
+    rf'with 8 workers this plan sends {split:.1f} times fewer bytes than dense'
+    rf' averaging, and `Quantize\(4\)` {four_bits:.1f} times'
+  )
+
+
+def saved(method, workers):
+  """Times fewer bytes on the matrix of the pages of methods."""
+  params = {'w': jax.ShapeDtypeStruct((1024, 4096), jnp.float32)}
+  plan = gl.plan(method, params, num_workers=workers)
+  return plan.dense_bytes / plan.bytes_per_step
 
 
 def rounds():
@@ -336,7 +372,7 @@ def methods():
     )
   )
   yield (
-    rf'At 10 times fewer bytes, GreedyLore in 8 bits ended {coarse} % above'
+    rf'at 10 times fewer bytes, GreedyLore in 8 bits ended {coarse} % above'
     rf' dense, where float32 factors ended {fine} % above it, and PowerSGD in 8'
     rf' bits {powersgd} %'
   )

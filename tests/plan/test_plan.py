@@ -26,8 +26,8 @@ COMPRESSORS = {
   'random entries': gl.RandomK(0.1),
   'count sketch': gl.CountSketch(density=0.05),
   'split columns': gl.SplitColumns(0.2, 5),
-  'chunks': gl.ChunkTopK(8, 5, bits=2, transform='dct'),
-  'chunks, 8 bits': gl.ChunkTopK(8, 5, bits=8),
+  'chunks': gl.ChunkTopK(chunk=8, keep=5, bits=2, transform='dct'),
+  'chunks, 8 bits': gl.ChunkTopK(chunk=8, keep=5, bits=8),
   'threshold': gl.ThresholdTopK(0.1, update_interval=5),
   '4 bits': gl.Quantize(4),
   'sign': gl.Sign(),
@@ -104,6 +104,18 @@ def test_lower_precision_on_the_wire_is_planned():
     (full.bytes_in('compress') - bias) // 2
   )
   assert plan.bytes_in('refresh') == full.bytes_in('refresh')
+
+
+@pytest.mark.parametrize('name', ['powersgd', 'chunks', 'top entries', 'sign'])
+@pytest.mark.parametrize('dtype', [None, 'int8'])
+def test_the_plan_of_one_worker_has_the_messages_of_two(name, dtype):
+  options = {'min_compression_rate': 0, 'factor_dtype': dtype}
+  params = workers.zeros(SHAPES)
+  one, two = (
+    gl.plan(COMPRESSORS[name], params, num_workers=n, **options) for n in (1, 2)
+  )
+  assert one.rounds == two.rounds
+  assert one.bytes_in('compress') == two.bytes_in('compress')
 
 
 def test_a_phase_that_does_not_occur_is_an_error():

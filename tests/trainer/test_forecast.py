@@ -9,7 +9,7 @@ from train import __main__ as program
 from train import tasks
 from train.config import command_line
 from train.config.schema import Compression, Local
-from train.run import forecast
+from train.run import forecast, optimizer
 from train.study import budget
 
 
@@ -123,3 +123,18 @@ def test_the_command_prints_it_and_trains_nothing(
 def test_a_batch_that_does_not_divide(tmp_path):
   with pytest.raises(ValueError, match='multiple of 4 workers, got 6'):
     forecast.describe(runs.settings(tmp_path, batch_size=6))
+
+
+@pytest.mark.parametrize(
+  ('options', 'expected'),
+  [
+    (['--steps', '3'], 'compression.start_step is 60, and it has 3 steps.'),
+    (['--local.every', '30'], 'is 60, and it has 33 rounds.'),
+    (['--compression.method', 'dense', '--steps', '3'], ''),
+    ([], ''),
+  ],
+)
+def test_a_run_that_ends_before_it_compresses_says_so(options, expected):
+  config, _ = command_line.parse(['configs/quickstart.py', *options], '')
+  line = ''.join(optimizer.late_start(config))
+  assert line.endswith(expected) and bool(line) == bool(expected)

@@ -141,7 +141,7 @@ def test_tensorboard_gets_an_event_file(tmp_path):
 
 def test_a_training_line_in_words():
   assert progress.describe(LINES[0]) == (
-    'loss 5.543  12,346 tokens/s  sent 2.50 of 10.00 MB'
+    'loss 5.543  12,346 tokens/s  sent 2.5 MB of 10 MB'
   )
 
 
@@ -161,9 +161,9 @@ def test_without_a_terminal_there_is_a_line_per_evaluation(capsys):
   assert capsys.readouterr().out.splitlines() == [
     '[not] markup',
     'step   10  held-out loss 4.9877, 7.196 bits per byte  training loss 5.543'
-    '  12,346 tokens/s  sent 2.50 of 10.00 MB',
+    '  12,346 tokens/s  sent 2.5 MB of 10 MB',
     'step   20  held-out loss 4.2500, 7.196 bits per byte  training loss 4.500'
-    '  12,346 tokens/s  sent 5.00 of 10.00 MB',
+    '  12,346 tokens/s  sent 5 MB of 10 MB',
   ]
 
 
@@ -228,8 +228,8 @@ def test_the_paragraph(tmp_path, sends, saved):
   summary |= {} if sends else {'bytes_sent': 0}
   sent = (
     (
-      ' Each worker sent 5.0 MB by greedylore; dense averaging would have'
-      ' sent 20.0 MB, 4.00x as much.'
+      ' Each worker sent 5 MB by greedylore; dense averaging would have'
+      ' sent 20 MB, 4.00x as much.'
     )
     if sends
     else ''

@@ -26,6 +26,24 @@ class Refreshed(gl.Compressor):
 @pytest.mark.parametrize(
   ('make', 'kind', 'message'),
   [
+    (
+      lambda: gl.SplitColumns(compressor=gl.Frozen()),
+      ValueError,
+      r'must send what it is given, got Frozen\(\)',
+    ),
+    (
+      lambda: gl.compress_gradients(
+        gl.PowerSGD(2), None, error_feedback=False, error_decay=0.9
+      ),
+      ValueError,
+      r'error_feedback=False does not keep, got error_decay=0\.9',
+    ),
+    (
+      lambda: gl.frugal(1e-3, 0.25),
+      TypeError,
+      r'axis_name must be the name of a mesh axis.*=0\.25',
+    ),
+    (lambda: gl.ChunkTopK(16), TypeError, 'positional argument'),
     (lambda: gl.GreedyLore(0), ValueError, r'rank must be at least 1.*=0'),
     (lambda: gl.GreedyLore(2.5), TypeError, r'rank must be an int.*2\.5'),
     (lambda: gl.GreedyLore(True), TypeError, 'rank must be an int'),

@@ -58,9 +58,9 @@ def test_a_bad_gradient_on_one_worker_leaves_the_state_alone(leaf, bad, steps):
 
 
 METHODS = [
-  gl.ChunkTopK(4, 3),
-  gl.ChunkTopK(4, 3, bits=2, transform='dct'),
-  gl.ChunkTopK(4, 3, bits=4),
+  gl.ChunkTopK(chunk=4, keep=3),
+  gl.ChunkTopK(chunk=4, keep=3, bits=2, transform='dct'),
+  gl.ChunkTopK(chunk=4, keep=3, bits=4),
   gl.CountSketch(),
   gl.FixedSubspace(2),
   gl.GreedyLore(2),

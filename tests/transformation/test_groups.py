@@ -26,7 +26,7 @@ METHODS = {
   'random_k': gl.RandomK(0.2),
   'count_sketch': gl.CountSketch(density=0.2),
   'split_columns': gl.SplitColumns(0.3, 3, gl.PowerSGD(2)),
-  'chunk_top_k': gl.ChunkTopK(8, 5, bits=2, transform='dct'),
+  'chunk_top_k': gl.ChunkTopK(chunk=8, keep=5, bits=2, transform='dct'),
   'threshold_top_k': gl.ThresholdTopK(0.2, 3),
   'quantize': gl.Quantize(4),
   'sign': gl.Sign(),

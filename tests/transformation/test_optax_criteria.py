@@ -71,7 +71,7 @@ CASES = {
     compressor=[('stack', gl.Quantize(2)), ('', gl.TopK(0.1, 'own'))],
     error_decay=0.9,
   ),
-  'chunk_top_k': compress(compressor=gl.ChunkTopK(8, 4)),
+  'chunk_top_k': compress(compressor=gl.ChunkTopK(chunk=8, keep=4)),
   'count_sketch': compress(compressor=gl.CountSketch(density=0.1)),
   'tsr_adam': Case(
     gl.tsr_adam,

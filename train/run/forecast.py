@@ -55,6 +55,7 @@ def describe(config: Config) -> str:
       task.introduction,
       '',
       str(plan),
+      *optimizer.late_start(config),
       '',
       *_worker_lines(dense, compressed, alone.batch_size, mesh),
       '',

@@ -162,6 +162,15 @@ def thinned(points: Sequence[Any], most: int) -> Sequence[Any]:
   return points[::-1][::every][::-1]
 
 
+def format_bytes(count: float) -> str:
+  """Three digits and a decimal unit: '2.71 kB'."""
+  unit, *larger = 'B', 'kB', 'MB', 'GB', 'TB'
+  while count >= 999.5 and larger:
+    count /= 1000
+    unit, *larger = larger
+  return f'{count:.3g} {unit}'
+
+
 def format_scores(values: dict[str, Any]) -> str:
   """The scores other than the loss, as text: ', 0.912 accuracy'."""
   return ''.join(

@@ -295,7 +295,9 @@ def compressor(compression: Compression) -> gl.Compressor:
       return gl.RandomK(compression.density)
     case 'count_sketch' | 'sketched_amsgrad':
       return gl.CountSketch(
-        compression.sketch_rows, compression.sketch_columns, compression.density
+        rows=compression.sketch_rows,
+        columns=compression.sketch_columns,
+        density=compression.density,
       )
     case 'frugal':
       return gl.SplitColumns(
@@ -305,10 +307,10 @@ def compressor(compression: Compression) -> gl.Compressor:
       return _payload(compression)
     case 'chunk_top_k':
       return gl.ChunkTopK(
-        compression.chunk,
-        compression.keep,
-        compression.bits,
-        compression.transform,
+        chunk=compression.chunk,
+        keep=compression.keep,
+        bits=compression.bits,
+        transform=compression.transform,
       )
     case 'threshold_top_k':
       return gl.ThresholdTopK(compression.density, interval, compression.slack)
@@ -339,6 +341,19 @@ def policy(compression: Compression, task: tasks.Task) -> dict[str, Any]:
     'dense_dtype': compression.dense_dtype,
     'stagger': compression.stagger,
   }
+
+
+def late_start(config: Config) -> list[str]:
+  """A line if the run ends before anything is compressed."""
+  start, local = config.compression.start_step, config.local
+  rounds = config.steps // local.every
+  if config.compression.method == 'dense' or not start or start < rounds:
+    return []
+  unit = 'rounds' if local.is_on else 'steps'
+  return [
+    f'This run compresses nothing: compression.start_step is {start}, and it'
+    f' has {rounds} {unit}.'
+  ]
 
 
 def plan(

@@ -98,11 +98,9 @@ def describe(line: dict[str, Any]) -> str:
   """A line of metrics.jsonl in a few words."""
   if 'eval_loss' in line:
     return f'held-out loss {line["eval_loss"]:.4f}{metrics.format_scores(line)}'
-  sent, dense = line['bytes_sent'] / 1e6, line['dense_bytes'] / 1e6
-  digits = 0 if dense >= 100 else 2
+  sent, dense = map(
+    metrics.format_bytes, (line['bytes_sent'], line['dense_bytes'])
+  )
   unit = next(x for x in line if x.endswith('_per_second'))
   speed = f'{line[unit]:,.0f} {unit.removesuffix("_per_second")}/s'
-  return (
-    f'loss {line["loss"]:.3f}  {speed} '
-    f' sent {sent:,.{digits}f} of {dense:,.{digits}f} MB'
-  )
+  return f'loss {line["loss"]:.3f}  {speed}  sent {sent} of {dense}'

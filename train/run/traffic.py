@@ -98,11 +98,11 @@ class Traffic:
       return 'A single worker: nothing is sent.'
     if read == planned:
       return (
-        'The all-reduces of the compiled step send exactly this, and'
+        'The collectives of the compiled step send exactly this, and'
         f' {self._extra} bytes for the loss and the diagnostics.'
       )
     return (
-      f'The all-reduces of the compiled step send {read:,} bytes over all'
+      f'The collectives of the compiled step send {read:,} bytes over all'
       f' phases together, where {planned:,} were planned. (XLA widens 16-bit'
       ' all-reduces to 32 bits on CPU.) The run counts the former.'
     )

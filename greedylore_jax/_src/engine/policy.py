@@ -157,6 +157,11 @@ class Policy:
     checks.check_bool('error_feedback', self.error_feedback)
     checks.check_bool('stagger', self.stagger)
     checks.check_share('error_decay', self.error_decay, or_zero=True)
+    if self.error_decay != 1 and not self.error_feedback:
+      raise ValueError(
+        'error_decay is a factor of the error, which error_feedback=False does'
+        f' not keep, got error_decay={self.error_decay!r}.'
+      )
     checks.check_number('min_compression_rate', self.min_compression_rate)
     if self.min_compression_rate < 0:
       raise ValueError(

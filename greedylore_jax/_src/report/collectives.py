@@ -105,8 +105,8 @@ def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
     compiled: `jitted.lower(...).compile()`.
 
   Returns:
-    One `Collective` per operation and array, in program order. Programs for a
-    single device have none.
+    One `Collective` per operation and array, in program order. A program
+    of one worker on a mesh has them, too, though nothing leaves its device.
 
   Raises:
     TypeError: for something that is not compiled.

@@ -28,6 +28,8 @@ from greedylore_jax._src.report import plan_table
 from greedylore_jax._src.types import Function, Params, Phase, Shape
 from greedylore_jax._src.wire.recording import QUANTIZED, Message
 
+_FEWEST = 2  # Workers between which anything is sent.
+
 
 @dataclasses.dataclass(frozen=True)
 class LeafPlan:
@@ -45,7 +47,7 @@ class LeafPlan:
     error_bytes: of its error, one copy.
     state_bytes: of its compressor state.
     gathered: in which phases the devices of a worker, over which it is sharded,
-      gather whole matrices of it: 'every step', 'refreshes', or ''. That costs
+      gather whole matrices of it: 'all phases', 'refreshes' or ''. That costs
       time and memory, not bytes between workers.
   """
 
@@ -217,7 +219,9 @@ def plan(
       (pattern, method); `Dense()` is the baseline.
     params: the parameters, arrays or `jax.ShapeDtypeStruct`s. Gradients are
       assumed to have the same dtypes and the same sharding.
-    num_workers: N, for predictions about the network.
+    num_workers: N. What is averaged has the same bytes for all N, up to
+      padding; what is gathered grows with N. A single worker sends nothing, and
+      its plan has the messages of two.
     devices_per_worker: over which parameters may be sharded, by axes of the
       mesh that are not the workers'. Messages that do not divide are padded.
     every: the steps in a round of `local_updates`, or its rule; 1 without it.
@@ -254,12 +258,13 @@ def plan(
       ' inner=None: pass inner=.'
     )
   policy = Policy.of(compressor, **options)
+  counted = max(num_workers, _FEWEST)
   groups = fragments_lib.assign(params, fragments)
   parts = [
     _Part.of(
       policy,
       fragments_lib.take(params, members),
-      num_workers=num_workers,
+      num_workers=counted,
       devices=devices_per_worker,
     )
     for members in groups
@@ -272,7 +277,7 @@ def plan(
   for i, (part, members) in enumerate(zip(parts, groups, strict=True)):
     for phase, of_leaves in part.messages.items():
       name = local.part(i, phase)
-      rounds[name] = _packed(of_leaves, num_workers, devices_per_worker)
+      rounds[name] = _packed(of_leaves, counted, devices_per_worker)
       for j, messages in zip(members, of_leaves, strict=False):
         own = sent.setdefault(j, {LOCAL: 0} if is_local else {})
         own[name] = sum(_payload(x, num_workers) for x in messages)
@@ -361,7 +366,7 @@ def _exchanged(
 def _payload(sent: Message, num_workers: int) -> int:
   """Bytes of a message, as those of an all-reduce that takes as long."""
   if sent.kind == 'all-gather':
-    return sent.bytes * max(num_workers, 2) // 2
+    return sent.bytes * max(num_workers, _FEWEST) // 2
   return sent.bytes // 2 if sent.kind == 'all-to-all' else sent.bytes
 
 
@@ -405,10 +410,12 @@ def _leaf_plan(leaf: Leaf, sent: dict[str, int], x: Any) -> LeafPlan:
 
 def _gathered(leaf: Leaf, x: Any) -> str:
   """When whole matrices are needed of a leaf that is sharded as `x` is."""
-  spec = getattr(getattr(x, 'sharding', None), 'spec', ())
-  if not isinstance(leaf, CompressedLeaf) or not any(spec):
+  sharding = getattr(x, 'sharding', None)
+  shard: Shape = sharding.shard_shape(x.shape) if sharding else x.shape
+  if not isinstance(leaf, CompressedLeaf) or shard == x.shape:
     return ''
+  spec = getattr(sharding, 'spec', ())
   needs_whole = leaf.compressor.needs_whole
   if needs_whole(COMPRESS) or not leaf.matrices.keeps_sharding(spec):
-    return 'every step'
+    return 'all phases'
   return 'refreshes' if needs_whole(REFRESH) else ''

@@ -77,7 +77,7 @@ def _result(summary: dict[str, Any], lines: Lines) -> document.Html:
   if summary['bytes_sent']:
     numbers |= {
       'fewer bytes than dense': f'{summary["compression"]:.3g}x',
-      'sent per worker': f'{summary["bytes_sent"] / 1e6:,.1f} MB',
+      'sent per worker': metrics.format_bytes(summary['bytes_sent']),
     }
   numbers |= {
     'workers': f'{summary["num_workers"]}',

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from train.config.schema import Config
-from train.run import build, metrics, paths
+from train.run import build, metrics, optimizer, paths
 from train.run.checkpoint import Snapshot
 
 
@@ -26,6 +26,7 @@ def introduction(config: Config, job: build.Job, now: Snapshot) -> str:
   """What is trained, on which devices, and what each step will send."""
   compression = config.compression
   lines = [*subject(config, job), '', str(job.plan), '', job.traffic.describe()]
+  lines += optimizer.late_start(config)
   if unread := compression.unread():
     values = (f'{key}={getattr(compression, key)!r}' for key in unread)
     lines.append(f'Not used by {compression.method}: {", ".join(values)}.')
@@ -72,24 +73,25 @@ def paragraph(summary: dict[str, Any], lines: Sequence[dict[str, Any]]) -> str:
   """The result of a run in a few sentences."""
   if summary['final_loss'] is None or summary['final_eval_loss'] is None:
     return 'This run was already finished, and its metrics.jsonl is missing.'
-  first = next(x['loss'] for x in lines if 'loss' in x)
+  losses = [x['loss'] for x in lines if 'loss' in x]
+  first = f' from {losses[0]:.3f}' if len(losses) > 1 else ''
   text = (
-    f'{summary["steps"]} steps took the training loss from {first:.3f} to'
+    f'{summary["steps"]} steps took the training loss{first} to'
     f' {summary["final_loss"]:.3f} in {summary["seconds"]:.0f} s.'
     f' Held-out loss: {summary["final_eval_loss"]:.3f}'
     f'{metrics.format_scores(summary)}.'
   )
   if summary['bytes_sent']:
     text += (
-      f' Each worker sent {summary["bytes_sent"] / 1e6:,.1f} MB by'
+      f' Each worker sent {metrics.format_bytes(summary["bytes_sent"])} by'
       f' {summary["compressor"]}; dense averaging would have sent'
-      f' {summary["dense_bytes"] / 1e6:,.1f} MB,'
+      f' {metrics.format_bytes(summary["dense_bytes"])},'
       f' {summary["compression"]:.2f}x as much.'
     )
   if summary['checkpoint_bytes']:
     text += (
       f' Averaging the errors for checkpoints took another'
-      f' {summary["checkpoint_bytes"] / 1e6:,.1f} MB.'
+      f' {metrics.format_bytes(summary["checkpoint_bytes"])}.'
     )
   return text
 
