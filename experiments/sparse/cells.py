@@ -1,16 +1,17 @@
 """The cells of the study of sparse methods, most important first.
 
 Every method sends 10, 20, 50 or 100 times fewer bytes than dense averaging, or
-as close to that as it can. All have the same three learning rates but DeMo,
-whose steps are signs.
+as close to that as it can. Learning rates are those of one grid, 5e-4 to 4e-3:
+1e-3 and 2e-3 for all, and the next one where the best of them may be at an end.
+DeMo has lower ones, as its steps are signs.
 """
 
 from experiments.simulated.cells import Cell
 
-_ADAMW = (1e-3, 2e-3, 4e-3)
+_LOW, _HIGH = (5e-4, 1e-3, 2e-3), (1e-3, 2e-3, 4e-3)
 
 
-def _cell(method: str, words: str, rates: tuple[float, ...] = _ADAMW) -> Cell:
+def _cell(method: str, words: str, rates: tuple[float, ...] = _HIGH) -> Cell:
   return Cell(
     f'--compression.method {method} {words} --compression.start_step 0'
     ' --mesh.replica 4 --batch_size 4 --steps 500 --model.scan True',
@@ -31,6 +32,7 @@ def _greedylore(rank: int) -> Cell:
     'greedylore',
     f'--compression.rank {rank} --compression.factor_dtype int8'
     ' --compression.dense_dtype int8',
+    _LOW,
   )
 
 
@@ -44,11 +46,14 @@ def _chunks(keep: int, every: int = 0) -> Cell:
     'chunk_top_k',
     f'--compression.keep {keep} --compression.bits 2'
     f' --compression.error_decay 0.95{_rounds(every)}',
+    _HIGH if every else _LOW,
   )
 
 
 def _density(method: str, density: float, every: int = 0) -> Cell:
-  return _cell(method, f'--compression.density {density}{_rounds(every)}')
+  is_low = not every and method != 'frugal'
+  words = f'--compression.density {density}{_rounds(every)}'
+  return _cell(method, words, _LOW if is_low else _HIGH)
 
 
 def _rounds(every: int) -> str:
@@ -64,7 +69,7 @@ _DEMO = _cell(
 
 CELLS = [
   _cell('dense', ''),
-  _cell('chunk_top_k', '--compression.keep 148'),
+  _cell('chunk_top_k', '--compression.keep 148', _LOW),
   _powersgd(29),
   _density('threshold_top_k', 0.011),
   _density('count_sketch', 0.012),

@@ -7,6 +7,7 @@ of this machine's devices, or with mesh.fsdp on the devices of a worker.
 from collections.abc import Callable, Sequence
 import dataclasses
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -44,6 +45,7 @@ def describe(config: Config) -> str:
     )
   alone = dataclasses.replace(alone, batch_size=config.batch_size // workers)
   task = _load(alone)
+  print('Compiling and timing one worker ...', file=sys.stderr, flush=True)
   dense, compressed = measure([with_dense(alone), alone], mesh, task)
   if config.local.is_on:  # A local step computes what a dense one does.
     (seconds,) = dense.seconds.values()
