@@ -35,7 +35,9 @@ def test_more_buckets_and_rows_catch_more_energy():
   grads = np.float32(rng.standard_t(2, size=(60, 100)))
   energy = lambda x: float(np.sum(x**2))
   caught = [
-    energy(sent_of(gl.CountSketch(rows, columns, density=0.05), grads))
+    energy(
+      sent_of(gl.CountSketch(rows=rows, columns=columns, density=0.05), grads)
+    )
     for rows, columns in ((1, 0.5), (3, 1.0), (5, 4.0))
   ]
   best = float(np.sum(np.sort(grads.ravel() ** 2)[-300:]))
@@ -47,7 +49,7 @@ def test_more_buckets_and_rows_catch_more_energy():
 def test_as_many_buckets_as_entries_are_exact(rows):
   """Nothing shares a bucket, so the choice is that of exact top-k."""
   grads = workers.random_grads({'w': (7, 9)}, 1, seed=rows)['w'][0]
-  sent = sent_of(gl.CountSketch(rows, 20.0, density=0.1), grads)
+  sent = sent_of(gl.CountSketch(rows=rows, columns=20.0, density=0.1), grads)
   best = np.sort(np.argsort(-np.abs(grads).ravel())[:6])
   np.testing.assert_array_equal(np.flatnonzero(sent), best)
 

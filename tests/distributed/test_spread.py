@@ -229,7 +229,7 @@ def test_a_matrix_whose_merged_axes_are_spread_is_gathered():
   plan = gl.plan(gl.PowerSGD(2), params, num_workers=2, devices_per_worker=4)
   gathered = {leaf.path: leaf.gathered for leaf in plan.leaves}
   assert gathered == {'inputs': 'all phases', 'outputs': ''}
-  assert 'gathered: every step' in str(plan)
+  assert 'gathered: all phases' in str(plan)
 
 
 def test_the_example_in_the_docs_runs():
