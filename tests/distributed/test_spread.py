@@ -230,6 +230,11 @@ def test_a_matrix_whose_merged_axes_are_spread_is_gathered():
   gathered = {leaf.path: leaf.gathered for leaf in plan.leaves}
   assert gathered == {'inputs': 'all phases', 'outputs': ''}
   assert 'gathered: all phases' in str(plan)
+  # An axis of one device divides nothing.
+  whole = jax.sharding.NamedSharding(mesh_of(replica=8, fsdp=1), P('fsdp'))
+  params = {'w': jax.ShapeDtypeStruct((64, 96), jnp.float32, sharding=whole)}
+  plan = gl.plan(gl.TopK(0.02, indices='own'), params, num_workers=8)
+  assert plan.leaves[0].gathered == ''
 
 
 def test_the_example_in_the_docs_runs():

@@ -26,6 +26,7 @@ from greedylore_jax._src.engine.schedule import (
 )
 from greedylore_jax._src.report import plan_table
 from greedylore_jax._src.types import Function, Params, Phase, Shape
+from greedylore_jax._src.wire import worker_axes
 from greedylore_jax._src.wire.recording import QUANTIZED, Message
 
 _FEWEST = 2  # Workers between which anything is sent.
@@ -410,11 +411,15 @@ def _leaf_plan(leaf: Leaf, sent: dict[str, int], x: Any) -> LeafPlan:
 
 def _gathered(leaf: Leaf, x: Any) -> str:
   """When whole matrices are needed of a leaf that is sharded as `x` is."""
-  sharding = getattr(x, 'sharding', None)
-  shard: Shape = sharding.shard_shape(x.shape) if sharding else x.shape
-  if not isinstance(leaf, CompressedLeaf) or shard == x.shape:
-    return ''
+  sharding: Any = getattr(x, 'sharding', None)
   spec = getattr(sharding, 'spec', ())
+  sizes = (
+    sharding.mesh.shape[axis]
+    for entry in spec
+    for axis in worker_axes.names(entry)
+  )
+  if not isinstance(leaf, CompressedLeaf) or all(n == 1 for n in sizes):
+    return ''
   needs_whole = leaf.compressor.needs_whole
   if needs_whole(COMPRESS) or not leaf.matrices.keeps_sharding(spec):
     return 'all phases'
