@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import statistics
 import sys
 from typing import Any, NamedTuple
@@ -309,15 +310,20 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
     x: matplotlib.colormaps['viridis'](i / max(1, len({*every}) - 1))
     for i, x in enumerate(sorted({*every}))
   }
-  sent = dict.fromkeys(_sent(row) for group in groups for row in group.rows)
-  markers = dict(zip(sent, _MARKERS * len(sent), strict=False))
+  rows = [row for group in groups for row in group.rows]
+  label = _sent
+  if len({*map(_sent, rows)}) > len(_MARKERS):
+    label = _method
+  sent = dict.fromkeys(map(label, rows))
+  markers = dict(zip(sent, _MARKERS, strict=False))
+  marker_of = lambda row: markers[label(row)]
   for ax in axes.flat:
     ax.set_axis_off()  # Where there is no group.
   for group in groups:
     name, *shape = group.setting
     ax = axes[shapes.index(tuple(shape))][names.index(name)]
     ax.set_axis_on()
-    _draw_group(ax, group, colors, markers)
+    _draw_group(ax, group, colors, marker_of)
   handle = lambda label, **style: lines_lib.Line2D(
     [], [], ls='', label=label, **style
   )
@@ -337,7 +343,7 @@ def draw(path: pathlib.Path, groups: list[Group]) -> None:
   plt.close(figure)
 
 
-def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
+def _draw_group(ax: Any, group: Group, colors: Any, marker_of: Any) -> None:
   finite = [x for x in group.rows if math.isfinite(group.over_dense(x.losses))]
   for row in finite:
     each = (group.over_dense({seed: x}) for seed, x in row.losses.items())
@@ -347,7 +353,7 @@ def _draw_group(ax: Any, group: Group, colors: Any, markers: Any) -> None:
       row.times_fewer,
       mean,
       yerr=[[mean - min(percent)], [max(percent) - mean]],
-      marker=markers[_sent(row)],
+      marker=marker_of(row),
       color=colors[_every(row)],
       ms=7,
       mfc='none' if _has_momentum(row.config.local) else None,
@@ -387,6 +393,11 @@ def _every(row: Row) -> int:
 
 def _sent(row: Row) -> str:
   return what(row.config).partition(', error decay')[0]
+
+
+def _method(row: Row) -> str:
+  """What is sent without its settings."""
+  return re.split(r',| r =| density| in \d', what(row.config))[0]
 
 
 if __name__ == '__main__':
