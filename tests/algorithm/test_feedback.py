@@ -29,7 +29,13 @@ def compiled(method, n, **options):
   return tx, workers.simulated(tx, n)
 
 
-@pytest.mark.parametrize('name', OWN)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(x, marks=pytest.mark.slow) if x == 'tsr, bases' else x
+    for x in OWN
+  ],
+)
 def test_errors_that_cannot_be_merged_are_kept_and_say_so(name):
   tx, update = compiled(OWN[name], 4)
   state = workers.fresh(tx, SHAPES, 4)

@@ -153,6 +153,7 @@ def test_entries_compete_by_their_steps():
   assert 0.3 < sent['steps'] < 0.7
 
 
+@pytest.mark.slow
 def test_a_run_resumes_exactly_on_another_number_of_workers():
   """The mean of the errors is all that matters."""
   with jax.enable_x64(True):
