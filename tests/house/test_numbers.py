@@ -8,6 +8,7 @@ import functools
 import json
 import pathlib
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -215,6 +216,24 @@ def readme():
   yield rf'\| {times:.0f} \| {re.escape(percent(over))} \|'
 
 
+class Compared(NamedTuple):
+  """Entries and directions at about the same bytes: per cent over dense."""
+
+  times: str
+  entries: str
+  directions_times: str
+  directions: str
+
+
+def directions_and_entries():
+  """ChunkTopK and PowerSGD in every step, and in rounds of 4 steps."""
+  pairs = (
+    ('ChunkTopK, 148 of a block in 8 bits', 'PowerSGD r = 29 int4'),
+    ('ChunkTopK, 175 of a block in 2 bits', 'PowerSGD r = 22 int4'),
+  )
+  return [Compared(*sparse(a), *sparse(b)) for a, b in pairs]
+
+
 def choosing():
   """What docs/choosing.md says."""
   yield from choices()
@@ -236,17 +255,16 @@ def choosing():
     rf' above dense, and float32 factors of rank 5 ended'
     rf' {100 * over_seeds("powersgd"):.1f} % above it'
   )
-  _, low_rank = sparse('PowerSGD r = 29 int4')
-  times, chunks = sparse('ChunkTopK, 148 of a block in 8 bits')
+  in_steps, in_rounds = directions_and_entries()
   yield (
-    rf'At {times} times fewer bytes and before AdamW, `PowerSGD` in 4 bits'
-    rf' ended {low_rank} % above dense, and `ChunkTopK` {chunks} %'
+    rf'At {in_steps.times} times fewer bytes and before AdamW, `PowerSGD` in 4'
+    rf' bits ended {in_steps.directions} % above dense, and `ChunkTopK`'
+    rf' {in_steps.entries} %'
   )
-  _, entries_over = sparse('ChunkTopK, 175 of a block in 2 bits')
-  _, low_rank = sparse('PowerSGD r = 22 int4')
   yield (
     rf'In rounds of 4 steps, at about 100 times fewer bytes, entries ended'
-    rf' {entries_over} % above dense and directions {low_rank} %'
+    rf' {in_rounds.entries} % above dense and directions'
+    rf' {in_rounds.directions} %'
   )
   yield r'about 3 % of the run'  # 45 of 1,500 steps in the study.
   yield r'Differences below 1 % mean little'
@@ -259,27 +277,25 @@ def choosing():
 
 def entries():
   """What docs/methods/sparse.md says."""
-  _, low_rank = sparse('PowerSGD r = 29 int4')
-  times, chunks = sparse('ChunkTopK, 148 of a block in 8 bits')
+  in_steps, in_rounds = directions_and_entries()
   _, threshold = sparse('ThresholdTopK density 0.011')
   yield (
-    rf'at {times} times fewer bytes, `ChunkTopK` ended {chunks} % above dense'
-    rf' and `ThresholdTopK` {threshold} %, but `PowerSGD` in 4 bits'
-    rf' {low_rank} %'
+    rf'at {in_steps.times} times fewer bytes, `ChunkTopK` ended'
+    rf' {in_steps.entries} % above dense and `ThresholdTopK` {threshold} %, but'
+    rf' `PowerSGD` in 4 bits {in_steps.directions} %'
   )
-  few, chunks = sparse('ChunkTopK, 175 of a block in 2 bits')
-  fewer, low_rank = sparse('PowerSGD r = 22 int4')
   yield (
-    rf'SparseLoCo ended {chunks} % above dense at {float(few):.0f} times fewer'
-    rf' bytes, and `PowerSGD` in 4 bits {low_rank} % at {float(fewer):.0f}'
+    rf'SparseLoCo ended {in_rounds.entries} % above dense at'
+    rf' {float(in_rounds.times):.0f} times fewer bytes, and `PowerSGD` in 4'
+    rf' bits {in_rounds.directions} % at'
+    rf' {float(in_rounds.directions_times):.0f}'
   )
   times, sketch = sparse('CountSketch density 0.012')
   _, amsgrad = sparse('SketchedAMSGrad density 0.012')
-  _, chunks = sparse('ChunkTopK, 148 of a block in 8 bits')
   yield (
     rf'At {float(times):.0f} times fewer bytes and before AdamW, it ended'
     rf' {sketch} % above dense, `sketched_amsgrad` {amsgrad} % and `ChunkTopK`'
-    rf' {chunks} %'
+    rf' {in_steps.entries} %'
   )
   times, frugal = sparse('FRUGAL density 0.016')
   yield rf'At {times} times fewer bytes it ended {frugal} % above dense AdamW'

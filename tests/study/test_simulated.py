@@ -108,3 +108,19 @@ def test_a_row_is_compared_with_the_same_seeds_of_dense():
   (row,) = (x for x in group.rows if x is not group.dense)
   assert group.over_dense(row.losses) == pytest.approx(10)
   assert math.isnan(group.over_dense({2: 9.0}))
+
+
+def test_a_rate_with_more_seeds_comes_before_a_better_one():
+  run = {
+    'config': 'configs/studies/family.py',
+    'overrides': '--compression.method dense',
+    'times_fewer': 1,
+  }
+  (row,) = report.rows_of(
+    [
+      run | {'rate': 1e-3, 'seed': 0, 'loss': 1.0},
+      *(run | {'rate': 2e-3, 'seed': i, 'loss': 2.0} for i in range(3)),
+      *(run | {'rate': 4e-3, 'seed': i, 'loss': 3.0} for i in range(3)),
+    ]
+  )
+  assert row.rate == 2e-3 and [*row.losses] == [0, 1, 2]
