@@ -130,6 +130,8 @@ def test_a_batch_that_does_not_divide(tmp_path):
   [
     (['--steps', '3'], 'compression.start_step is 60, and it has 3 steps.'),
     (['--local.every', '30'], 'is 60, and it has 33 rounds.'),
+    (['--local.every', '30', '--local.start_step', '40'], ''),
+    (['--local.every', '30', '--local.selsync_threshold', '0.1'], ''),
     (['--compression.method', 'dense', '--steps', '3'], ''),
     ([], ''),
   ],

@@ -346,8 +346,11 @@ def policy(compression: Compression, task: tasks.Task) -> dict[str, Any]:
 def late_start(config: Config) -> list[str]:
   """A line if the run ends before anything is compressed."""
   start, local = config.compression.start_step, config.local
-  rounds = config.steps // local.every
-  if config.compression.method == 'dense' or not start or start < rounds:
+  short = min(local.start_step, config.steps)  # Rounds of one step.
+  rounds = short + (config.steps - short) // local.every
+  is_unknown = local.selsync_threshold is not None  # How many there will be.
+  is_dense = config.compression.method == 'dense'
+  if is_dense or is_unknown or not start or start < rounds:
     return []
   unit = 'rounds' if local.is_on else 'steps'
   return [
