@@ -4,8 +4,9 @@
 4 simulated hosts, at rates from 1 Gbit/s to 1 Mbit/s, without delay and with 50
 ms in each direction: dense, by PowerSGD, and both in rounds of local steps,
 each with the real trainer; and the same model in PyTorch by DDP, its
-powerSGD_hook and its PostLocalSGDOptimizer. All of them run at the same time
-and take turns. A worker has one core on two hosts and half a core on four.
+powerSGD_hook and its PostLocalSGDOptimizer, and by torchft's DiLoCo. All of
+them run at the same time and take turns. A worker has one core on two hosts and
+half a core on four.
 
 The share of the time spent computing is, in rounds, the median of the steps of
 a round, which are local steps, over their mean; and otherwise the step of a
@@ -14,8 +15,8 @@ worker that trains alone, measured in the same turn, over that of the method.
 It appends a line per turn and method to experiments/links/results.jsonl, and
 then writes table.md and a figure there. Rerun the same command to resume. A
 method that would need more than --longest seconds for one message is predicted
-from a faster link. Needs root, iproute2, PyTorch (`make .venv/peers`) and a
-quiet machine.
+from a faster link. Needs root, iproute2, PyTorch and torchft (`make
+.venv/peers`), and a quiet machine.
 """
 
 import argparse
@@ -52,6 +53,7 @@ _CREWS = {
   'ddp': _THEIRS,
   'powersgd_hook': _THEIRS,
   'post_local_sgd-30': _THEIRS,
+  'torchft_diloco-30': _THEIRS,
 }
 _KEY = 'hosts', 'milliseconds', 'rate', 'turn', 'method'
 _TURN_SECONDS = 4.0  # Of a method that sends in every step.

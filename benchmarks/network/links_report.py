@@ -25,8 +25,9 @@ NAMES = {
   'ddp': 'PyTorch DDP',
   'powersgd_hook': 'PyTorch powerSGD_hook',
   'post_local_sgd-30': 'PyTorch PostLocalSGDOptimizer, every 30 steps',
+  'torchft_diloco-30': 'torchft DiLoCo, every 30 steps',
 }
-_THEIRS = 'ddp', 'powersgd_hook', 'post_local_sgd-30'
+_THEIRS = 'ddp', 'powersgd_hook', 'post_local_sgd-30', 'torchft_diloco-30'
 _STYLES = {
   'dense': ('C0', '-'),
   'powersgd': ('C2', '-'),
@@ -41,6 +42,7 @@ _STYLES = {
   'ddp': ('C1', '-'),
   'powersgd_hook': ('C3', '-'),
   'post_local_sgd-30': ('C1', '--'),
+  'torchft_diloco-30': ('C5', '--'),
 }
 
 

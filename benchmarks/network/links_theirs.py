@@ -26,7 +26,9 @@ from benchmarks.averaging import crew, theirs
 from benchmarks.network import links_ours
 from train.config.schema import Config, Model
 
-METHODS = ('torch_alone', 'ddp', 'powersgd_hook', 'post_local_sgd-30')
+_OF_DDP = 'ddp', 'powersgd_hook', 'post_local_sgd-30'
+_OF_TORCHFT = 'torchft_diloco-30'
+METHODS = 'torch_alone', *_OF_DDP, _OF_TORCHFT
 _START = 2  # Dense steps before PyTorch's hooks do anything.
 _WHOLE_MB = 64  # One bucket for everything, as in benchmarks.averaging.
 _BYTES = 256
@@ -106,7 +108,7 @@ class Worker:
       self.net.parameters(), config.optimizer.learning_rate, fused=True
     )
     self.model = self.net
-    if method != 'torch_alone':
+    if method in _OF_DDP:
       self._distribute(method, config.compression.rank)
     self.run(method, '', _START + 1)
 
@@ -132,6 +134,23 @@ class Worker:
       averager = averagers.PeriodicModelAverager(int(every), _START)
       self.optimizer = PostLocalSGDOptimizer(self.optimizer, averager)
 
+  def join_torchft(
+    self, method: str, coordinator: str, workers: int, index: int
+  ) -> None:
+    """Joins the other workers, and takes a round with them."""
+    from benchmarks.network import links_torchft
+
+    every = int(method.partition('-')[2])
+    self.torchft = links_torchft.enter_diloco(
+      self.net,
+      self.optimizer,
+      every,
+      coordinator=coordinator,
+      workers=workers,
+      index=index,
+    )
+    self.run(method, '', every)
+
   def run(self, method: str, kind: str, steps: int) -> list[float]:
     """Seconds per step, mean and median."""
     del method, kind
@@ -148,10 +167,14 @@ class Worker:
 def main(folder: str, coordinator: str, workers: str, index: str) -> None:
   """Joins the other workers and follows orders."""
   answers = crew.claim_output()
-  theirs.join(coordinator, int(workers), int(index), minutes=30)
   method = pathlib.Path(folder).name
+  if method != _OF_TORCHFT:
+    theirs.join(coordinator, int(workers), int(index), minutes=30)
   config = links_ours.config_of('dense', int(workers))
-  crew.follow(answers, Worker(method, config, int(index)).run)
+  worker = Worker(method, config, int(index))
+  if method == _OF_TORCHFT:
+    worker.join_torchft(method, coordinator, int(workers), int(index))
+  crew.follow(answers, worker.run)
   os._exit(0)  # Threads of gloo may still hold tensors and abort an exit.
 
 
