@@ -40,7 +40,7 @@ QUICKSTART = [
 ]
 # Tests of the trainer import one of these.
 TRAINER = re.compile(
-  r'^ *(from|import) (train|runs|texts|labelled|benchmarks|experiments)\b',
+  r'^ *(from|import) (train|runs|texts|labeled|benchmarks|experiments)\b',
   re.MULTILINE,
 )
 # A few fast files that run every method and every form of step.

@@ -2,7 +2,7 @@
 
 python -m train.prepare NAME [--data_dir DIR]       an official one, downloaded
 python -m train.prepare NAME --texts PATTERN ...    texts; also a tokenizer
-python -m train.prepare NAME --sentences FILE ...   labelled sentences or pairs
+python -m train.prepare NAME --sentences FILE ...   labeled sentences or pairs
 python -m train.prepare NAME --images FOLDER        FOLDER/CLASS/IMAGE
 python -m train.prepare NAME --idx FOLDER           the files of (Fashion-)MNIST
 """
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from train.config import command_line, exit_codes, section
-from train.data import datasets, labelled, sources, tokenizers
+from train.data import datasets, labeled, sources, tokenizers
 
 _PROG = 'python -m train.prepare'
 _VERSION = '1.0.0'
@@ -131,7 +131,7 @@ def _prepared(options: Options, root: pathlib.Path) -> str:
       path = root / name / 'tokenizer.json'
       learnt = _learn_vocabulary(source, options.vocabulary, path)
   elif options.sentences:
-    source = labelled.sentences(
+    source = labeled.sentences(
       [*options.sentences],
       [*options.columns] or None,
       options.score,

@@ -43,9 +43,10 @@ def compress_gradients(
   """Averages local gradients over the workers, sending a compressed form.
 
   Takes each worker's own gradients and gives all of them the same update, so
-  it stands first in a chain; clipping, momentum, Adam and weight decay follow
-  and see what they would see in a dense run. All leaves are sent together: one
-  all-reduce per round of the compressor and dtype.
+  it stands first in a chain; clipping, momentum, Adam and weight decay follow.
+  The update differs from the mean gradient by what error feedback delivers in
+  later steps. All leaves are sent together: one all-reduce per communication
+  round and dtype.
 
   With G_i the gradient of worker i, E_i its error and C the compressor:
 

@@ -34,7 +34,7 @@ class ChunkTopK(Compressor):
 
     1    its sign; with a scale for each block, the mean magnitude.
     2    its sign, and a scale. The values of a block are sent in order of
-         magnitude, and each 16 neighbours share their mean magnitude as a
+         magnitude, and each 16 neighbors share their mean magnitude as a
          scale, which takes 1 bit per value.
     4, 8 the nearest of 2^b - 1 levels up to the largest magnitude in the block.
     16   bfloat16.

@@ -38,7 +38,7 @@ class CountSketch(Compressor):
   the same everywhere: no index is sent, and every message is averaged, so a
   worker receives as much as it sends whatever the number of workers.
 
-  Entries are hashed by blocks of c neighbours: bucket_r(j) is (j + shift) mod
+  Entries are hashed by blocks of c neighbors: bucket_r(j) is (j + shift) mod
   c, with one random shift per row and block. Entries of a block never share a
   bucket, and entries of two blocks do with probability 1 / c. A sketch is then
   a sum of rotated blocks, and needs neither a table of hashes nor a scatter.
@@ -154,7 +154,7 @@ _rotate_one: Function = jax.vmap(jax.vmap(jnp.roll, (None, 0)))
 
 
 def _median(arrays: list[Array]) -> Array:
-  """Their median, entry by entry, by exchanging neighbours in order."""
+  """Their median, entry by entry, by exchanging neighbors in order."""
   last = len(arrays) - 1
   for i in range(last + 1):
     for j in range(i % 2, last, 2):

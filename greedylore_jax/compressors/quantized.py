@@ -42,7 +42,7 @@ class Quantize(Compressor):
     >>> tx = gl.compress_gradients(gl.Quantize(bits=4), 'data')
 
   References:
-    Quantised halves of an all-reduce: ZeRO++, arXiv 2306.10209 (2023). Rotated
+    Quantized halves of an all-reduce: ZeRO++, arXiv 2306.10209 (2023). Rotated
     chunks: Suresh et al., Distributed Mean Estimation with Limited
     Communication, arXiv 1611.00429 (2017).
   """

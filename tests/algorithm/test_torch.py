@@ -50,7 +50,7 @@ def gradients(dtype):
 def for_torch(name, x):
   """A leaf [..., *shape] as PyTorch gets it, and back.
 
-  Ours orthogonalises the factor on the shorter side, PyTorch's that of the
+  Ours orthogonalizes the factor on the shorter side, PyTorch's that of the
   rows, so a tall leaf goes there as its transpose.
   """
   return np.swapaxes(x, -1, -2) if name == 'tall' else x
@@ -89,7 +89,7 @@ def of_torch(rank, grads, starts, folder):
 def test_powersgd_follows_the_hook_of_pytorch(rank, dtype, tolerance, tmp_path):
   """Two dense steps and ten compressed ones, from the same Q.
 
-  The two differ in what they keep. PyTorch orthogonalises Q before use, and
+  The two differ in what they keep. PyTorch orthogonalizes Q before use, and
   builds each worker's error from the mean factor, H_i - P mean_j R_j, where
   ours takes the worker's own, H_i - P R_i. Neither shows in an output: it is
   P P^T mean_i H_i with P a basis of the columns of (mean_i H_i) Q, so it

@@ -1,4 +1,4 @@
-"""Two steps of each quantised or sparse message, a worker on each device.
+"""Two steps of each quantized or sparse message, a worker on each device.
 
 Prints the name of each that sent what was planned and lost nothing.
 """

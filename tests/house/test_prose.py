@@ -24,6 +24,12 @@ MODULES = sorted(
   for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.')
   if not module.name.endswith('__main__')
 )
+BRITISH = re.compile(
+  r'\w*[zlntm]is(?:e[ds]?|ing|ations?)\b|\w*(?:avi|col|fav|hb|hon|lab)our\w*'
+  r'|\b(?:label|cancel|travel|model)l(?:ed|ing)\b|\bcentres?\b',
+  re.IGNORECASE,
+)
+ALSO_AMERICAN = re.compile(r'promis|premis|rise')
 
 
 @pytest.mark.parametrize('name', MODULES)
@@ -64,3 +70,16 @@ def test_every_study_is_in_the_index():
   for results in (ROOT / 'experiments').glob('*/results.jsonl'):
     shown = {results.with_name(x) for x in ('README.md', 'compare.png')}
     assert shown & explained, f'no README explains {results}'
+
+
+def test_words_are_spelled_in_the_american_way():
+  found = {}
+  for kind in ('*.md', '*.py', '*.toml'):
+    for path in ROOT.rglob(kind):
+      name = path.relative_to(ROOT)
+      if name.parts[0].startswith('.') or path.name == 'test_prose.py':
+        continue
+      words = {x.group() for x in BRITISH.finditer(path.read_text('utf-8'))}
+      if words := {x for x in words if not ALSO_AMERICAN.search(x)}:
+        found[str(name)] = words
+  assert not found, 'spell these in the American way, as the other pages do'

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import hugging_face
-import labelled
+import labeled
 import runs
 from train import tasks
 from train.config.schema import (
@@ -34,8 +34,8 @@ GUESS = np.array([1, 0, 0, 1, 1])
 def folder(tmp_path_factory):
   """Small sets, their tokenizer, and an encoder."""
   folder = tmp_path_factory.mktemp('glue')
-  labelled.sets(folder)
-  labelled.tokenizer(folder)
+  labeled.sets(folder)
+  labeled.tokenizer(folder)
   hugging_face.write(folder / 'bert', of=hugging_face.arrays())
   return folder
 
@@ -103,7 +103,7 @@ def test_it_begins_with_what_is_pre_trained(folder, tmp_path):
   model = Model(name='bert', width=4, layers=1, heads=2, feed_forward=6)
   task = tasks.load(settings(folder, tmp_path, model=model))
   params = task.init(0)
-  assert params['embedding']['token'].shape == (len(labelled.WORDS), 4)
+  assert params['embedding']['token'].shape == (len(labeled.WORDS), 4)
   assert task.start(params) is params
 
 

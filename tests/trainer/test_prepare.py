@@ -109,7 +109,7 @@ def test_images_of_every_kind_are_8_bits_and_of_one_kind(tmp_path, capsys):
   """16 bits are scaled, gray becomes RGB among RGB, and a camera turns."""
   folder = tmp_path / 'kinds'
   deep = np.array([[0, 257 * 7], [257 * 200, 65535]], np.uint16)
-  colours = np.zeros((2, 2, 3), np.uint8) + np.uint8([1, 2, 3])
+  colors = np.zeros((2, 2, 3), np.uint8) + np.uint8([1, 2, 3])
   for name in ('a', 'b'):
     (folder / name).mkdir(parents=True)
   pillow.fromarray(deep).save(folder / 'a' / 'deep.png')
@@ -118,13 +118,13 @@ def test_images_of_every_kind_are_8_bits_and_of_one_kind(tmp_path, capsys):
   assert 'Images with 16 bits scaled to 8: 2.' in capsys.readouterr().out
   found = everything(section(tmp_path, 'gray'))
   assert [[0, 7], [200, 255]] in found[..., 0].tolist()
-  clear = pillow.fromarray(np.dstack([colours, np.uint8([[0, 9], [9, 9]])]))
+  clear = pillow.fromarray(np.dstack([colors, np.uint8([[0, 9], [9, 9]])]))
   clear.save(folder / 'b' / 'clear.png')
   assert run(tmp_path, 'both', '--images', str(folder)) == 0
   assert 'Images with transparency dropped: 1.' in capsys.readouterr().out
   found = everything(section(tmp_path, 'both'))
   assert found.shape == (3, 2, 2, 3)
-  assert colours.tolist() in found.tolist()
+  assert colors.tolist() in found.tolist()
   # Exif says that the right side of the picture was up.
   wide = pillow.fromarray(np.uint8([[0, 255]] * 2).repeat(8, 1).repeat(4, 0))
   for name in ('a', 'b'):

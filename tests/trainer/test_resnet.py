@@ -94,7 +94,7 @@ def test_statistics_of_parts_add_up(small):
 
 
 @pytest.mark.slow
-def test_a_prediction_does_not_depend_on_its_neighbours(small):
+def test_a_prediction_does_not_depend_on_its_neighbors(small):
   network, params = small
   statistics = network.statistics(params, pixels(16, seed=1))
   image = pixels(4)

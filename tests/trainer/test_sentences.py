@@ -1,4 +1,4 @@
-"""Are labelled sentences tokenized, cut and divided rightly?"""
+"""Are labeled sentences tokenized, cut and divided rightly?"""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-import labelled
+import labeled
 from train import prepare
 from train.config.schema import Data
 from train.data import datasets, sentences
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.filterwarnings('ignore')
 
 @pytest.fixture(scope='module')
 def tokenizer(tmp_path_factory):
-  return labelled.tokenizer(tmp_path_factory.mktemp('tokenizer'))
+  return labeled.tokenizer(tmp_path_factory.mktemp('tokenizer'))
 
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-  return labelled.sets(tmp_path_factory.mktemp('sets'))
+  return labeled.sets(tmp_path_factory.mktemp('sets'))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def rows(batch):
     assert not tokens[length:].any() and not segments[length:].any()
     found.append(
       ' '.join(
-        labelled.WORDS[t] + "'" * int(s)
+        labeled.WORDS[t] + "'" * int(s)
         for t, s in zip(tokens[:length], segments[:length], strict=True)
       )
     )
@@ -57,7 +57,7 @@ def rows(batch):
 
 def test_a_pair_with_its_marks(section):
   data = sentences.load(section('glue/mrpc'))
-  assert data.classes == 2 and data.vocab_size == len(labelled.WORDS)
+  assert data.classes == 2 and data.vocab_size == len(labeled.WORDS)
   held_out = data.evaluation(0)
   labels = dict(zip(rows(held_out), held_out['label'].tolist(), strict=True))
   assert labels == {

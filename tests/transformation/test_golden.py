@@ -1,4 +1,4 @@
-"""Did behaviour move? One compressed step, number by number."""
+"""Did behavior move? One compressed step, number by number."""
 
 import jax
 import jax.numpy as jnp
@@ -32,5 +32,5 @@ def test_a_compressed_step_gives_the_numbers_it_always_gave():
   assert same, (
     'A compressed step gives other numbers than before. If that is meant (new'
     ' random numbers, another choice of directions), say so in CHANGELOG.md'
-    f' as a change of behaviour and put this here:\n{got!r}'
+    f' as a change of behavior and put this here:\n{got!r}'
   )

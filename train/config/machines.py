@@ -4,7 +4,7 @@ import dataclasses
 
 from train.config.section import Section
 
-# The axes of the mesh, in their order: neighbours share the fastest links.
+# The axes of the mesh, in their order: neighbors share the fastest links.
 REPLICA, FSDP, TENSOR = 'replica', 'fsdp', 'tensor'
 _MTLS = 'mtls_cert_file', 'mtls_key_file', 'mtls_ca_file'
 _PREFIX = 'mtls_peer_uri_prefix'

@@ -75,7 +75,7 @@ class Model(Section):
 
   name: Literal['llama', 'resnet8', 'resnet18', 'bert'] = 'llama'
   """A language model (RMSNorm, rotary positions, SwiGLU, no biases), a residual
-  network with the stem for CIFAR for images, or BERT for labelled sentences
+  network with the stem for CIFAR for images, or BERT for labeled sentences
   (RoBERTa if model.pretrained is one)."""
   pretrained: str = ''
   """bert: folder with config.json and model.safetensors of Hugging Face, which

@@ -1,4 +1,4 @@
-"""Labelled images: scikit-learn's digits, or a data set by name."""
+"""Labeled images: scikit-learn's digits, or a data set by name."""
 
 from collections.abc import Callable
 import dataclasses

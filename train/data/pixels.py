@@ -10,8 +10,8 @@ import numpy as np
 # Gray values of 16 bits, in all orders of bytes.
 _SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I;16N')
 _GRAY = ('1', 'L', *_SIXTEEN_BITS)
-# Palettes are colours in all but a few files.
-_COLOURS = ('P', 'RGB', 'RGBX', 'CMYK', 'YCbCr', 'HSV', 'LAB')
+# Palettes are colors in all but a few files.
+_COLORS = ('P', 'RGB', 'RGBX', 'CMYK', 'YCbCr', 'HSV', 'LAB')
 _TRANSPARENT = ('LA', 'La', 'PA', 'RGBA', 'RGBa')
 
 
@@ -36,7 +36,7 @@ def decode(file: BinaryIO | pathlib.Path, where: str) -> tuple[Any, list[str]]:
     image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
   elif image.mode in _TRANSPARENT or 'transparency' in image.info:
     changes.append('transparency dropped')
-  elif image.mode not in (*_GRAY, *_COLOURS):
+  elif image.mode not in (*_GRAY, *_COLORS):
     raise ValueError(
       f'{where} must have 8 or 16 bits per channel, got mode {image.mode!r}:'
       ' convert it, or leave it out.'

@@ -1,4 +1,4 @@
-"""Labelled sentences and pairs of sentences: GLUE and its like."""
+"""Labeled sentences and pairs of sentences: GLUE and its like."""
 
 import dataclasses
 import hashlib
@@ -75,7 +75,7 @@ def load(data: Data) -> SentenceData:
   """The sentences that a configuration asks for, in memory.
 
   Raises:
-    ValueError: there is no such data set, it holds no labelled sentences, or
+    ValueError: there is no such data set, it holds no labeled sentences, or
       data.tokenizer does not encode pairs.
     ImportError: the library that reads it is not installed.
   """

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, in the colours of the page."""
+"""Line charts as inline SVG, in the colors of the page."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -24,8 +24,8 @@ class Look:
   """How a curve is drawn.
 
   Attributes:
-    color: a number; further ones repeat the colours with other dashes. None is
-      the colour of the text.
+    color: a number; further ones repeat the colors with other dashes. None is
+      the color of the text.
     dash: a number, for a second distinction.
     dots: whether every point is marked and shows its values.
     faint: whether it is thin.

@@ -247,7 +247,7 @@ def _link_lines(
   )
   lines = [
     f'Seconds of a step, predicted for a ring of {plan.num_workers},'
-    f' {1e3 * _LATENCY:g} ms to a neighbour:',
+    f' {1e3 * _LATENCY:g} ms to a neighbor:',
     f'{"Gbit/s":>8}{"dense":>12}{"compressed":>12}{"worst":>12}{"":4}',
   ]
   for gbits in _GBITS_OF_ROUNDS if plan.is_local else _GBITS:

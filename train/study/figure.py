@@ -12,7 +12,7 @@ matplotlib.use('Agg')
 from matplotlib import lines, ticker
 import matplotlib.pyplot as plt
 
-# Colours that differ side by side; dense is black.
+# Colors that differ side by side; dense is black.
 _TAB20 = matplotlib.color_sequences['tab20']
 _COLORS = [*_TAB20[::2], *_TAB20[1::2]]
 _STYLES = ('-', '--', ':', '-.')
@@ -23,7 +23,7 @@ def draw(
 ) -> None:
   """Draws held-out losses: means over the seeds at each best learning rate.
 
-  Colours show methods, and line styles budgets. `bandwidth` is for predicted
+  Colors show methods, and line styles budgets. `bandwidth` is for predicted
   times, in Mbit/s; see `comparison.wire_seconds`.
   """
   colors = colors_of(rows)
@@ -68,7 +68,7 @@ def draw(
 
 
 def colors_of(rows) -> dict[str, Any]:
-  """A colour for each method."""
+  """A color for each method."""
   methods = dict.fromkeys(row.method for row in rows)
   colored = [method for method in methods if method != 'dense']
   found: dict[str, Any] = {
@@ -85,7 +85,7 @@ def styles_of(rows) -> dict[float | None, str]:
 
 
 def _legend(figure, colors, styles) -> None:
-  """Methods by colour and budgets by style, below the panels."""
+  """Methods by color and budgets by style, below the panels."""
   handles = [
     lines.Line2D([], [], color=color, lw=2, label=method)
     for method, color in colors.items()

@@ -47,7 +47,7 @@ def render(
 
 
 def _colors(rows: Sequence[comparison.Row]) -> dict[str, int | None]:
-  """A colour for each method; dense has that of the text."""
+  """A color for each method; dense has that of the text."""
   methods = dict.fromkeys(row.method for row in rows)
   colored = [x for x in methods if x != 'dense']
   return {x: None if x == 'dense' else colored.index(x) for x in methods}

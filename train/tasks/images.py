@@ -19,7 +19,7 @@ _CALIBRATION_BATCHES = 16
 
 
 class ImageClassification(Task):
-  """A ResNet on labelled images, scored by cross-entropy and accuracy."""
+  """A ResNet on labeled images, scored by cross-entropy and accuracy."""
 
   embeddings = resnet.ENDS
 

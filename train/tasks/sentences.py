@@ -21,7 +21,7 @@ _REPORTED = {
 
 
 class SentenceClassification(Task):
-  """A BERT or RoBERTa on labelled sentences, with the metrics of GLUE."""
+  """A BERT or RoBERTa on labeled sentences, with the metrics of GLUE."""
 
   embeddings = bert.ENDS
 

@@ -65,7 +65,7 @@ class Matrices:
 
   @property
   def is_column_major(self) -> bool:
-    """Whether neighbours in memory belong to one column."""
+    """Whether neighbors in memory belong to one column."""
     _, rows, columns = self.axes
     return max(rows, default=-1) > max(columns, default=-1)
 

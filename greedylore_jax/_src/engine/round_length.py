@@ -16,7 +16,7 @@ _CHUNK = 1024  # Steps whose lengths are computed at once.
 
 @dataclasses.dataclass(frozen=True)
 class QSR:
-  """The quadratic synchronisation rule: longer rounds at lower learning rates.
+  """The quadratic synchronization rule: longer rounds at lower learning rates.
 
   A round that begins at a learning rate eta has
 
@@ -65,7 +65,7 @@ class QSR:
 
 @dataclasses.dataclass(frozen=True)
 class SelSync:
-  """Selective synchronisation: a round ends when gradients change.
+  """Selective synchronization: a round ends when gradients change.
 
   Worker i smooths the squared norm of its gradients,
 

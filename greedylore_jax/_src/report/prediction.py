@@ -37,7 +37,7 @@ def predict(
 
   Workers form a ring, as in most libraries' all-reduce: 2 (N - 1) times, a
   worker waits for the latency and sends 1 / N of a message. Computing
-  and sending do not overlap, which favours compression. If your dense
+  and sending do not overlap, which favors compression. If your dense
   all-reduce overlaps with the backward pass, pass only the rest of it as
   `compute_seconds`.
 

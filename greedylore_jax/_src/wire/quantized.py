@@ -1,4 +1,4 @@
-"""Numbers in a few bits: chunks of 64 neighbours with a scale of their own."""
+"""Numbers in a few bits: chunks of 64 neighbors with a scale of their own."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ def num_chunks(shape: Shape) -> int:
 def to_chunks(x: Array) -> Array:
   """[k, m, n] -> rotated chunks, [chunks, 64]; zeros end each matrix.
 
-  Neighbours in a chunk are neighbours along the longer side, where numbers are
+  Neighbors in a chunk are neighbors along the longer side, where numbers are
   of one size: the columns of a sketch differ by orders of magnitude. Whatever
   the distribution of the numbers, the rotated ones are nearly normal.
   """
@@ -95,14 +95,14 @@ def quantize(chunks: Array, bits: int) -> tuple[Array, Array]:
   if bits == 2:
     t = 1.25 * jnp.mean(jnp.abs(chunks), axis=-1, keepdims=True)
     levels = jnp.clip(jnp.floor(_ratio(chunks, t)) + 2, 0, 3)
-    chosen = levels - _centre(bits)
+    chosen = levels - _center(bits)
     fit = jnp.sum(chosen * chunks, axis=-1, keepdims=True)
     scale = (fit / jnp.sum(chosen**2, axis=-1, keepdims=True)).astype(_SCALE)
   else:
     t = jnp.max(jnp.abs(chunks), axis=-1, keepdims=True) / _limit(bits)
     scale = t.astype(_SCALE)
     nearest = jnp.round(_ratio(chunks, scale.astype(t.dtype)))
-    levels = jnp.clip(nearest, -_limit(bits), _limit(bits)) + _centre(bits)
+    levels = jnp.clip(nearest, -_limit(bits), _limit(bits)) + _center(bits)
   return pack(levels, bits), scale[..., 0]
 
 
@@ -110,7 +110,7 @@ def dequantize(packed: Array, scale: Array, bits: int) -> Array:
   """What `quantize` returned as numbers, float32, padded to whole bytes."""
   levels = unpack(packed, bits).astype(jnp.float32)
   wide = scale[..., None].astype(jnp.float32)
-  decoded: Array = wide * (levels - _centre(bits))
+  decoded: Array = wide * (levels - _center(bits))
   return decoded
 
 
@@ -165,7 +165,7 @@ def _limit(bits: int) -> int:
   return int(2 ** (bits - 1)) - 1
 
 
-def _centre(bits: int) -> float:
+def _center(bits: int) -> float:
   """The level of zero, which 2 bits do not have."""
   return 1.5 if bits == 2 else _limit(bits)
 

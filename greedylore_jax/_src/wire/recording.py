@@ -17,10 +17,10 @@ class Message(NamedTuple):
   """One collective and its payload per worker.
 
   Attributes:
-    kind: 'all-reduce', 'all-gather' or, for the two halves of a quantised mean,
+    kind: 'all-reduce', 'all-gather' or, for the two halves of a quantized mean,
       'all-to-all' and 'all-gather'. Of one leaf, both are a 'quantized-mean'.
     dtype: its name.
-    size: how many numbers of that dtype a worker sends; of a quantised mean, in
+    size: how many numbers of that dtype a worker sends; of a quantized mean, in
       chunks of 64.
   """
 
@@ -36,7 +36,7 @@ class Message(NamedTuple):
     return self.size * jnp.dtype(self.dtype).itemsize
 
   def halves(self, num_workers: int, devices: int) -> 'list[Message]':
-    """A quantised mean as it is sent: each worker has the same share of it."""
+    """A quantized mean as it is sent: each worker has the same share of it."""
     width = quantized.chunk_bytes(quantized.bits_of(self.dtype))
     share = -(-self.size // (devices * num_workers)) * devices * width
     return [

@@ -1,4 +1,4 @@
-"""Your own labelled sentences, from files of records."""
+"""Your own labeled sentences, from files of records."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -20,7 +20,7 @@ def sentences(
   is_score: bool,
   evaluation: sources.Evaluation,
 ) -> sources.Source:
-  """Labelled sentences, or pairs of them, from files of records.
+  """Labeled sentences, or pairs of them, from files of records.
 
   Args:
     patterns: of the files, see `files.records`.
@@ -73,7 +73,7 @@ def sentences(
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-  """A labelled sentence or pair."""
+  """A labeled sentence or pair."""
 
   texts: tuple[str, ...]
   label: str
@@ -103,7 +103,7 @@ def _rows(
         without += 1
   if not rows:
     raise ValueError(
-      f'{" ".join(patterns)} must hold labelled sentences, got {without} rows'
+      f'{" ".join(patterns)} must hold labeled sentences, got {without} rows'
       ' without a sentence or a label.'
     )
   return rows, without, columns

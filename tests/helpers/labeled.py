@@ -1,4 +1,4 @@
-"""Small sets of labelled sentences, and a tokenizer of a word per token."""
+"""Small sets of labeled sentences, and a tokenizer of a word per token."""
 
 import numpy as np
 
