@@ -123,10 +123,9 @@ def check_patterns_match(
 
   A leaf for which the tree holds an `optax.MaskedNode` counts, too.
   """
-  is_masked: Function = lambda x: isinstance(x, optax.MaskedNode)
   paths = [
     path_name(path)
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_masked)
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_masked)
   ]
   for pattern in patterns:
     if paths and not any(re.search(pattern, path) for path in paths):
@@ -134,6 +133,15 @@ def check_patterns_match(
         f'The pattern {pattern!r} in {where} matches no leaf of the parameters;'
         f' they are {", ".join(paths)}.'
       )
+
+
+def is_part(tree: PyTree) -> bool:
+  """Whether leaves of the tree are masked, so others look after them."""
+  return any(map(_is_masked, jax.tree.leaves(tree, is_leaf=_is_masked)))
+
+
+def _is_masked(x: Any) -> bool:
+  return isinstance(x, optax.MaskedNode)
 
 
 def path_name(path: KeyPath) -> str:

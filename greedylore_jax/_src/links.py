@@ -50,6 +50,28 @@ def optimizer(
   )
 
 
+def turned(moment: Array, rotation: Array) -> Array:
+  """The first moment R u in a new basis.
+
+  Args:
+    moment: u in the old basis, [k, s, n].
+    rotation: R = Q_new^T Q_old, [k, r, s].
+  """
+  return rotation @ moment
+
+
+def turned_squares(moment: Array, rotation: Array) -> Array:
+  """The second moment (R * R) v in a new basis; the same shapes as `turned`.
+
+  What is outside of the old basis gets the mean of v: with 0, the next steps
+  would be too long, as bias correction is over.
+  """
+  shares = rotation**2
+  outside = jnp.maximum(1 - shares.sum(axis=2, keepdims=True), 0)
+  squares: Array = shares @ moment + outside * moment.mean(1, keepdims=True)
+  return squares
+
+
 def nan_unless(finite: Array, steps: Updates, means: Updates) -> Updates:
   """Steps in the dtypes of the means; NaN if the step is to be skipped."""
   return jax.tree.map(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -94,9 +95,10 @@ def local_updates(
     total_steps: the length of the run, whose last step then ends a round. None
       is no end; steps after the last round are not part of x.
     fragments: groups of leaves, of about equal size. Each is averaged every H
-      steps and at its own time, so that no step after `start_step` sends more
-      than about 1 / fragments of a round. Each has its own state of `outer`,
-      which must not mix leaves of different groups.
+      steps and at its own time, so that no step after `start_step`, except the
+      last of `total_steps`, sends more than about 1 / fragments of a round.
+      Each has its own state of `outer`, which must not mix leaves of different
+      groups.
     delay: steps between the end of a round and the update of x, fewer than in a
       round. Workers take local steps in the meantime, which count: y_i becomes
       the new x plus what worker i moved since it sent. Rounds of `start_step`
@@ -164,6 +166,10 @@ def local_updates(
 
   def init(params: Params) -> LocalUpdatesState:
     inner_state = inner.init(params)
+    if fragments > 1:
+      with warnings.catch_warnings():  # The fragments give them.
+        warnings.simplefilter('ignore')
+        jax.eval_shape(outer.init, params)  # Only the whole can be refused.
     outer_states = tuple(
       outer.init(fragments_lib.take(params, members))
       for members in fragments_lib.assign(params, fragments)
@@ -206,6 +212,7 @@ def local_updates(
       with jax.named_scope('greedylore.local'):
         (share,) = Transport(axis_name).mean([asks.astype(jnp.float32)])
       ends, norm = ends | (share > 0), per_worker.of(own_norm)
+      _check_agreed(ends, count, axis_name)
     delta, moments = _local_step(inner, updates, state, params, extra)
     if average_moments:
       is_due = ends[0] & ((state.rounds[0] + 1) % average_moments == 0)
@@ -274,7 +281,8 @@ def _local_step(
   """The delta and inner state after a step of this worker on its own."""
   local = local_params(params, state)
   moves, moments = inner.update(updates, state.inner.own, local, **extra)
-  finite = all_finite(jax.tree.leaves(moves))
+  # A moment can overflow although its step, which it divides, is finite.
+  finite = all_finite(jax.tree.leaves((moves, moments)))
   keep = lambda new, old: jnp.where(finite, new, old)
   delta = jax.tree.map(
     lambda d, move: jnp.where(finite, d + move.astype(d.dtype), d),
@@ -294,9 +302,13 @@ def _averaged_if(
   ]
 
   def average(own: list[Array]) -> list[Array]:
+    transport = Transport(axis_name)
     with jax.named_scope('greedylore.moments'):
-      means = Transport(axis_name).mean(own)
-    return list(map(worker_axes.varying_like, means, own))
+      means = transport.mean(own)
+    keep = lambda mean, x: worker_axes.varying_like(
+      jnp.where(transport.finite, mean, x), x
+    )
+    return list(map(keep, means, own))
 
   own = [leaves[i] for i in floating]
   means = jax.lax.cond(is_due, average, lambda own: own, own)
@@ -313,13 +325,26 @@ def _learned_if(
   def learn(moments: OptState) -> OptState:
     new = after_round(moments, moved)
     # All zeros is what a round gives whose outcome was not finite.
-    counts = [jnp.any(x != 0) for x in jax.tree.leaves(moved) if x.size]
+    has_moved = jnp.array(False)
+    for x in jax.tree.leaves(moved):
+      has_moved |= jnp.any(x != 0) if x.size else False
     keep: Function = lambda new, old: worker_axes.varying_like(
-      jnp.where(jnp.any(jnp.stack(counts)), new, old), old
+      jnp.where(has_moved, new, old), old
     )
     return jax.tree.map(keep, new, moments)
 
   return jax.lax.cond(is_due, learn, lambda moments: moments, moments)
+
+
+def _check_agreed(ends: Array, count: Array, axis_name: AxisName) -> None:
+  """Raises if JAX's types say that a round may end for some workers only."""
+  varying = worker_axes.varying_axes
+  if axes := sorted(varying(ends) - varying(count)):
+    raise ValueError(
+      f'SelSync needs the axis_name of all workers, {axes}, got'
+      f' axis_name={axis_name!r}, so some of them would end a round alone: pass'
+      ' the axis_name that outer uses.'
+    )
 
 
 def _check_delay(delay: int, rule: Rule) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from greedylore_jax._src.transform import compress_gradients
 from greedylore_jax._src.types import (
   Array,
   AxisName,
+  Function,
   OptState,
   Params,
   PyTree,
@@ -188,6 +190,7 @@ def lordo(
     every=every,
     start_step=start_step,
     total_steps=total_steps,
+    axis_name=axis_name,
   )
 
 
@@ -261,8 +264,11 @@ class _LowRankAdam:
       tasks = map(self._leading, leaves, treedef.flatten_up_to(moved))
       found = treedef.unflatten(_done(tasks))
       renewed = map_leaves(_renewed, leaves, moved, bases, found)
-      mu = map_leaves(_turned, leaves, adam.mu, bases, renewed)
-      nu = map_leaves(_turned_squares, leaves, adam.nu, bases, renewed)
+      turned: Function = lambda turn, moment: map_leaves(
+        functools.partial(_turned, turn), leaves, moment, bases, renewed
+      )
+      mu = turned(links.turned, adam.mu)
+      nu = turned(links.turned_squares, adam.nu)
       return renewed, adam._replace(mu=mu, nu=nu)
 
     held = state.basis, state.adam
@@ -349,18 +355,11 @@ def _renewed(leaf: Leaf, moved: Array, old: PyTree, new: PyTree) -> PyTree:
   return jnp.where(has_moved & all_finite([new]), new, old)
 
 
-def _turned(leaf: Leaf, moment: Array, old: PyTree, new: PyTree) -> Array:
-  """R u with R = Q_new^T Q_old."""
-  return new.mT @ old @ moment if isinstance(leaf, CompressedLeaf) else moment
-
-
-def _turned_squares(
-  leaf: Leaf, moment: Array, old: PyTree, new: PyTree
+def _turned(
+  turn: Function, leaf: Leaf, moment: Array, old: PyTree, new: PyTree
 ) -> Array:
-  """(R * R) v, and the mean of v for what is outside of the old basis."""
+  """A moment in a new basis."""
   if not isinstance(leaf, CompressedLeaf):
     return moment
-  shares = (new.mT @ old) ** 2
-  outside = jnp.maximum(1 - shares.sum(axis=2, keepdims=True), 0)
-  turned: Array = shares @ moment + outside * moment.mean(1, keepdims=True)
+  turned: Array = turn(moment, new.mT @ old)
   return turned

@@ -80,7 +80,11 @@ class RoundEnd(NamedTuple):
       keep = lambda new, old: jnp.where(finite, new, old)
       outer_state = jax.tree.map(keep, new_state, outer_state)
       return (
-        _where(finite, moved, 0),
+        jax.tree.map(
+          lambda move, x: jnp.where(finite, move, 0).astype(x.dtype),
+          moved,
+          params,
+        ),
         jax.tree.map(_zeros_like, delta),
         outer_state,
       )

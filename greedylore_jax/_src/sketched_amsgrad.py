@@ -194,6 +194,8 @@ def _split(leaf: Leaf, scale: Array) -> PyTree:
   """The scales of a leaf as those of its matrices."""
   if not isinstance(leaf, CompressedLeaf):
     return _NOTHING
+  if not isinstance(leaf.compressor, _LargestSteps):
+    return ()  # A dense leaf in few bits.
   return leaf.matrices.split(scale)
 
 

@@ -50,13 +50,14 @@ def compress_gradients(
 
   With G_i the gradient of worker i, E_i its error and C the compressor:
 
-    H_i = G_i + E_i,   (update, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i.
+    H_i = G_i + decay E_i,   (update, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i
 
-  With error feedback, mean_i G_i + mean_i E_i is conserved: it equals the
-  update plus the new mean_i E_i at every step, up to the rounding of the dtypes
-  that are sent and stored.
+  where decay is `error_decay`, 1 by default. With error feedback,
+  mean_i G_i + decay mean_i E_i is conserved: it equals the update plus the new
+  mean_i E_i at every step, up to the rounding of the dtypes that are sent and
+  stored.
 
-  If anything received or to be kept is not finite, because of any worker,
+  If anything received is not finite, because of any worker,
   the updates of all are NaN and the state stays as it was: to skip such a step,
   put `optax.apply_if_finite` around what follows in the chain (not around this,
   which must run on every worker).
@@ -105,7 +106,7 @@ def compress_gradients(
 
   def init(params: Params) -> CompressState:
     leaves = policy.leaves(params)
-    policy_lib.check_compresses(leaves)
+    policy_lib.check_compresses(leaves, is_part=checks.is_part(params))
     return compress_state.fresh(leaves, params)
 
   def update(
@@ -212,15 +213,17 @@ def _check_local(
 ) -> None:
   """Raises if JAX's types say that a gradient is the same on all workers.
 
-  Or that it would not be the same on all of them afterwards. Dense leaves may
-  differ over other axes: what follows in the chain can average over those.
+  Or that it would not be the same on all of them afterwards. If no leaf is
+  compressed, gradients may differ over other axes: what follows in the chain
+  can average over those.
   """
+  compresses = any(isinstance(leaf, CompressedLeaf) for leaf in leaves)
   for leaf, g in zip(leaves, grads, strict=True):
     if isinstance(leaf, FrozenLeaf):
       continue
     apart = worker_axes.varying_axes(g) - worker_axes.varying_axes(count)
     others = sorted(apart.difference(worker_axes.names(axis_name)))
-    if others and isinstance(leaf, CompressedLeaf):
+    if others and compresses:
       every = (*worker_axes.names(axis_name), *others)
       raise ValueError(
         f'The gradient of {leaf.path!r} differs over the mesh axes {others},'

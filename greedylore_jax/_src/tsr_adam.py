@@ -172,11 +172,12 @@ class _AdamOnCores:
     bases, before = sent.compressor_state, state.compress.compressor_state
     moments = state.adam
     if self.rotate_moments:
-      rotated: Function = lambda moment, power: leaf_lib.map_leaves(
-        functools.partial(_rotated, power), leaves, moment, before, bases
+      rotated: Function = lambda turn, moment: leaf_lib.map_leaves(
+        functools.partial(_rotated, turn), leaves, moment, before, bases
       )
       moments = moments._replace(
-        mu=rotated(moments.mu, 1), nu=rotated(moments.nu, 2)
+        mu=rotated(links.turned, moments.mu),
+        nu=rotated(links.turned_squares, moments.nu),
       )
     cores = leaf_lib.map_leaves(_core, leaves, means, bases)
     cores, _ = self.clip.update(cores, optax.EmptyState())
@@ -191,8 +192,9 @@ class _AdamOnCores:
 
 
 def _core(leaf: Leaf, mean: Array, state: Any) -> Array:
-  """C in the place of a compressed leaf."""
-  return state.core if isinstance(leaf, CompressedLeaf) else mean
+  """C in the place of a compressed leaf; the mean of any other."""
+  is_compressed = isinstance(leaf, CompressedLeaf)
+  return state.core if is_compressed else leaf_lib.widened(mean)
 
 
 def _lifted(scale: float, leaf: Leaf, d: Array, state: Any) -> Array:
@@ -203,11 +205,11 @@ def _lifted(scale: float, leaf: Leaf, d: Array, state: Any) -> Array:
 
 
 def _rotated(
-  power: int, leaf: Leaf, moment: Array, old: Any, new: Any
+  turn: Function, leaf: Leaf, moment: Array, old: Any, new: Any
 ) -> Array:
   """A moment in new bases, if they are not the old ones."""
   if not isinstance(leaf, CompressedLeaf):
     return moment
-  left, right = new.u.mT @ old.u, old.v.mT @ new.v
-  turned = left**power @ moment @ right**power
-  return jnp.where(jnp.any(new.u != old.u), turned, moment)
+  rows = turn(moment, new.u.mT @ old.u)
+  both = turn(rows.mT, new.v.mT @ old.v).mT
+  return jnp.where(jnp.any(new.u != old.u), both, moment)

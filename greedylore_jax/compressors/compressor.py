@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from greedylore_jax._src import checks
 from greedylore_jax._src.types import Array, DType, Phase, PyTree
 from greedylore_jax._src.wire.rounds import Rounds
 
@@ -144,6 +145,8 @@ def check(compressor: Any) -> None:
       'compressor must be a gl.Compressor such as gl.GreedyLore(rank=32), or a'
       f' list of (pattern, compressor), got {got}'
     )
+  if compressor.update_interval is not None:
+    checks.check_integer('update_interval', compressor.update_interval)
   has_refresh = type(compressor).refresh is not Compressor.refresh
   if compressor.update_interval is not None and not has_refresh:
     raise TypeError(

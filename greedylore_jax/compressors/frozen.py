@@ -15,6 +15,8 @@ class Frozen(Compressor):
 
   Unlike other methods it also holds for leaves that are not matrices. What
   follows in the chain still sees the leaf, so exclude it from weight decay.
+  With `local_updates`, the inner optimizer would move it during a round:
+  exclude it there, too.
 
   Example:
     >>> import greedylore_jax as gl

@@ -103,7 +103,7 @@ class GreedyLore(LazyBasis):
     """Two rounds: scores, then the factor of the directions they chose."""
     local = yield from self._scores(h, basis, key)
     scores, _ = yield local
-    energies = jnp.sum(scores**2, axis=1)
+    energies = parts.energies(scores, axis=1)
     r = min(self.rank, basis.shape[2])
     p = yield from parts.top_columns(basis, energies, r)
     output, sent, _ = yield from parts.project(h, p)

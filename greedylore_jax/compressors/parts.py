@@ -54,6 +54,17 @@ def range_of(h: Array, omega: Array, power_iterations: int = 0) -> Rounds:
   return q
 
 
+def energies(scores: Array, axis: int) -> Array:
+  """Sums of squares along an axis, [k, ..], up to a common factor.
+
+  Scaled, so that those of tiny gradients do not underflow and tie.
+  """
+  others = tuple(range(1, scores.ndim))
+  largest = jnp.max(jnp.abs(scores), axis=others, keepdims=True)
+  scaled = scores / jnp.where(largest > 0, largest, 1)
+  return jnp.sum(scaled**2, axis=axis)
+
+
 def top_columns(basis: Array, scores: Array, count: int) -> Rounds:
   """The columns of highest score, [k, a, n], [k, n] -> [k, a, count]."""
   columns = yield Each(linalg.largest(count), scores)

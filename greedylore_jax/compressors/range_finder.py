@@ -80,6 +80,6 @@ class RangeFinder(Compressor):
     if w == r:
       state = factor.mT
     elif w:
-      energies = jnp.sum(factor**2, axis=-1)
+      energies = parts.energies(factor, axis=-1)
       state = yield from parts.top_columns(factor.mT, energies, w)
     return output, sent, state

@@ -78,7 +78,7 @@ class TopK(Compressor):
     v = yield from parts.normal(key, (k, a, self.probes), h.dtype)
     scores, _ = yield h.mT @ v
     count = parts.share_of(b, self.density)
-    _, columns = jax.lax.top_k(jnp.sum(scores**2, axis=-1), count)
+    _, columns = jax.lax.top_k(parts.energies(scores, axis=-1), count)
     chosen = jnp.take_along_axis(h, columns[:, None, :], axis=2)
     mean, local = yield chosen
     put: Function = jax.vmap(

@@ -39,7 +39,7 @@ class TSR(Compressor):
     Z = mean_i H_i^T Q,     Y = mean_i H_i orth(Z),   Q = orth(Y)
                             sent for each power iteration: k * (a + b)
     B = mean_i Q^T H_i                              sent: k * b
-    B = U_B S V^T,   U = Q U_B[:, :r],   V = V[:, :r],   core = S[:r].
+    B = U_B S V^T,   U = Q U_B[:, :r],   V = V[:, :r],   core = +-S[:r].
 
   No dense gradient is ever sent. `tsr_adam` runs Adam on the cores.
 

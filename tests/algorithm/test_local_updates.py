@@ -24,6 +24,7 @@ SHAPES = {'tall': (9, 6), 'gain': (4,)}
 RANK, EVERY, ROUNDS = 2, 3, 4
 STEPS = EVERY * ROUNDS
 P = jax.sharding.PartitionSpec
+SGD = optax.sgd(1.0)
 
 
 def target(n, seed=0):
@@ -491,6 +492,13 @@ def test_qsr_makes_rounds_longer_as_the_rate_falls():
   assert lengths[-1] >= 4
 
 
+def test_qsr_does_not_lose_a_step_to_rounding():
+  """(1.3 / 0.1)^2 is 168.99998 in float32."""
+  for tenths in range(1, 60):
+    rule = gl.QSR(0.1, alpha=tenths / 10)
+    assert rule.length(jnp.int32(0)) == tenths**2
+
+
 def test_frozen_leaves_and_bf16():
   params = {'w': jnp.ones((6, 12), jnp.bfloat16), 'gain': jnp.ones(12)}
   rules = [('gain', gl.Frozen()), ('', gl.PowerSGD(2))]
@@ -815,3 +823,73 @@ def test_a_foreign_state_and_averaged_gradients_are_refused():
   )
   with pytest.raises(ValueError, match=r'already averaged.*local_params'):
     jax.eval_shape(step, params, state, batch_of(0, 2))
+
+
+def test_a_fragment_may_hold_nothing_that_shrinks():
+  params = {'w': jnp.ones((64, 64)), 'small': jnp.ones((4, 4))}
+  outer = optax.chain(gl.compress_gradients(gl.PowerSGD(8), None), SGD)
+  options = {'outer': outer, 'every': 4, 'fragments': 2}
+  gl.local_updates(optax.sgd(0.1), **options).init(params)
+  with pytest.raises(ValueError, match='Nothing would be compressed'):
+    gl.local_updates(optax.sgd(0.1), **options).init(
+      {'a': jnp.ones((4, 4)), 'b': jnp.ones((4, 4))}
+    )
+
+
+def test_a_moment_that_overflows_on_one_worker_stays_out_of_the_mean():
+  average = optax.chain(gl.average_gradients(workers.AXIS), SGD)
+  tx = gl.local_updates(
+    optax.adam(0.1),
+    outer=average,
+    every=2,
+    average_moments=1,
+    axis_name=workers.AXIS,
+  )
+  params = {'w': jnp.ones(3)}
+  step = workers.optimized(tx)
+  state = gl.expand(tx.init(params), 2, exact=False)
+  for gradient_of_one in (1e30, 1e30, 1.0, 1.0):  # Its square is infinite.
+    grads = {'w': jnp.array([[1.0, 1, 1], [gradient_of_one, 1, 1]])}
+    params, state = step(params, state, grads)
+  assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(state.inner))
+  assert (params['w'] < 1).all(), 'every coordinate has moved'
+  # Worker 1 has skipped two steps; the counts of one for all are the most.
+  counts = jax.tree.leaves(state.inner)[0]
+  assert counts.tolist() == [4, 2]
+  assert jax.tree.leaves(gl.collapse(state, exact=False).inner)[0] == 4
+
+
+def test_outer_may_keep_wider_numbers_than_the_parameters():
+  params = {'w': jnp.ones((8, 16), jnp.bfloat16)}
+  momentum = optax.sgd(0.7, momentum=0.9, accumulator_dtype=jnp.float32)
+  tx = gl.local_updates(
+    optax.sgd(0.1),
+    outer=optax.chain(gl.average_gradients(None), momentum),
+    every=1,
+  )
+  updates, _ = tx.update(params, tx.init(params), params)
+  assert updates['w'].dtype == jnp.bfloat16
+
+
+def test_selective_synchronization_needs_all_workers():
+  tx = gl.local_updates(
+    optax.sgd(0.1),
+    outer=optax.chain(gl.average_gradients(workers.AXIS), SGD),
+    every=gl.SelSync(0.1),
+    axis_name=None,
+  )
+  mesh = workers.mesh_of(2)
+  params = {'w': jnp.ones((4, 4))}
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  loss_fn = lambda p, x: jnp.mean(x @ p['w'])
+  step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
+  with pytest.raises(ValueError, match='SelSync needs the axis_name'):
+    step(params, state, jnp.ones((4, 4)))
+
+
+def test_lordo_takes_selective_synchronization_and_no_parameters_at_all():
+  tx = gl.lordo(1e-3, 2, None, every=gl.SelSync(0.1))
+  params = {'w': jnp.ones((16, 16))}
+  jax.eval_shape(tx.update, params, tx.init(params), params)
+  empty = gl.lordo(1e-3, 2, None, every=2)
+  assert empty.update({}, empty.init({}), {})[0] == {}

@@ -244,3 +244,10 @@ def test_16_bit_parameters_keep_their_moments_in_float32():
   dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)
   assert dtypes(new) == dtypes(state)
   assert new[0].moments.nu_max['wide'].dtype == jnp.float32
+
+
+def test_dense_leaves_may_be_sent_in_few_bits():
+  params = {'w': jnp.ones((64, 64)), 'b': jnp.ones(512)}
+  tx = gl.sketched_amsgrad(1e-3, 0.02, None, dense_dtype='int8')
+  updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(updates))

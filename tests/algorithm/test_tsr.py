@@ -103,8 +103,9 @@ class Adam:
   def step(self, grads, u, w, params, rate, decay):
     """W - rate (scale U D V^T + decay W), V being called w."""
     if self.rotate and self.u is not None and not np.array_equal(u, self.u):
-      a, b = u.T @ self.u, self.w.T @ w
-      self.m, self.v = a @ self.m @ b, a**2 @ self.v @ b**2
+      a, b = u.T @ self.u, w.T @ self.w
+      self.m = a @ self.m @ b.T
+      self.v = self._turned(b**2, self._turned(a**2, self.v).T).T
     self.u, self.w = u, w
     self.count += 1
     c = sum(u.T @ g @ w for g in grads) / len(grads)
@@ -114,6 +115,10 @@ class Adam:
       np.sqrt(self.v / (1 - 0.99**self.count)) + 1e-6
     )
     return params - rate * (self.scale * u @ d @ w.T + decay * params)
+
+  def _turned(self, shares, v):
+    """Second moments; the mean of v for what is outside of the old basis."""
+    return shares @ v + np.outer(1 - shares.sum(axis=1), v.mean(axis=0))
 
 
 @pytest.mark.parametrize('rotate', [False, True])
@@ -258,3 +263,38 @@ def test_a_mean_of_bases_loses_energy_where_workers_differ():
   lost = [1 - captured('bases', noise) for noise in (0.1, 1.0, 3.0)]
   assert lost[0] < lost[1] < lost[2]
   assert lost[2] > 0.5
+
+
+def test_steps_after_a_turn_of_the_bases_are_not_longer():
+  """Directions that the old bases lack have no second moment of their own."""
+
+  def lengths(rotate):
+    tx = gl.tsr_adam(
+      1.0, 4, None, update_interval=100, rotate_moments=rotate, b2=0.99
+    )
+    state, update = tx.init({'w': jnp.zeros((32, 32))}), jax.jit(tx.update)
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(32, 32)))[0] for _ in '01')
+    found = []
+    for step in range(104):
+      j = 0 if step < 100 else 8
+      core = rng.normal(size=(4, 4))
+      g = left[:, j : j + 4] @ core @ right[:, j : j + 4].T
+      updates, state = update({'w': jnp.float32(g)}, state)
+      found.append(float(jnp.linalg.norm(updates['w'])))
+    return max(found[100:]) / max(found[90:100])
+
+  assert lengths(True) < 1.5, 'was 8 times as long as before'
+  assert lengths(False) < 1.5
+
+
+def test_moments_of_dense_leaves_decay_in_bfloat16():
+  tx = gl.tsr_adam(0.1, 2, None, b2=0.99)
+  params = {'w': jnp.ones((64, 64), 'bfloat16'), 'b': jnp.ones(64, 'bfloat16')}
+  state, update = tx.init(params), jax.jit(tx.update)
+  for step in range(101):
+    grads = jax.tree.map(lambda x: x * (step == 0), params)
+    updates, state = update(grads, state)
+  assert updates['b'].dtype == jnp.bfloat16
+  nu = state[0].adam.nu['b']
+  np.testing.assert_allclose(nu, 0.01 * 0.99**100, rtol=1e-3)

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import greedylore_jax as gl
@@ -64,3 +65,37 @@ def test_without_a_compressed_leaf_every_step_is_dense():
   assert schedule.phases == ['dense']
   assert schedule.at(0) == schedule.at(5) == 'dense'
   assert schedule.index(jnp.array(0)) == schedule.index(jnp.array(5)) == 0
+
+
+@pytest.mark.parametrize('stagger', [False, True])
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'average_moments': 10},  # Never with a refresh: 10 n and 10 n - 1.
+    {'average_moments': 3},
+    {'fragments': 4, 'total_steps': 66},
+    {'fragments': 4, 'local_start_step': 10, 'average_moments': 5},
+    {'start_step': 4, 'average_moments': 2},
+  ],
+  ids=str,
+)
+def test_peak_and_shares_of_rounds_are_those_of_the_steps(options, stagger):
+  params = {str(i): jnp.ones((64, 64)) for i in range(4)}
+  if 'average_moments' in options:
+    options = options | {'inner': optax.adam(1e-3)}
+  plan = gl.plan(
+    gl.GreedyLore(4, update_interval=10),
+    params,
+    num_workers=4,
+    every=5,
+    stagger=stagger,
+    **options,
+  )
+  steps = options.get('total_steps', 700)
+  phases = [plan.phase_at(step) for step in range(steps)]
+  assert plan.peak_bytes == max(map(plan.bytes_in, phases))
+  if 'total_steps' not in options:
+    period = 5 * math.lcm(10, options.get('average_moments', 1))
+    later = collections.Counter(phases[-period:])
+    shares = {phase: n / period for phase, n in later.items()}
+    assert plan.lasting_phases() == pytest.approx(shares)

@@ -121,3 +121,14 @@ def test_they_need_errors_to_look_at(link, message):
   params = {'w': jnp.ones((6, 12))}
   with pytest.raises(ValueError, match=message):
     step(params, tx.init(params), jnp.ones(N))
+
+
+def test_the_share_that_is_sent_counts_what_error_decay_left():
+  step, params, state = start(gl.TopK(0.25), error_decay=0.5)
+  for i in range(3):
+    grads = workers.random_grads(SHAPES, N, seed=i)
+    before = np.asarray(state[0].error['w'])
+    params, state, (_, seen) = step(params, state, grads)
+    h = grads['w'] + 0.5 * before
+    share = 1 - np.sum(np.square(state[0].error['w'])) / np.sum(h**2)
+    np.testing.assert_allclose(seen.captured_energy, share, atol=1e-5)

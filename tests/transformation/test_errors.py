@@ -88,6 +88,11 @@ class Refreshed(gl.Compressor):
       r"'\*' in the list.*regular expression",
     ),
     (
+      lambda: gl.compress_gradients(Refreshed(0), None),
+      ValueError,
+      'update_interval must be at least 1, got update_interval=0',
+    ),
+    (
       lambda: gl.compress_gradients(Refreshed(), None),
       TypeError,
       'update_interval=5, so it must have a method refresh',

@@ -144,3 +144,42 @@ def test_a_decomposition_that_fails_is_not_remembered(monkeypatch):
   updates, state = tx.update(grads, state)
   np.testing.assert_array_equal(updates['w'], grads['w'])
   assert state.count == 1
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'options'),
+  [('float32', {'error_dtype': 'float16'}), ('float16', {})],
+)
+def test_what_overflows_a_dtype_is_cut_and_the_run_goes_on(dtype, options):
+  """An error or an update that was infinite would stay so for ever."""
+  method = gl.RandomK(0.1)
+  tx = gl.compress_gradients(method, None, factor_dtype='float32', **options)
+  params = {'w': jnp.zeros((8, 16), dtype)}
+  state, update = tx.init(params), jax.jit(tx.update)
+  large = 3e4 if dtype == 'float16' else 1e5
+  for step, size in enumerate([large, large, large, large, 1.0]):
+    updates, state = update({'w': jnp.full((8, 16), size, dtype)}, state)
+    assert jnp.isfinite(updates['w']).all(), step
+    assert jnp.isfinite(state.error['w']).all(), step
+  assert int(state.count) == 5
+
+
+TINY = {
+  'greedylore': gl.GreedyLore(2, update_interval=10),
+  'top_k': gl.TopK(0.1),
+}
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_tiny_gradients_are_chosen_from_like_others(name):
+  """Their squares are 0 in float32, and equal scores choose nothing."""
+  tx = gl.compress_gradients(TINY[name], None, min_compression_rate=0)
+  update = jax.jit(tx.update)
+  sent = []
+  for scale in (1.0, 2.0**-80):
+    state = tx.init(workers.zeros({'w': (16, 24)}))
+    for step in range(3):
+      (grads,) = workers.random_grads({'w': (16, 24)}, 1, seed=step)['w']
+      updates, state = update({'w': jnp.float32(scale) * grads}, state)
+    sent.append(updates['w'] / scale)
+  np.testing.assert_allclose(*sent, atol=1e-5)

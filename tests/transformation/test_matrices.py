@@ -126,3 +126,28 @@ def test_state_of_absurd_size_is_refused():
       use(BothBases(2))
     # The advice, followed.
     use([('^embed$', gl.PowerSGD(2)), ('', BothBases(2))])
+
+
+def test_a_list_that_decides_one_leaf_leaves_the_warning_for_another():
+  shape = jax.ShapeDtypeStruct((64, 4, 16), jnp.float32)
+  params = {'query': shape, 'key': shape, 'bias': jnp.ones(64)}
+  numbers = [('query', MuonDimensionNumbers(0, (1, 2)))]
+  tx = gl.compress_gradients(
+    gl.GreedyLore(2), None, weight_dimension_numbers=numbers
+  )
+  with pytest.warns(UserWarning, match='key') as caught:
+    jax.eval_shape(tx.init, params)
+  assert 'query' not in str(caught[0].message)
+  plan = gl.plan(gl.GreedyLore(2), params, weight_dimension_numbers=numbers)
+  how = {leaf.path: leaf.how for leaf in plan.leaves}
+  assert how['bias'] == '1-D, not a matrix' and 'ambiguous' in how['key']
+
+
+@pytest.mark.parametrize(
+  'method', [gl.Dense(), [('query', gl.Dense()), ('', gl.PowerSGD(2))]]
+)
+def test_a_leaf_that_was_asked_to_be_dense_is_not_warned_of(method):
+  params = {'query': jnp.ones((64, 4, 16)), 'w': jnp.ones((32, 64))}
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    gl.compress_gradients(method, None).init(params)

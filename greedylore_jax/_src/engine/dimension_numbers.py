@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +75,17 @@ def is_gain_or_offset(path: str) -> bool:
   return bool(_GAIN_OR_OFFSET.search(path.lower()))
 
 
+class Reading(NamedTuple):
+  """How a leaf is read as matrices; None is not at all."""
+
+  numbers: DimensionNumbers | None
+  is_requested: bool
+  """By the user, rather than decided by name and shape."""
+
+
 def _by_patterns(
   rules: Sequence[Any], leaves: Sequence[tuple[str, Shape]], params: Params
-) -> list[DimensionNumbers | None]:
+) -> list[Reading]:
   """The numbers of the first pattern in a path; the default without a match."""
   for rule in rules:
     if not (
@@ -95,13 +103,17 @@ def _by_patterns(
     'weight_dimension_numbers', [pattern for pattern, _ in rules], params
   )
 
-  def numbers(path: str, shape: Shape) -> DimensionNumbers | None:
+  def reading(path: str, shape: Shape) -> Reading:
     for pattern, found in rules:
       if re.search(pattern, path):
-        return found
-    return default_dimension_numbers(path, shape)
+        return Reading(found, True)
+    return _default(path, shape)
 
-  return [numbers(*leaf) for leaf in leaves]
+  return [reading(*leaf) for leaf in leaves]
+
+
+def _default(path: str, shape: Shape) -> Reading:
+  return Reading(default_dimension_numbers(path, shape), False)
 
 
 AMBIGUOUS = 'ambiguous shape'
@@ -133,16 +145,19 @@ def _is_kernel(sides: Shape, channels: int) -> bool:
   return len(set(sides)) == 1 and side <= _LARGEST_KERNEL and bool(usual)
 
 
-def dimension_numbers(
-  given: Any, params: Params
-) -> list[DimensionNumbers | None]:
-  """The dimension numbers of every leaf of `params`, in flattening order."""
+def readings(given: Any, params: Params) -> list[Reading]:
+  """How every leaf of `params` is read, in flattening order.
+
+  Args:
+    given: the option `weight_dimension_numbers`.
+    params: the parameters.
+  """
   leaves = [
     (checks.path_name(path), jnp.shape(x))
     for path, x in jax.tree_util.tree_leaves_with_path(params)
   ]
   if given is None:
-    return [default_dimension_numbers(*leaf) for leaf in leaves]
+    return [_default(*leaf) for leaf in leaves]
   is_numbers = isinstance(given, DimensionNumbers)
   if isinstance(given, list | tuple) and not is_numbers:
     return _by_patterns(given, leaves, params)
@@ -164,4 +179,4 @@ def dimension_numbers(
         'weight_dimension_numbers must hold optax.contrib.'
         f'MuonDimensionNumbers or None, got {entry!r}.'
       )
-  return numbers
+  return [Reading(entry, True) for entry in numbers]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from greedylore_jax._src.engine import groups as groups_lib
+from greedylore_jax._src.engine import leaf as leaf_lib
 from greedylore_jax._src.engine import phases as phases_lib
 from greedylore_jax._src.engine.leaf import Leaf
 from greedylore_jax._src.engine.schedule import Schedule
@@ -34,8 +35,8 @@ class Given(NamedTuple):
 class Exchanged(NamedTuple):
   """The outcome of a step; lists have an entry per leaf.
 
-  If anything received or to be kept is not `finite`, updates are NaN, and
-  errors and states are those from before the step.
+  If anything received is not `finite`, updates are NaN, and errors and states
+  are those from before the step.
   """
 
   updates: list[Array]
@@ -66,7 +67,9 @@ def exchange(
   # The rounds of the phase that is due.
   done = phases.run_due(schedule.index(given.count), given.states)
   # What was received, and what is left to be sent later.
-  keep = lambda new, old: jnp.where(done.finite, new, old).astype(old.dtype)
+  keep = lambda new, old: jnp.where(
+    done.finite, leaf_lib.narrowed(new, old.dtype), old
+  )
   updates, errors = [], []
   for leaf, g, error, h_own, output, sent in zip(
     leaves,
@@ -77,7 +80,8 @@ def exchange(
     groups_lib.unstack_all(groups, done.sents),
     strict=True,
   ):
-    updates.append(jnp.where(done.finite, output, jnp.nan).astype(g.dtype))
+    update = jnp.where(done.finite, output, jnp.nan)
+    updates.append(leaf_lib.narrowed(update, g.dtype))
     left = leaf.update_error(error, h_own, output, sent)
     errors.append(jax.tree.map(keep, left, error))
   return Exchanged(updates, errors, done.states, done.finite)

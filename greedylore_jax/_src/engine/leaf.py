@@ -142,7 +142,7 @@ class FrozenLeaf(Leaf):
 class CompressedLeaf(Leaf):
   """A leaf of matrices that are compressed, with error feedback.
 
-    H_i = G_i + E_i,   (output, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i
+    H_i = G_i + decay E_i,   (output, S_i) = C(H_1 .. H_N),   E_i <- H_i - S_i
 
   Attributes:
     matrices: which axes are rows and columns.
@@ -241,7 +241,9 @@ class CompressedLeaf(Leaf):
       return error
     error = h[None] - sent[None]
     if self.dtype != output.dtype:
-      error += (output - output.astype(self.dtype).astype(output.dtype))[None]
+      error += (output - narrowed(output, self.dtype).astype(output.dtype))[
+        None
+      ]
     return error
 
   def _dtype_in(self, phase: Phase) -> DType:
@@ -262,6 +264,17 @@ def is_few_bits(dtype: DType) -> bool:
 def widened(x: Array) -> Array:
   """An array in the dtype of the linear algebra."""
   return jnp.asarray(x, compute_dtype(jnp.result_type(x)))
+
+
+def narrowed(x: Array, dtype: DType) -> Array:
+  """An array in a dtype; its largest number in place of what is beyond it."""
+  if not all(jnp.issubdtype(t, jnp.floating) for t in (x.dtype, dtype)):
+    return x.astype(dtype)
+  finfo: Any = jnp.finfo
+  limit = finfo(dtype).max
+  if limit < finfo(x.dtype).max:
+    x = jnp.clip(x, -limit, limit)
+  return x.astype(dtype)
 
 
 def map_leaves(

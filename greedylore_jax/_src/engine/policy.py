@@ -204,9 +204,7 @@ class Policy:
 
   def leaves(self, params: Params) -> list[Leaf]:
     """What is decided about every leaf, in flattening order."""
-    numbers = numbers_lib.dimension_numbers(
-      self.weight_dimension_numbers, params
-    )
+    readings = numbers_lib.readings(self.weight_dimension_numbers, params)
     paths = [
       (checks.path_name(path), x)
       for path, x in jax.tree_util.tree_leaves_with_path(params)
@@ -215,31 +213,31 @@ class Policy:
       'the list of compressors', [pattern for pattern, _ in self.rules], params
     )
     return [
-      self._leaf(path, x, n)
-      for (path, x), n in zip(paths, numbers, strict=True)
+      self._leaf(path, x, reading)
+      for (path, x), reading in zip(paths, readings, strict=True)
     ]
 
-  def _leaf(self, path: str, x: Any, numbers: DimensionNumbers | None) -> Leaf:
+  def _leaf(self, path: str, x: Any, reading: numbers_lib.Reading) -> Leaf:
     shape, dtype = jnp.shape(x), jnp.result_type(x)
     dense = functools.partial(self._dense, path, shape, dtype)
-    if isinstance(self._rule(path), Frozen):
+    rule = self._rule(path)
+    if isinstance(rule, Frozen):
       return FrozenLeaf(path, shape, dtype, 'frozen', None)
     if not jnp.issubdtype(dtype, jnp.floating):
       reason = f'{dtype} is not a real floating type'
       return Leaf(path, shape, dtype, reason, None)
     if 0 in shape:
       return Leaf(path, shape, dtype, 'empty', None)
-    if numbers is None:
-      asked = self.weight_dimension_numbers is not None
-      reason = 'requested' if asked else numbers_lib.why_dense(path, shape)
-      return dense(reason)
+    if isinstance(rule, Dense):
+      return dense('requested')
+    if reading.numbers is None:
+      by_default = numbers_lib.why_dense(path, shape)
+      return dense('requested' if reading.is_requested else by_default)
     try:
-      m = Matrices.of(shape, numbers)
+      m = Matrices.of(shape, reading.numbers)
     except ValueError as error:
       raise ValueError(f'{path}: {error}') from None
     compressor = self.compressor_of(path)
-    if isinstance(compressor, Dense):
-      return dense('requested')
     stack = f'{m.k} x ' if m.k > 1 else ''
     reason = f'matrices {stack}{m.a} x {m.b}'
     leaf = self._compressed(path, dtype, reason, m, compressor)
@@ -300,9 +298,14 @@ class Policy:
     return next(matching, None)
 
 
-def check_compresses(leaves: Sequence[Leaf]) -> None:
-  """Raises if nothing is compressed; warns of leaves that could be."""
-  small = [x for x in leaves if x.reason.startswith(TOO_SMALL)]
+def check_compresses(leaves: Sequence[Leaf], *, is_part: bool = False) -> None:
+  """Raises if nothing is compressed; warns of leaves that could be.
+
+  Args:
+    leaves: what is decided.
+    is_part: whether there are others, so that some of these need not be.
+  """
+  small = [x for x in leaves if x.reason.startswith(TOO_SMALL) and not is_part]
   if small and not any(isinstance(leaf, CompressedLeaf) for leaf in leaves):
     largest = max(small, key=lambda x: x.size)
     raise ValueError(

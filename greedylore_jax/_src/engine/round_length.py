@@ -59,7 +59,8 @@ class QSR:
     eta = jnp.asarray(rate(count) if callable(rate) else rate, jnp.float32)
     # At a rate of 0 nothing moves, so nothing has to be sent.
     ratio = jnp.where(eta > 0, self.alpha / jnp.maximum(eta, 1e-20), jnp.inf)
-    longest = jnp.minimum(jnp.floor(ratio**2), 2.0**30)
+    # A square that rounding puts just below a whole number counts as that.
+    longest = jnp.minimum(jnp.floor(ratio**2 * (1 + 1e-6)), 2.0**30)
     return jnp.maximum(self.min_steps, longest.astype(jnp.int32))
 
 

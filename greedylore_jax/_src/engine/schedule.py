@@ -114,18 +114,22 @@ class Schedule:
     """Which of the members it is in step `count`."""
     return jnp.zeros_like(count)
 
-  def lasting(self) -> dict[str, float]:
+  def lasting(self, every: int = 1) -> dict[str, float]:
     """The share of steps of each phase in the long run, without the warm-up.
 
     One step in i_j refreshes the interval i_j, and with it all smaller ones.
+
+    Args:
+      every: only the steps every - 1, 2 every - 1, .. count; the shares are of
+        all steps.
     """
     if self.phases == [DENSE]:
-      return {DENSE: 1.0}
-    rates = [fractions.Fraction(1, i) for i in [1, *self.intervals]]
-    return {
-      self._name(j): float(rates[j] - sum(rates[j + 1 : j + 2]))
-      for j in self._levels
+      return {DENSE: 1 / every}
+    rates = [_meeting(i, self.start_step, every) for i in [1, *self.intervals]]
+    shares = {
+      self._name(j): rates[j] - sum(rates[j + 1 : j + 2]) for j in self._levels
     }
+    return {phase: float(x) for phase, x in shares.items() if x}
 
   def _name(self, level: int) -> str:
     """The name of the phase in which the smallest intervals are refreshed."""
@@ -192,14 +196,17 @@ class Staggered(Schedule):
     is_refresh = phase == REFRESH and interval is not None
     return REFRESH if is_refresh else COMPRESS
 
-  def lasting(self) -> dict[str, float]:
+  def lasting(self, every: int = 1) -> dict[str, float]:
     """Every leaf has its turn once in its interval."""
-    rate = {leaf: fractions.Fraction(1, n) for leaf, n, _ in self._turns}
+    rate = {
+      leaf: _meeting(n, self.start_step + offset, every)
+      for leaf, n, offset in self._turns
+    }
     shares = {
       phase: sum((rate[x] for x in leaves), fractions.Fraction())
       for phase, leaves in self._members.items()
     }
-    shares[COMPRESS] = 1 - sum(rate.values(), fractions.Fraction())
+    shares[COMPRESS] = fractions.Fraction(1, every) - sum(rate.values())
     return {phase: float(x) for phase, x in shares.items() if x}
 
   def members(self, phase: str) -> tuple[int, ...]:
@@ -269,36 +276,53 @@ class LocalSchedule:
   def lasting(self) -> dict[str, float]:
     """The share of steps of each phase if all rounds are the shortest."""
     every = self._rule.shortest
-    often = 1 / self._average_moments if self._average_moments else 0.0
-    always = '' if self.is_known else f'{LOCAL}+'
     shares = dict[str, float]()
     for i, rounds in enumerate(self._rounds):
+      averaged = {}
+      if i == 0 and self._average_moments:
+        averaged = rounds.lasting(self._average_moments)
       for phase, share in rounds.lasting().items():
-        name = always + self.part(i, phase)
-        with_moments = often if i == 0 else 0.0
-        for suffix, x in (
-          ('', 1 - with_moments),
-          (f'+{MOMENTS}', with_moments),
-        ):
-          if x:
-            shares[name + suffix] = share / every * x
+        with_moments = averaged.get(phase, 0.0)
+        for moments, x in ((False, share - with_moments), (True, with_moments)):
+          if x > 1e-12:
+            shares[self._name(i, phase, moments)] = x / every
     rest = 1 - sum(shares.values())
     return shares | ({LOCAL: rest} if rest > 1e-12 else {})
 
   def names(self) -> set[str]:
-    """The phases that occur in the long run or in a start."""
-    first = {self.at(0)} if self._rule.start_step else set[str]()
-    dense = {
-      self.part(i, WARMUP)
-      for i, rounds in enumerate(self._rounds)
-      if rounds.start_step
-    }
-    return first | dense | self.lasting().keys()
+    """The phases that occur: in the long run, before it, and at the end."""
+    found = {self.at(i) for i in range(self._rule.start_step)}
+    for i, rounds in enumerate(self._rounds):
+      # The warm-up, and the first step after it, which refreshes everything.
+      number = rounds.start_step
+      if number:
+        found.add(self._name(i, WARMUP, False))
+        if i == 0 and 0 < self._average_moments <= number:
+          found.add(self._name(i, WARMUP, True))
+      moments = i == 0 and self._averages(number + 1)
+      found.add(self._name(i, rounds.at(number), moments))
+    # The last step ends the rounds of all fragments.
+    if self._rule.total_steps and self.is_known and len(self._rounds) > 1:
+      found.add(self.at(self._rule.total_steps - 1))
+    return found | self.lasting().keys()
+
+  def _name(self, fragment: int, phase: str, moments: bool) -> str:
+    """The name of a step that ends a round of one fragment."""
+    always = [] if self.is_known else [LOCAL]
+    averaged = [MOMENTS] if moments else []
+    return '+'.join([*always, self.part(fragment, phase), *averaged])
 
   def _averages(self, count: int) -> bool:
     """Whether moments are averaged with round number `count`, from 1 on."""
     every = self._average_moments
     return bool(every) and count % every == 0
+
+
+def _meeting(interval: int, offset: int, every: int) -> fractions.Fraction:
+  """The share of steps s = offset (mod interval) that precede k * every."""
+  if (offset + 1) % math.gcd(interval, every):
+    return fractions.Fraction(0)
+  return fractions.Fraction(1, math.lcm(interval, every))
 
 
 def _offsets(intervals: Mapping[int, int]) -> dict[int, int]:

@@ -73,14 +73,14 @@ class Observer:
   def energies(self) -> Array:
     """This worker's squared norms of G, H and what is kept, [leaves, 3]."""
     rows = []
-    for _, g, e_old, e_new, *_ in self._compressed():
+    for leaf, g, e_old, e_new, *_ in self._compressed():
       if not jax.tree.leaves(e_old):
         raise ValueError(
           'diagnose=True measures errors, and error_feedback=False keeps'
           ' none: leave diagnose at False.'
         )
-      g, e_old, e_new = (x.astype(jnp.float32) for x in (g, e_old[0], e_new[0]))
-      rows.append(jnp.stack([jnp.sum(x**2) for x in (g, g + e_old, e_new)]))
+      wide = (x.astype(jnp.float32) for x in (g, leaf.feed(g, e_old), e_new))
+      rows.append(jnp.stack([jnp.sum(x**2) for x in wide]))
     return jnp.stack(rows) if rows else jnp.zeros((0, 3))
 
   def diagnostics(self, mean_energies: Array) -> Diagnostics:

@@ -51,7 +51,7 @@ def predict(
     overhead_seconds: what compression adds to that: the time of a compressed
       step minus that of a dense one, with one worker or, to include the
       handling of messages, with several on a fast link. A mapping gives it for
-      each phase of `plan.rounds`.
+      each phase of `plan.rounds` that lasts.
 
   Returns:
     A `Prediction`.

@@ -22,8 +22,12 @@ def collapse(opt_state: OptState, *, exact: bool = True) -> OptState:
   For linear methods all future updates depend on the errors only through their
   mean. So one copy, the size of the parameters, is enough to resume exactly, on
   any number of workers. The errors of methods that are not linear (`Sign`,
-  `Quantize`, `TopK(indices='own')`, `ChunkTopK`, `ThresholdTopK`, integer
-  factors) stay as they are, all N.
+  `Quantize`, `TopK(indices='own')`, `ChunkTopK`, `ThresholdTopK`,
+  `SplitColumns`, `TSR(average='bases')`, integer factors) stay as they are,
+  all N.
+
+  The result shares arrays with `opt_state`: save it before the next step that
+  donates them.
 
   Args:
     opt_state: state with errors [N, *leaf.shape] of any N.
@@ -47,7 +51,8 @@ def collapse(opt_state: OptState, *, exact: bool = True) -> OptState:
 
   def mean(error: Array) -> Array:
     if not jnp.issubdtype(error.dtype, jnp.floating):
-      return error[:1]  # Counts are equal on all workers.
+      # Counts, which differ if a worker skipped steps that were not finite.
+      return jnp.max(error, axis=0, keepdims=True)
     wide = jnp.promote_types(error.dtype, jnp.float32)
     return jnp.mean(error, 0, wide, keepdims=True).astype(error.dtype)
 

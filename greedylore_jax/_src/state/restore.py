@@ -123,7 +123,8 @@ def _adapt_state(
         return _take(place, fresh, saved, exact)  # Raises.
       found = found.astype(fresh.dtype)
     if repeat:  # The mean is all that is known of a linear method's errors.
-      mean = jnp.mean(found, 0, keepdims=True, dtype=jnp.float32)
+      wide = jnp.promote_types(found.dtype, jnp.float32)
+      mean = jnp.mean(found, 0, keepdims=True, dtype=wide)
       found = jnp.broadcast_to(
         mean.astype(found.dtype), (num_workers, *found.shape[1:])
       )
