@@ -281,8 +281,7 @@ def _local_step(
   """The delta and inner state after a step of this worker on its own."""
   local = local_params(params, state)
   moves, moments = inner.update(updates, state.inner.own, local, **extra)
-  # A moment can overflow although its step, which it divides, is finite.
-  finite = all_finite(jax.tree.leaves((moves, moments)))
+  finite = all_finite(jax.tree.leaves(moves))
   keep = lambda new, old: jnp.where(finite, new, old)
   delta = jax.tree.map(
     lambda d, move: jnp.where(finite, d + move.astype(d.dtype), d),
@@ -302,13 +301,11 @@ def _averaged_if(
   ]
 
   def average(own: list[Array]) -> list[Array]:
-    transport = Transport(axis_name)
+    # A moment that overflowed divides its step, so nothing has noticed it yet.
+    own = [jnp.where(jnp.isfinite(x), x, 0) for x in own]
     with jax.named_scope('greedylore.moments'):
-      means = transport.mean(own)
-    keep = lambda mean, x: worker_axes.varying_like(
-      jnp.where(transport.finite, mean, x), x
-    )
-    return list(map(keep, means, own))
+      means = Transport(axis_name).mean(own)
+    return list(map(worker_axes.varying_like, means, own))
 
   own = [leaves[i] for i in floating]
   means = jax.lax.cond(is_due, average, lambda own: own, own)

@@ -97,21 +97,38 @@ class Small:
 
   def __init__(self, folder):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), (REPLICA,))
-    params = {'w': jnp.arange(64.0).reshape(8, 8)}
     tx = optax.chain(gl.greedylore(2, REPLICA, probes=1), optax.sgd(0.1))
-    state = gl.init_state(tx, params, mesh, axis_name=REPLICA)
     self.open = lambda: checkpoint.Checkpoints(
       folder, Config(), mesh, data={}, is_elastic=True
     )
+
+    def snapshot(step, progress):
+      params = {'w': jnp.arange(64.0).reshape(8, 8)}
+      state = gl.init_state(tx, params, mesh, axis_name=REPLICA)
+      return checkpoint.Snapshot(step, params, state, progress)
+
     self.folder = folder
-    self.fresh = checkpoint.Snapshot(0, params, state, checkpoint.Progress())
+    self.fresh = lambda: snapshot(0, checkpoint.Progress())
     progress = checkpoint.Progress({'next_index': 5}, bytes_sent=123_456)
     with self.open() as checkpoints:
-      checkpoints.save(checkpoint.Snapshot(5, params, state, progress))
+      self.before = snapshot(5, progress)
+      self.saved = checkpoints.save(self.before)
 
   def latest(self):
     with self.open() as checkpoints:
-      return checkpoints.latest(self.fresh)
+      return checkpoints.latest(self.fresh())
+
+
+def test_a_state_that_was_replaced_takes_no_memory(tmp_path):
+  small = Small(tmp_path)
+  is_free = lambda tree: {x.is_deleted() for x in jax.tree.leaves(tree)}
+  assert is_free(small.before.opt_state) == {True}
+  assert is_free((small.saved.params, small.saved.opt_state)) == {False}
+  fresh = small.fresh()
+  with small.open() as checkpoints:
+    found = checkpoints.latest(fresh)
+  assert is_free((fresh.params, fresh.opt_state)) == {True}
+  assert is_free((found.params, found.opt_state)) == {False}
 
 
 @pytest.mark.parametrize('part', ['progress', 'identity', 'checksums'])

@@ -142,13 +142,14 @@ class Checkpoints:
       ) from error
 
   def save(self, now: Snapshot) -> Snapshot:
-    """Starts saving and returns the state to continue with.
+    """Starts saving and returns the state to continue with; frees the old one.
 
     Raises:
       OSError: if this or an earlier checkpoint could not be written.
       ValueError: if the processes do not hold the same bits.
     """
     collapsed = self._collapse(now.opt_state, now.params)
+    free(now.opt_state)
     state = {'params': now.params, 'opt_state': collapsed}
     notes = now.notes(self._identity)
     arrays = fingerprint.of(state)
@@ -167,7 +168,7 @@ class Checkpoints:
     return dataclasses.replace(now, opt_state=expanded)
 
   def latest(self, fresh: Snapshot) -> Snapshot:
-    """The newest checkpoint, or `fresh` if there is none.
+    """The newest checkpoint, for which `fresh` is freed, or `fresh`.
 
     Raises:
       ValueError: if the checkpoint is of another configuration or other data,
@@ -202,6 +203,7 @@ class Checkpoints:
       'params': jax.tree.map(lambda x: placed(x, x.sharding), fresh.params),
       'opt_state': jax.tree.map(placed, collapsed, places),
     }
+    free((fresh.params, fresh.opt_state))
     with self._reading(step, 'state'):
       restored = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
@@ -263,6 +265,15 @@ class Checkpoints:
         f'{folder} is damaged ({part}: {_reason(error)}). Delete it to'
         ' resume from the checkpoint before it, or put back a copy of it.'
       ) from error
+
+
+def free(arrays: Any) -> None:
+  """Frees the memory of arrays that are not used any more.
+
+  They are as large as the model, and somebody may still hold them.
+  """
+  for x in jax.tree.leaves(arrays):
+    x.delete()
 
 
 def _averaged(opt_state: Any, workers: int) -> Any:

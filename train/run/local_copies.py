@@ -105,7 +105,7 @@ class LocalCopies:
     self._files.write(now.step, fingerprint.named(own), notes)
 
   def latest(self, fresh: Snapshot) -> Snapshot:
-    """The newest state that survived, or `fresh` if there is none.
+    """The newest state that survived, for which `fresh` is freed, or `fresh`.
 
     Raises:
       ValueError: if a copy is damaged, or of another configuration or other
@@ -157,6 +157,7 @@ class LocalCopies:
         if not has_copy
       ),
     )
+    checkpoint.free((fresh.params, fresh.opt_state))
     with agreement.together():
       if not is_here:
         self._write(now)
