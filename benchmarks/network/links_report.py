@@ -184,15 +184,15 @@ def _tables(
     titles = [f'{_rate(p.rate)}, {p.milliseconds:g} ms' for p in here]
     yield tables.table(['', 'MB', *titles], rows)
     yield (
-      'Seconds that the end of a round takes beyond its local steps, by which'
-      ' the share follows for steps of any length.\n'
+      'Seconds that the end of a round takes beyond its local steps, from which'
+      ' the share for steps of any length follows.\n'
     )
     ends = [
       [name, *(_end_of_round(of_hosts, method, p) for p in here)]
       for method, name in NAMES.items()
       if '-' in method and method in results
     ]
-    yield tables.table(['', *titles], ends)
+    yield tables.table(['', *titles], [x for x in ends if any(x[1:])])
 
 
 def _end_of_round(lines: list[Line], method: str, place: Place) -> str:
@@ -221,9 +221,12 @@ def _rate(rate: str) -> str:
 def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
   """The share of the time spent computing, a panel per hosts and delay."""
   panels = sorted({p[:2] for p in _places(results)})
-  drawn = figure.Figure(figsize=(4.6 * len(panels), 4.4), layout='constrained')
-  grid = drawn.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-  for ax, panel in zip(grid, panels, strict=True):
+  columns = max(1, len({delay for _, delay in panels}))
+  rows = max(1, -(-len(panels) // columns))
+  drawn = figure.Figure(figsize=(5.2 * columns, 3.4 * rows + 2))
+  drawn.set_layout_engine('constrained')
+  grid = drawn.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+  for ax, panel in zip(grid.flat, panels, strict=False):
     for method, cells in results.items():
       here = sorted(
         ((p.bits / 1e6, x) for p, x in cells.items() if p[:2] == panel),
@@ -249,10 +252,12 @@ def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
     ax.xaxis.set_minor_formatter(ticker.NullFormatter())
     ax.set_title(f'{panel[0]} hosts, {panel[1]:g} ms one way')
-    ax.set_xlabel('Mbit/s of a link')
     ax.grid(alpha=0.3)
-  grid[0].set_ylabel('% of the time spent computing')
-  drawn_lines = {x.get_label(): x for ax in grid for x in ax.get_lines()}
+  for ax in grid[-1]:
+    ax.set_xlabel('Mbit/s of a link')
+  for ax in grid[:, 0]:
+    ax.set_ylabel('% of the time spent computing')
+  drawn_lines = {x.get_label(): x for ax in grid.flat for x in ax.get_lines()}
   named = [drawn_lines[x] for x in NAMES.values() if x in drawn_lines]
   drawn.legend(handles=named, loc='outside lower center', ncols=2)
   drawn.savefig(path, dpi=120)
