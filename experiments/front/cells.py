@@ -63,6 +63,7 @@ _ADAMW = [
   _powersgd(22, 4, 11),
   _powersgd(20, 4),
   _sparse_loco(4),
+  _powersgd(5, 4),
   _powersgd(22, 4, 38),
   _quantize(8),
   _quantize(2, 21),
