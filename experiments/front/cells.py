@@ -1,8 +1,8 @@
 """The cells of the front, most important first.
 
 The same batch of 16 sequences is divided over 4 or over 16 workers, so dense
-averaging in every step is the same run for both, up to rounding. At each budget, the messages
-are those that other studies found to be good there.
+averaging in every step is the same run for both, up to rounding. At each
+budget, the messages are those that other studies found to be good there.
 """
 
 from experiments.simulated.cells import Cell
