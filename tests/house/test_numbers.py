@@ -77,6 +77,17 @@ def sparse(what):
 
 
 @functools.cache
+def front(workers, what, when):
+  """(times fewer bytes, per cent over dense) in the study of the front."""
+  (row,) = (
+    x
+    for x in rows('front/table.md', f'AdamW inside, {workers} workers')
+    if (x['what is sent'], x['when']) == (what, when)
+  )
+  return row['times fewer bytes'], row['over dense'].strip('+ %')
+
+
+@functools.cache
 def over_dense(study, what):
   """Per cent over dense of a message that was sent in every step."""
   (row,) = (x for x in rows(f'{study}/table.md') if x['what is sent'] == what)
@@ -283,6 +294,12 @@ def choosing():
     rf' {times:.0f} times'
   )
   yield r'about 3 % of the run'  # 45 of 1,500 steps in the study.
+  times, in_steps = front(16, 'PowerSGD r = 5 int4', 'every step')
+  _, in_rounds = front(16, 'PowerSGD r = 22 int4', 'H = 4, SGD 1')
+  yield (
+    rf'PowerSGD in every step ended {in_steps} % above dense at {times} times'
+    rf' fewer bytes, and in rounds of 4 steps {in_rounds} %'
+  )
   yield r'Differences below 1 % mean little'
   yield rf'LLaMA-60M with {sixty():.1f} times fewer bytes'
   yield r'Up to about 15 times fewer bytes'  # Between INT4 and FOUR_BITS.
