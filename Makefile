@@ -18,7 +18,7 @@ quickstart: .venv/train
 	@echo 'Next, send 30 times less with local steps (docs/local_updates.md):'
 	@echo 'make quickstart ARGS="--local.every 4 --optimizer.name muon' \
 	  '--optimizer.learning_rate 0.01 --compression.method quantize' \
-	  '--compression.bits 4 --workdir runs/local"'
+	  '--compression.bits 4 --compression.start_step 0 --workdir runs/local"'
 
 # Three at a time for two cores, as some tests wait for processes that they start;
 # a file's tests share what they compiled.

@@ -1,5 +1,6 @@
 """Table and figure of `benchmarks.network.links`."""
 
+import collections
 from collections.abc import Iterator
 import pathlib
 import statistics
@@ -163,9 +164,13 @@ def _tables(
       for name in ('alone', 'torch_alone')
       if any(x['method'] == name for x in of_hosts)
     }
-    turns = 1 + max(x['turn'] for x in of_hosts)
+    turns = max(
+      collections.Counter(
+        (x['method'], x['milliseconds'], x['rate']) for x in of_hosts
+      ).values()
+    )
     yield (
-      f'{hosts} hosts, medians of up to {turns} turns. Seconds per step, and'
+      f'{hosts} hosts, {_turns(turns)}. Seconds per step, and'
       ' in parentheses the share of the time spent computing. (p): predicted.'
       ' A step of one worker alone takes '
       + ' and '.join(
@@ -193,6 +198,10 @@ def _tables(
       if '-' in method and method in results
     ]
     yield tables.table(['', *titles], [x for x in ends if any(x[1:])])
+
+
+def _turns(most: int) -> str:
+  return f'medians of up to {most} turns' if most > 1 else 'one turn'
 
 
 def _end_of_round(lines: list[Line], method: str, place: Place) -> str:

@@ -97,20 +97,33 @@ class _Llama(torch.nn.Module):
 class Worker:
   """A model that is trained by one method."""
 
-  def __init__(self, method: str, config: Config, index: int):
+  def __init__(self, method: str, config: Config, place: tuple[str, int, int]):
+    """Takes its steps of a start, or a round, with the others.
+
+    `place` is the coordinator's HOST:PORT, the number of workers, and the
+    index of this one.
+    """
     torch.manual_seed(0)
     self.net = _Llama(config.model, config.data.sequence_length)
     self.clip = config.optimizer.clip_norm
     shape = links_ours.SEQUENCES, config.data.sequence_length + 1
-    source = torch.Generator().manual_seed(index)
+    source = torch.Generator().manual_seed(place[2])
     self.batch = torch.randint(_BYTES, shape, generator=source)
     self.optimizer = torch.optim.AdamW(
       self.net.parameters(), config.optimizer.learning_rate, fused=True
     )
     self.model = self.net
+    first = _START + 1
     if method in _OF_DDP:
       self._distribute(method, config.compression.rank)
-    self.run(method, '', _START + 1)
+    elif method == _OF_TORCHFT:
+      from benchmarks.network import links_torchft
+
+      first = int(method.partition('-')[2])  # Orders are rounds.
+      self.torchft = links_torchft.enter_diloco(
+        self.net, self.optimizer, first, place
+      )
+    self.run(method, '', first)
 
   def _distribute(self, method: str, rank: int) -> None:
     """Puts DDP around the model, and the method into it."""
@@ -134,23 +147,6 @@ class Worker:
       averager = averagers.PeriodicModelAverager(int(every), _START)
       self.optimizer = PostLocalSGDOptimizer(self.optimizer, averager)
 
-  def join_torchft(
-    self, method: str, coordinator: str, workers: int, index: int
-  ) -> None:
-    """Joins the other workers, and takes a round with them."""
-    from benchmarks.network import links_torchft
-
-    every = int(method.partition('-')[2])
-    self.torchft = links_torchft.enter_diloco(
-      self.net,
-      self.optimizer,
-      every,
-      coordinator=coordinator,
-      workers=workers,
-      index=index,
-    )
-    self.run(method, '', every)
-
   def run(self, method: str, kind: str, steps: int) -> list[float]:
     """Seconds per step, mean and median."""
     del method, kind
@@ -168,13 +164,11 @@ def main(folder: str, coordinator: str, workers: str, index: str) -> None:
   """Joins the other workers and follows orders."""
   answers = crew.claim_output()
   method = pathlib.Path(folder).name
+  place = coordinator, int(workers), int(index)
   if method != _OF_TORCHFT:
-    theirs.join(coordinator, int(workers), int(index), minutes=30)
+    theirs.join(*place, minutes=30)
   config = links_ours.config_of('dense', int(workers))
-  worker = Worker(method, config, int(index))
-  if method == _OF_TORCHFT:
-    worker.join_torchft(method, coordinator, int(workers), int(index))
-  crew.follow(answers, worker.run)
+  crew.follow(answers, Worker(method, config, place).run)
   os._exit(0)  # Threads of gloo may still hold tensors and abort an exit.
 
 

@@ -7,17 +7,14 @@ import torch.distributed as dist
 import torchft
 from torchft import coordination, local_sgd
 
-_MINUTES = datetime.timedelta(minutes=30)
+_PATIENCE = datetime.timedelta(minutes=30)
 
 
 def enter_diloco(
   net: torch.nn.Module,
   inner: torch.optim.Optimizer,
   every: int,
-  *,
-  coordinator: str,
-  workers: int,
-  index: int,
+  place: tuple[str, int, int],
 ) -> list[object]:
   """Lets `inner` end a round after `every` of its steps.
 
@@ -29,13 +26,13 @@ def enter_diloco(
     net: the model, equal on all workers.
     inner: its optimizer.
     every: the steps of a round.
-    coordinator: the lighthouse's HOST:PORT, on the host of worker 0.
-    workers: how many there are.
-    index: of this worker.
+    place: HOST:PORT of the lighthouse, which worker 0 runs; how many workers
+      there are; and which one this is.
 
   Returns:
     What has to stay alive as long as the worker does.
   """
+  coordinator, workers, index = place
   host, _, port = coordinator.partition(':')
   held: list[object] = []
   if index == 0:
@@ -43,14 +40,14 @@ def enter_diloco(
   store = dist.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
   outer = torch.optim.SGD(net.parameters(), 0.7, momentum=0.9, nesterov=True)
   manager = torchft.Manager(
-    torchft.ProcessGroupGloo(timeout=_MINUTES),
+    torchft.ProcessGroupGloo(timeout=_PATIENCE),
     load_state_dict=net.load_state_dict,
     state_dict=net.state_dict,
     min_replica_size=workers,
     use_async_quorum=False,
-    timeout=_MINUTES,
-    quorum_timeout=_MINUTES,
-    connect_timeout=_MINUTES,
+    timeout=_PATIENCE,
+    quorum_timeout=_PATIENCE,
+    connect_timeout=_PATIENCE,
     rank=0,
     world_size=1,
     store_addr=f'host{index}',

@@ -55,7 +55,7 @@ def _of_both(sent: list[str], rate: float, seeds: int = 1) -> list[Cell]:
   return [_cell(n, x, rate, seeds=seeds) for x in sent for n in _WORKERS]
 
 
-# 3 to 1,000 times fewer bytes.
+# 4 to 1,000 times fewer bytes.
 _ADAMW = [
   _powersgd(22, 4, 4),
   _quantize(4, 4),

@@ -22,6 +22,7 @@ from typing import Any
 
 from experiments.simulated import worker
 from train.config import exit_codes
+from train.study import commit
 
 
 def main() -> int:
@@ -36,7 +37,7 @@ def main() -> int:
   add('--first', type=int, help='cells, the others are left out')
   add('--text', type=pathlib.Path, help='made by experiments.simulated.text')
   add('--precision', default='highest', help='of matrix products')
-  add('--commit', help='of the code, where git cannot say')
+  add('--commit', default=commit.current(), help='of the code')
   given, overrides = parser.parse_known_args()
   begin = time.time()
   cells = importlib.import_module(given.module).CELLS[: given.first]

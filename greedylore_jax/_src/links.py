@@ -1,4 +1,4 @@
-"""Parts that the optimizers share: links of a chain, and steps to skip."""
+"""What optimizers share: links of a chain, turned moments, skipped steps."""
 
 from typing import Any
 

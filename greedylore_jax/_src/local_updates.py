@@ -153,9 +153,8 @@ def local_updates(
   checks.check_integer('fragments', fragments)
   checks.check_integer('average_moments', average_moments, at_least=0)
   _check_delay(delay, rule)
-  if axis_name is _UNKNOWN_AXIS and (
-    average_moments or isinstance(every, SelSync)
-  ):
+  communicates = bool(average_moments) or isinstance(every, SelSync)
+  if communicates and axis_name is _UNKNOWN_AXIS:
     raise TypeError(
       'SelSync and average_moments communicate, so local_updates needs the'
       " workers' axis_name, got none: pass the one that outer uses."
@@ -167,9 +166,11 @@ def local_updates(
   def init(params: Params) -> LocalUpdatesState:
     inner_state = inner.init(params)
     if fragments > 1:
-      with warnings.catch_warnings():  # The fragments give them.
+      # A fragment may have nothing to compress, but not all of them. What there
+      # is to warn of, they say one by one.
+      with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        jax.eval_shape(outer.init, params)  # Only the whole can be refused.
+        jax.eval_shape(outer.init, params)
     outer_states = tuple(
       outer.init(fragments_lib.take(params, members))
       for members in fragments_lib.assign(params, fragments)
@@ -204,6 +205,8 @@ def local_updates(
         ' tx.update(grads, state, params).'
       )
     check_given(state, updates, params)
+    if communicates:
+      worker_axes.num_workers(axis_name)  # Raises if there is no such axis.
     count = state.count
     ends: Array = rule.is_end(state.since + 1, count)
     norm = state.norm
@@ -347,6 +350,11 @@ def _check_agreed(ends: Array, count: Array, axis_name: AxisName) -> None:
 def _check_delay(delay: int, rule: Rule) -> None:
   """Raises unless a message arrives before the next one leaves."""
   checks.check_integer('delay', delay, at_least=0)
+  if delay and isinstance(rule.every, SelSync):
+    raise ValueError(
+      'delay needs rounds of a known length, and those of SelSync can be of one'
+      f' step, got delay={delay}: leave it at 0, or pass another `every`.'
+    )
   if delay and delay >= rule.shortest:
     raise ValueError(
       f'delay must be shorter than a round, {rule.shortest} steps, got'

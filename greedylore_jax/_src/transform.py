@@ -57,9 +57,9 @@ def compress_gradients(
   mean_i E_i at every step, up to the rounding of the dtypes that are sent and
   stored.
 
-  If anything received is not finite, because of any worker,
-  the updates of all are NaN and the state stays as it was: to skip such a step,
-  put `optax.apply_if_finite` around what follows in the chain (not around this,
+  If anything received is not finite, because of any worker, the updates of all
+  are NaN and the state stays as it was: to skip such a step, put
+  `optax.apply_if_finite` around what follows in the chain (not around this,
   which must run on every worker).
 
   Args:

@@ -545,6 +545,17 @@ def test_frozen_leaves_and_bf16():
     ),
     (
       lambda: gl.local_updates(
+        optax.adam(0.1),
+        outer=outer_of(gl.Sign()),
+        every=gl.SelSync(0.1),
+        delay=3,
+        axis_name=workers.AXIS,
+      ),
+      ValueError,
+      'those of SelSync can be of one step, got delay=3',
+    ),
+    (
+      lambda: gl.local_updates(
         optax.adam(0.1), outer=outer_of(gl.Sign()), every=2, fragments=3
       ),
       ValueError,
@@ -882,19 +893,39 @@ def test_outer_may_keep_wider_numbers_than_the_parameters():
   assert updates['w'].dtype == jnp.bfloat16
 
 
-def test_selective_synchronization_needs_all_workers():
+@pytest.mark.parametrize(
+  ('axis_name', 'options', 'kind', 'message'),
+  [
+    (
+      None,
+      {'every': gl.SelSync(0.1)},
+      ValueError,
+      'needs the axis_name of all',
+    ),
+    ('dta', {'every': gl.SelSync(0.1)}, NameError, "'dta' is not bound here"),
+    (
+      'dta',
+      {'every': 2, 'average_moments': 1},
+      NameError,
+      "'dta' is not bound here, only 'data'",
+    ),
+  ],
+)
+def test_what_communicates_by_itself_needs_all_workers(
+  axis_name, options, kind, message
+):
   tx = gl.local_updates(
-    optax.sgd(0.1),
+    optax.adam(0.1),
     outer=optax.chain(gl.average_gradients(workers.AXIS), SGD),
-    every=gl.SelSync(0.1),
-    axis_name=None,
+    axis_name=axis_name,
+    **options,
   )
   mesh = workers.mesh_of(2)
   params = {'w': jnp.ones((4, 4))}
   state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
   loss_fn = lambda p, x: jnp.mean(x @ p['w'])
   step = gl.make_train_step(loss_fn, tx, mesh, axis_name=workers.AXIS)
-  with pytest.raises(ValueError, match='SelSync needs the axis_name'):
+  with pytest.raises(kind, match=message):
     step(params, state, jnp.ones((4, 4)))
 
 

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import pytest
 
 import greedylore_jax as gl
+from train import tasks
+from train.config import command_line
+from train.study import budget
 
 ROOT = pathlib.Path(gl.__file__).parent.parent
 EXPERIMENTS = ROOT / 'experiments'
@@ -516,3 +519,14 @@ def test_every_sentence_is_on_a_page(sentences):
   text = ' '.join(prose(p) for p, own in PAGES.items() if own is sentences)
   for sentence in sentences():
     assert re.search(sentence, text), f'no page says {sentence!r}'
+
+
+def test_what_the_quickstart_proposes_sends_as_little_as_it_says():
+  text = (ROOT / 'Makefile').read_text('utf-8')
+  said = re.search(
+    r"send (\d+) times less.*?ARGS=\"(.*?)\"'\n", text, re.DOTALL
+  )
+  words = said[2].replace("' \\\n", ' ').replace("'", ' ').split()
+  config, _ = command_line.parse(['configs/quickstart.py', *words], '')
+  times = budget.times_fewer(config, tasks.load(config))
+  assert times == pytest.approx(int(said[1]), rel=0.02)

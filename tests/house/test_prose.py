@@ -73,15 +73,11 @@ def test_every_study_is_in_the_index():
 
 
 def test_words_are_spelled_in_the_american_way():
-  found = {}
   shown = [x for x in ROOT.iterdir() if not x.name.startswith('.')]
-  for pattern in ('*.md', '*.py', '*.toml'):
-    for path in (
-      *ROOT.glob(pattern),
-      *(y for x in shown for y in x.rglob(pattern)),
-    ):
+  found = {}
+  for path in [*shown, *(y for x in shown for y in x.rglob('*'))]:
+    if path.suffix in ('.md', '.py', '.toml') and path.name != 'test_prose.py':
       words = {x.group() for x in BRITISH.finditer(path.read_text('utf-8'))}
-      words = {x for x in words if not ALSO_AMERICAN.search(x)}
-      if words and path.name != 'test_prose.py':
+      if words := {x for x in words if not ALSO_AMERICAN.search(x)}:
         found[str(path.relative_to(ROOT))] = words
   assert not found, 'spell these in the American way, as the other pages do'

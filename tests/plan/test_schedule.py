@@ -71,9 +71,11 @@ def test_without_a_compressed_leaf_every_step_is_dense():
 @pytest.mark.parametrize(
   'options',
   [
+    {},  # Staggered, the first refresh is of all.
     {'average_moments': 10},  # Never with a refresh: 10 n and 10 n - 1.
     {'average_moments': 3},
     {'fragments': 4, 'total_steps': 66},
+    {'fragments': 4, 'total_steps': 66, 'compressor': gl.PowerSGD(4)},
     {'fragments': 4, 'local_start_step': 10, 'average_moments': 5},
     {'start_step': 4, 'average_moments': 2},
   ],
@@ -81,15 +83,11 @@ def test_without_a_compressed_leaf_every_step_is_dense():
 )
 def test_peak_and_shares_of_rounds_are_those_of_the_steps(options, stagger):
   params = {str(i): jnp.ones((64, 64)) for i in range(4)}
+  options = {'compressor': gl.GreedyLore(4, update_interval=10), **options}
   if 'average_moments' in options:
-    options = options | {'inner': optax.adam(1e-3)}
+    options['inner'] = optax.adam(1e-3)
   plan = gl.plan(
-    gl.GreedyLore(4, update_interval=10),
-    params,
-    num_workers=4,
-    every=5,
-    stagger=stagger,
-    **options,
+    params=params, num_workers=4, every=5, stagger=stagger, **options
   )
   steps = options.get('total_steps', 700)
   phases = [plan.phase_at(step) for step in range(steps)]

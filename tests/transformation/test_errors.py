@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 import pytest
@@ -583,3 +584,26 @@ def test_no_parameters(use):
   """JAX takes None for a tree without leaves, and would say nothing."""
   with pytest.raises(TypeError, match='params must be the parameters'):
     use(gl.greedylore(2, workers.AXIS))
+
+
+def test_a_dense_leaf_that_differs_over_another_axis_beside_a_compressed_one():
+  """What is done with it would differ, and its state be that of all."""
+  axes = workers.AXIS, 'model'
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2), axes)
+  tx = gl.compress_gradients(gl.GreedyLore(2), workers.AXIS)
+  params = {'w': jnp.ones((16, 24)), 'b': jnp.ones(16)}
+  state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
+  specs = gl.state_partition_specs(state, workers.AXIS)
+  P = jax.sharding.PartitionSpec
+
+  def step(state, x):
+    own = jax.lax.pcast(params['w'], workers.AXIS, to='varying')
+    grads = {'w': own, 'b': jnp.broadcast_to(x.mean(), 16)}
+    return tx.update(grads, state)[1]
+
+  mapped = jax.shard_map(
+    step, mesh=mesh, in_specs=(specs, P(axes)), out_specs=specs
+  )
+  message = r"gradient of 'b' differs over the mesh axes \['model'\]"
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(mapped, state, jnp.ones(4))

@@ -235,3 +235,20 @@ def test_one_dense_step_sends_the_error_that_dense_would_keep():
   updates, state = late.update(params, state)
   np.testing.assert_allclose(updates['w'], 4.0)
   np.testing.assert_array_equal(state.error['w'], 0)
+
+
+def test_the_mean_of_double_precision_errors_is_exact_in_few_bits_as_well():
+  with jax.enable_x64(True):
+    mesh, params = workers.mesh_of(4), {'w': jnp.ones((8, 16))}
+    make = lambda dtype: gl.compress_gradients(
+      gl.PowerSGD(2), workers.AXIS, factor_dtype=dtype
+    )
+    state = gl.init_state(make(None), params, mesh, axis_name=workers.AXIS)
+    errors = np.random.default_rng(0).normal(size=(4, 8, 16))
+    state = state._replace(error={'w': jnp.asarray(errors)})
+    placed = gl.place_state(
+      state, mesh, axis_name=workers.AXIS, tx=make('int8'), params=params
+    )
+    np.testing.assert_allclose(
+      np.mean(placed.error['w'], axis=0), errors.mean(axis=0), rtol=1e-14
+    )

@@ -97,9 +97,13 @@ class Traffic:
     if not self.dense_bytes:
       return 'A single worker: nothing is sent.'
     if read == planned:
+      and_others = (
+        f', and {self._extra} bytes for the loss and the diagnostics'
+        if self._extra
+        else ''
+      )
       return (
-        'The collectives of the compiled step send exactly this, and'
-        f' {self._extra} bytes for the loss and the diagnostics.'
+        f'The collectives of the compiled step send exactly this{and_others}.'
       )
     return (
       f'The collectives of the compiled step send {read:,} bytes over all'

@@ -241,9 +241,8 @@ class CompressedLeaf(Leaf):
       return error
     error = h[None] - sent[None]
     if self.dtype != output.dtype:
-      error += (output - narrowed(output, self.dtype).astype(output.dtype))[
-        None
-      ]
+      rounded = narrowed(output, self.dtype).astype(output.dtype)
+      error += (output - rounded)[None]
     return error
 
   def _dtype_in(self, phase: Phase) -> DType:
