@@ -658,6 +658,35 @@ def test_a_plan_knows_which_steps_send():
   assert seconds.average < 0.6 * seconds.dense
 
 
+@pytest.mark.parametrize('delay', [0, 2])
+def test_a_plan_counts_what_a_worker_keeps_of_its_parameters(delay):
+  params = {'w': jnp.ones((6, 12)), 'gain': jnp.ones(12, jnp.bfloat16)}
+  outer = optax.chain(gl.average_gradients(None), optax.sgd(1.0))
+  tx = gl.local_updates(optax.sgd(0.1), outer=outer, every=3, delay=delay)
+  state = tx.init(params)
+  kept = [state.delta]
+  if delay:
+    kept += [state.in_flight.moves, state.in_flight.sent]
+  plan = gl.plan(gl.Dense(), params, every=3, delay=delay)
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+  assert plan.local_bytes == plan.state_bytes == size
+
+
+def test_a_printed_plan_has_the_average_of_the_whole_run():
+  """With the rounds of one step at its start, and those that a rule makes."""
+  params = {'w': jnp.ones((64, 128))}
+  schedule = optax.cosine_decay_schedule(0.1, 100)
+  rule = gl.QSR(schedule, alpha=0.1, min_steps=2)
+  for every in (4, rule, gl.SelSync(0.1)):
+    plan = gl.plan(
+      gl.PowerSGD(2), params, every=every, local_start_step=8, total_steps=100
+    )
+    (line,) = (x for x in str(plan).splitlines() if 'of 100 steps' in x)
+    assert ('at most' in line) == isinstance(every, gl.SelSync)
+    less = 100 * plan.dense_bytes / plan.bytes_after(100)
+    assert f'{less:.2f}x less' in line
+
+
 def test_a_plan_refuses_fragments_as_the_transformation_does():
   params = {'w': jnp.ones((6, 12)), 'gain': jnp.ones(12)}
   for every, message in ((1, 'at most every, 1'), (gl.SelSync(0.1), 'equal')):

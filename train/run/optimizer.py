@@ -388,6 +388,7 @@ def plan(
     local_start_step=local.start_step,
     total_steps=config.steps,
     fragments=local.fragments,
+    delay=local.delay,
     average_moments=local.average_moments,
     inner=_clipped(config.optimizer, schedule, task),
     **policy(config.compression, task),

@@ -86,6 +86,9 @@ class Plan:
     schedule: which phase comes when.
     is_linear: whether a checkpoint holds one mean error, or (False) those of
       all workers (see `collapse`).
+    local_bytes: memory per worker for its own parameters, and with a `delay`
+      for what is on its way; 0 without `local_updates`.
+    total_steps: the length of the run, if it was given.
   """
 
   leaves: list[LeafPlan]
@@ -94,6 +97,8 @@ class Plan:
   devices_per_worker: int
   schedule: Schedule | LocalSchedule
   is_linear: bool
+  local_bytes: int = 0
+  total_steps: int | None = None
 
   @property
   def is_local(self) -> bool:
@@ -176,11 +181,9 @@ class Plan:
 
   @property
   def state_bytes(self) -> int:
-    """Memory per worker for errors and compressor states.
-
-    What `local_updates` keeps, the worker's own parameters, is not in it.
-    """
-    return sum(x.error_bytes + x.state_bytes for x in self.leaves)
+    """Memory per worker for errors, compressor states and `local_bytes`."""
+    kept = sum(x.error_bytes + x.state_bytes for x in self.leaves)
+    return kept + self.local_bytes
 
   def __str__(self) -> str:
     tables = plan_table.leaf_table(self), plan_table.step_table(self)
@@ -206,6 +209,7 @@ def plan(
   local_start_step: int = 0,
   total_steps: int | None = None,
   fragments: int = 1,
+  delay: int = 0,
   average_moments: int = 0,
   inner: optax.GradientTransformation | None = None,
   **options: Unpack[PolicyOptions],
@@ -229,8 +233,9 @@ def plan(
       `start_step` and update intervals then count rounds. With a rule, averages
       are those of its shortest rounds, an upper bound; `bytes_after` is exact.
     local_start_step: the `start_step` of `local_updates`.
-    total_steps: that of `local_updates`.
+    total_steps: that of `local_updates`; `print` then shows its average, too.
     fragments: that of `local_updates`.
+    delay: that of `local_updates`; it sends nothing more, and needs memory.
     average_moments: that of `local_updates`; it needs `inner`.
     inner: the inner optimizer, whose state is averaged.
     **options: see `PolicyOptions`.
@@ -299,6 +304,8 @@ def plan(
     devices_per_worker=devices_per_worker,
     schedule=local if is_local else parts[0].schedule,
     is_linear=all(leaf.is_linear for leaf in leaves.values()),
+    local_bytes=_local_bytes(arrays, delay) if is_local else 0,
+    total_steps=total_steps,
   )
 
 
@@ -339,6 +346,20 @@ def _flag(every: Length) -> list[Message]:
   if not isinstance(every, SelSync):
     return []
   return [Message('all-reduce', 'float32', 1)]
+
+
+def _local_bytes(arrays: Sequence[Any], delay: int) -> int:
+  """What `local_updates` keeps of each leaf: its delta, and what is in flight.
+
+  A delta has at least float32. With a delay, there is another one that was
+  sent, and the move that will arrive.
+  """
+  total = 0
+  for x in arrays:
+    delta = jnp.promote_types(x.dtype, jnp.float32).itemsize
+    kept = 2 * delta + jnp.dtype(x.dtype).itemsize if delay else delta
+    total += x.size * kept
+  return total
 
 
 def _moments(

@@ -42,21 +42,19 @@ def step_table(p: Any) -> list[str]:
   ratio: Function = lambda x: (
     f'{p.dense_bytes / x:.2f}x less than dense' if x else ''
   )
-  name: Function = lambda phase: f'{phase.replace("_", "-")} step sends'
+  row: Function = lambda name, sent: (name, _human(sent), ratio(sent))
   rows: _Rows = [('dense step would send', _human(p.dense_bytes), '')]
   if list(p.rounds) != [schedule.DENSE]:
-    rows += [
-      (name(x), _human(p.bytes_in(x)), ratio(p.bytes_in(x))) for x in p.rounds
-    ]
+    rows += [row(f'{x} step sends', p.bytes_in(x)) for x in p.rounds]
     at_most = ' at most' if p.varies else ''
-    rows.append(
-      (
-        f'average step sends{at_most}',
-        _human(p.bytes_per_step),
-        ratio(p.bytes_per_step),
-      )
-    )
-    rows.append(('state added per worker', _human(p.state_bytes), ''))
+    rows.append(row(f'average step sends{at_most}', p.bytes_per_step))
+    if steps := p.total_steps:
+      at_most = '' if p.is_exact else ' at most'
+      average = p.bytes_after(steps) / steps
+      rows.append(row(f'average of {steps:,} steps{at_most}', average))
+    own = f'of which {_human(p.local_bytes)} are its own parameters'
+    added = _human(p.state_bytes)
+    rows.append(('state added per worker', added, own if p.is_local else ''))
   if p.devices_per_worker > 1:
     rows.append(
       (
