@@ -2,12 +2,15 @@
 
 Each rank is the largest with which a run sends at most a tenth, or a fourth,
 of the bytes of dense averaging. The learning rate is the one that is best for
-dense AdamW; the last cells have half of it.
+dense AdamW; some cells have half of it. The last cells ask what Adam's second
+moment and rounds of local steps change: momentum SGD at rates of its own, and
+rounds of four at a fortieth of the bytes.
 """
 
 from experiments.simulated.cells import Cell
 
 _RATE, _HALF = (2e-3,), (1e-3,)
+_SGD_RATES = 0.1, 0.3, 1.0
 
 
 def _cell(method: str, words: str = '') -> Cell:
@@ -42,6 +45,16 @@ def _in(bits: int) -> str:
   return f' --compression.factor_dtype {kind} --compression.dense_dtype {kind}'
 
 
+def _with_sgd(cell: Cell) -> Cell:
+  words = f'{cell.overrides} --optimizer.name sgd --optimizer.momentum 0.9'
+  return cell._replace(overrides=words, rates=_SGD_RATES, seeds=1)
+
+
+def _in_rounds(cell: Cell) -> Cell:
+  words = f'{cell.overrides} --local.every 4'
+  return cell._replace(overrides=words, seeds=1)
+
+
 CELLS = [
   _cell('dense')._replace(seeds=3),
   _greedylore(9, 32),
@@ -63,4 +76,14 @@ CELLS = [
   _greedylore(46, 8)._replace(rates=_HALF),
   _powersgd(31, 8)._replace(rates=_HALF),
   _cell('dense')._replace(rates=_HALF),
+  _with_sgd(_cell('dense')),
+  _with_sgd(_greedylore(46, 8)),
+  _with_sgd(_powersgd(31, 8)),
+  _in_rounds(_greedylore(43, 8, 25)),
+  _in_rounds(_powersgd(31, 8)),
+  _in_rounds(_greedylore(5, 32, 25)),
+  _in_rounds(_powersgd(8, 32)),
+  _in_rounds(_cell('dense')),
+  _with_sgd(_greedylore(9, 32)),
+  _with_sgd(_powersgd(8, 32)),
 ]
