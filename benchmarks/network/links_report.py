@@ -29,7 +29,7 @@ NAMES = {
   'torchft_diloco-30': 'torchft DiLoCo, every 30 steps',
 }
 _THEIRS = 'ddp', 'powersgd_hook', 'post_local_sgd-30', 'torchft_diloco-30'
-_STYLES = {
+STYLES = {
   'dense': ('C0', '-'),
   'powersgd': ('C2', '-'),
   'dense-30': ('C0', '--'),
@@ -243,7 +243,7 @@ def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
       )
       if not here:
         continue
-      color, style = _STYLES[method]
+      color, style = STYLES[method]
       rates = [rate for rate, _ in here]
       ax.plot(
         rates,

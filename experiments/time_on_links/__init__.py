@@ -1,0 +1,1 @@
+"""When a run on slow links has the loss of a dense run."""

@@ -1,0 +1,172 @@
+"""`python -m experiments.time_on_links`: the table and the figure.
+
+A link does not change what a step computes. So the steps to a loss come from
+the training runs in results.jsonl, and what a step waits for from the lines of
+`benchmarks.network.links`. Every step is taken to compute for as long as one
+worker alone: what was measured with different load then compares.
+"""
+
+import itertools
+import json
+import pathlib
+import statistics
+from typing import Any, NamedTuple
+
+from matplotlib import figure, ticker
+
+from benchmarks.network import links_report
+from experiments.time_on_links import cells
+from train.study import tables
+
+_HERE = pathlib.Path(__file__).parent
+_LINKS = _HERE.parent / 'links' / 'results.jsonl'
+_HOSTS = 2
+_ORDER = (
+  'dense',
+  'powersgd',
+  'dense-30',
+  'quantize2-30',
+  'powersgd_int4-30',
+  'powersgd-100',
+  'ddp',
+  'powersgd_hook',
+  'post_local_sgd-30',
+  'torchft_diloco-30',
+)
+
+
+class Row(NamedTuple):
+  """A method.
+
+  Attributes:
+    method: a key of `links_report.NAMES`.
+    loss: held-out, after the last step.
+    steps: to dense's loss; None if the run does not have it.
+    seconds: per step, by link; those of a prediction are in `predicted`.
+    predicted: the links on which nothing was measured.
+  """
+
+  method: str
+  loss: float
+  steps: float | None
+  seconds: dict[links_report.Place, float]
+  predicted: set[links_report.Place]
+
+
+def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
+  """A row for each method that was trained and measured."""
+  curves = {x['overrides']: x['curve'] for x in runs if 'error' not in x}
+  of_method = lambda x: curves.get(cells.words(cells.SAME.get(x, x)))
+  (_, target) = curves[cells.words('dense')][-1]
+  alone = statistics.median(
+    x['seconds']
+    for x in lines
+    if (x['method'], x['hosts']) == ('alone', _HOSTS)
+  )
+  measured = links_report.of(lines)
+  found = []
+  for method in _ORDER:
+    curve = of_method(method)
+    if curve is None or method not in measured:
+      continue
+    here = {p: x for p, x in measured[method].items() if p.hosts == _HOSTS}
+    found.append(
+      Row(
+        method,
+        curve[-1][1],
+        reached(curve, target),
+        {p: alone + x.seconds * (1 - x.share) for p, x in here.items()},
+        {p for p, x in here.items() if x.is_predicted},
+      )
+    )
+  return found
+
+
+def reached(curve: list[tuple[int, float]], target: float) -> float | None:
+  """The step at which a curve has a loss, between two evaluations.
+
+  Example:
+    >>> reached([(30, 4.0), (60, 3.0), (90, 2.0)], 2.5)
+    75.0
+  """
+  for (begin, high), (end, low) in itertools.pairwise(curve):
+    if low <= target:
+      share = (high - target) / (high - low) if high > target else 0.0
+      return begin + share * (end - begin)
+  return None
+
+
+def table(found: list[Row]) -> str:
+  """Steps and seconds to dense's loss, and how many times sooner than DDP."""
+  places = sorted(
+    {p for row in found for p in row.seconds},
+    key=lambda p: (-p.bits, p.milliseconds),
+  )
+  (ddp,) = (row for row in found if row.method == 'ddp')
+  lines = []
+  for row in found:
+    steps = '' if row.steps is None else f'{row.steps:.0f}'
+    cells_ = [_cell(row, ddp, p) for p in places]
+    name = links_report.NAMES[row.method]
+    lines.append([name, f'{row.loss:.4f}', steps, *cells_])
+  rate = lambda p: p.rate.replace('gbit', ' Gbit/s').replace('mbit', ' Mbit/s')
+  titles = [f'{rate(p)}, {p.milliseconds:g} ms' for p in places]
+  return tables.table(['', 'nats at the end', 'steps', *titles], lines)
+
+
+def _cell(row: Row, ddp: Row, place: links_report.Place) -> str:
+  if row.steps is None or ddp.steps is None or place not in row.seconds:
+    return ''
+  seconds = row.steps * row.seconds[place]
+  sooner = ddp.steps * ddp.seconds[place] / seconds
+  mark = ' (p)' if place in row.predicted else ''
+  return f'{seconds:,.0f} ({sooner:.3g}){mark}'
+
+
+def draw(path: pathlib.Path, found: list[Row]) -> None:
+  """Seconds to dense's loss over the rate of the links, one panel per delay."""
+  delays = sorted({p.milliseconds for row in found for p in row.seconds})
+  drawn = figure.Figure(figsize=(5.4 * len(delays), 5.6))
+  drawn.set_layout_engine('constrained')
+  panels = drawn.subplots(1, len(delays), squeeze=False, sharey=True)[0]
+  for ax, delay in zip(panels, delays, strict=True):
+    for row in found:
+      if row.steps is None:
+        continue
+      here = sorted(
+        (p.bits / 1e6, row.steps * seconds, p in row.predicted)
+        for p, seconds in row.seconds.items()
+        if p.milliseconds == delay
+      )
+      color, style = links_report.STYLES[row.method]
+      name = links_report.NAMES[row.method]
+      rates, times = [x[0] for x in here], [x[1] for x in here]
+      ax.plot(rates, times, style, color=color, label=name)
+      for rate, seconds, is_predicted in here:
+        face = 'white' if is_predicted else color
+        ax.plot(rate, seconds, 'o', ms=5, color=color, mfc=face)
+    ax.set_xscale('log')
+    ax.set_yscale('log')
+    ax.set_xticks([1, 10, 100, 1000])
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    ax.set_title(f'{_HOSTS} hosts, {delay:g} ms one way')
+    ax.set_xlabel('Mbit/s of a link')
+    ax.grid(alpha=0.3)
+  panels[0].set_ylabel("seconds to dense's loss (open: predicted)")
+  handles, labels = panels[0].get_legend_handles_labels()
+  drawn.legend(handles, labels, loc='outside lower center', ncols=2)
+  drawn.savefig(path, dpi=120)
+
+
+def main() -> None:
+  """Writes both."""
+  read = lambda path: [*map(json.loads, path.read_text('utf-8').splitlines())]
+  found = rows(read(_HERE / 'results.jsonl'), read(_LINKS))
+  (_HERE / 'table.md').write_text(table(found), encoding='utf-8')
+  draw(_HERE / 'time_on_links.png', found)
+
+
+if __name__ == '__main__':
+  main()
