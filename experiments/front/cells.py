@@ -76,13 +76,7 @@ _ADAMW = [
   _sparse_loco(40),
   f'{_DENSE}{_rounds(10)}',
 ]
-_MUON = [
-  _quantize(4, 4),
-  _quantize(2, 7),
-  _quantize(2, 21),
-  _quantize(2, 70),
-  _powersgd(31, 8),
-]
+_MUON = [_quantize(4, 4), _quantize(2, 7), _powersgd(31, 8)]
 _MOMENTUM = [
   f'{_powersgd(22, 4, 11)} {_NESTEROV}',
   f'{_powersgd(22, 4, 38)} {_NESTEROV}',
@@ -125,6 +119,8 @@ _OPTIONS = [
   f'{_quantize(2, 7)} --local.average_moments 1',  # Sends far more.
   _quantize(2, 28),
   _quantize(2, 100),
+  f'{_quantize(2, 7)} --local.fragments 7',
+  f'{_quantize(2, 28)} --local.fragments 7',
 ]
 _OPTIONS_ADAMW = [
   f'{_powersgd(22, 4, 2)} --local.qsr_alpha 0.00255',
@@ -132,44 +128,45 @@ _OPTIONS_ADAMW = [
   f'{_powersgd(22, 4, 4)} --local.fragments 4',
   f'{_powersgd(22, 4, 4)} --compression.error_decay 0.9',
   f'{_powersgd(22, 4, 4)} --local.average_moments 1',
+  f'{_powersgd(22, 4, 11)} --local.fragments 4',
+  f'{_powersgd(22, 4, 38)} --local.fragments 7',
 ]
-_FRONT_ADAMW = [_powersgd(31, 8), _powersgd(20, 4), *_ADAMW[:2], _ADAMW[3]]
-_FRONT_MUON = _MUON[:3]
+_FRONT = [
+  _powersgd(31, 8),
+  _powersgd(20, 4),
+  _quantize(4, 4),
+  _powersgd(22, 4, 4),
+  f'{_powersgd(22, 4, 4)} --local.fragments 4',
+  _powersgd(22, 4, 11),
+]
+_FRONT_MUON = [*_MUON, f'{_quantize(2, 7)} --local.fragments 4']
 
 CELLS = [
   *_controls(2e-3),
   *_of(_ADAMW, 2e-3),
   *_controls(2e-2, (4,)),
-  *_of(_MUON[:1], 2e-2, (4,)),
-  *_of(_OPTIONS, 2e-2, (4,)),
-  *_of(_METHODS[:12], 2e-3, (4,)),
-  *_of(_OPTIONS_ADAMW, 2e-3, (4,)),
+  *_of([*_MUON[:1], *_OPTIONS], 2e-2, (4,)),
+  *_of([*_METHODS[:12], *_OPTIONS_ADAMW], 2e-3, (4,)),
   *_of(_MUON, 2e-2, (4,)),
   # Three seeds.
   _cell(1, _DENSE, 2e-3, batch=4, seeds=3),
-  *_of([_DENSE, *_FRONT_ADAMW], 2e-3, (4,), seeds=3),
+  *_of([_DENSE, *_FRONT], 2e-3, (4,), seeds=3),
   _cell(1, _DENSE, 2e-2, batch=4, seeds=3),
   *_of([_DENSE, *_FRONT_MUON], 2e-2, (4,), seeds=3),
-  *_of(_MOMENTUM, 2e-3),
   # 8 workers.
   *_controls(2e-3, (8,)),
-  *_of(_FRONT_ADAMW, 2e-3, (8,)),
+  *_of(_FRONT, 2e-3, (8,)),
   *_controls(2e-2, (8,)),
   *_of(_FRONT_MUON, 2e-2, (8,)),
   # The other learning rates.
-  *_controls(4e-3, (4,)),
-  *_of(_FRONT_ADAMW, 4e-3, (4,)),
-  *_controls(1e-2, (4,)),
-  *_of(_FRONT_MUON, 1e-2, (4,)),
-  *_controls(1e-3, (4,)),
-  *_of(_FRONT_ADAMW, 1e-3, (4,)),
+  *_of([_DENSE, *_FRONT], 1e-3, (4,)),
+  *_of([_DENSE, *_FRONT_MUON], 1e-2, (4,)),
+  *_of([_DENSE, *_FRONT], 4e-3, (4,)),
+  *_of([_DENSE, *_FRONT_MUON], 4e-2, (4,)),
+  *_of(_MOMENTUM, 2e-3),
+  *_of(_METHODS, 5e-4, (4,)),
   *_of(_METHODS[12:], 2e-3, (4,)),
   # Muon with 16 workers.
   *_controls(2e-2, (16,)),
   *_of(_FRONT_MUON, 2e-2, (16,)),
-  # The rest.
-  *_controls(4e-2, (4,)),
-  *_of(_FRONT_MUON, 4e-2, (4,)),
-  *_of([*_ADAMW[4:], *_MOMENTUM], 4e-3),
-  *_of(_ADAMW[4:], 1e-3),
 ]
