@@ -48,6 +48,7 @@ _CREWS = {
   'powersgd_int4-30': _OURS,
   'quantize2-30': _OURS,
   'powersgd-100': _OURS,
+  'powersgd_int4-100': _OURS,
   'quantize2-100': _OURS,
   'torch_alone': _THEIRS,
   'ddp': _THEIRS,

@@ -42,6 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
   'powersgd_int4-30': _INT4 | {'local.every': 30},
   'quantize2-30': _BITS2 | {'local.every': 30},
   'powersgd-100': _INT8 | {'local.every': 100},
+  'powersgd_int4-100': _INT4 | {'local.every': 100},
   'quantize2-100': _BITS2 | {'local.every': 100},
 }
 _RUN = {

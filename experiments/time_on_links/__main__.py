@@ -27,7 +27,7 @@ _ORDER = (
   'dense-30',
   'quantize2-30',
   'powersgd_int4-30',
-  'powersgd-100',
+  'powersgd_int4-100',
   'ddp',
   'powersgd_hook',
   'post_local_sgd-30',

@@ -25,8 +25,8 @@ METHODS = {
     '--compression.method quantize --compression.bits 2 --local.every 30'
   ),
   'powersgd_hook': _POWERSGD,
-  'powersgd-100': (
-    f'{_POWERSGD} --compression.factor_dtype int8 --local.every 100'
+  'powersgd_int4-100': (
+    f'{_POWERSGD} --compression.factor_dtype int4 --local.every 100'
   ),
 }
 SAME = {'ddp': 'dense', 'dense-30': 'post_local_sgd-30'}
