@@ -151,8 +151,7 @@ CELLS = [
   # Three seeds.
   _cell(1, _DENSE, 2e-3, batch=4, seeds=3),
   *_of([_DENSE, *_FRONT], 2e-3, (4,), seeds=3),
-  _cell(1, _DENSE, 2e-2, batch=4, seeds=3),
-  *_of([_DENSE, *_FRONT_MUON], 2e-2, (4,), seeds=3),
+  *_of([_DENSE, _quantize(4, 4), _powersgd(31, 8)], 2e-2, (4,), seeds=3),
   # 8 workers.
   *_controls(2e-3, (8,)),
   *_of(_FRONT, 2e-3, (8,)),
