@@ -45,6 +45,11 @@ _METHODS = {
   'count_sketch': 'CountSketch',
   'sketched_amsgrad': 'SketchedAMSGrad',
   'frugal': 'FRUGAL',
+  'range_finder': 'RangeFinder',
+  'tsr': 'TSR',
+  'tsr_adam': 'TSR-Adam',
+  'lordo': 'LoRDO',
+  'sign': 'signs',
 }
 _KNOBS = {'rank': 'r ='}
 
@@ -121,12 +126,16 @@ class Group:
     mean = lambda of: statistics.fmean(of[seed] for seed in common)
     return 100 * (mean(losses) / mean(dense) - 1)
 
-  def kept(self, loss: float) -> float:
-    """Per cent of what the workers gain over one alone."""
+  def kept(self, losses: Mapping[int, float]) -> float:
+    """Per cent of what the workers gain over one alone, over common seeds."""
     if not self.dense or not self.alone:
       return math.nan
-    gain = self.alone.loss - self.dense.loss
-    return 100 * (self.alone.loss - loss) / gain
+    common = losses.keys() & self.dense.losses.keys() & self.alone.losses.keys()
+    if not common:
+      return math.nan
+    mean = lambda of: statistics.fmean(of[seed] for seed in common)
+    gain = mean(self.alone.losses) - mean(self.dense.losses)
+    return 100 * (mean(self.alone.losses) - mean(losses)) / gain
 
 
 def main(folder: str) -> None:
@@ -208,15 +217,19 @@ def _cells(group: Group, row: Row) -> list[str]:
   several = len(row.losses) > 1 and math.isfinite(half)
   is_alone = row.times_fewer is None
   return [
-    '' if is_alone else f'{row.times_fewer:.3g}',
+    '' if is_alone else _three_digits(row.times_fewer),
     'one worker alone' if is_alone else what(row.config),
     '' if is_alone else when(row.config),
     f'{row.rate:g}' + (' (end of the grid)' if row.at_end else ''),
     _digits(row.loss, '.4f') + (f' ± {half:.4f}' if several else ''),
     str(len(row.losses)),
     _digits(group.over_dense(row.losses), '+.1f', ' %'),
-    _digits(group.kept(row.loss), '.0f', ' %'),
+    _digits(group.kept(row.losses), '.0f', ' %'),
   ]
+
+
+def _three_digits(x: float) -> str:
+  return f'{x:.3g}' if x < 999.5 else f'{x:,.0f}'
 
 
 def _digits(x: float, form: str, unit: str = '') -> str:
@@ -237,9 +250,12 @@ def what(config: Config) -> str:
       unit = f'bits{" of a DCT" * bool(sent.transform)}'
       words = [f'ChunkTopK, {sent.keep} of a block in {sent.bits} {unit}']
     case method:
-      knob = budget.knob(method) or ''
-      setting = f'{_KNOBS.get(knob, knob)} {getattr(sent, knob):g}'
-      words = [f'{_METHODS.get(method, method)} {setting}']
+      knob = 'rank' if method == 'lordo' else budget.knob(method)
+      words = [_METHODS.get(method, method)]
+      if knob:
+        words[0] += f' {_KNOBS.get(knob, knob)} {getattr(sent, knob):g}'
+      if sent.payload_method != 'dense':
+        words.append(f'sent by {sent.payload_method}')
   if sent.factor_dtype:
     words[0] += f' {sent.factor_dtype}'
   if sent.method == 'greedylore':
@@ -397,7 +413,7 @@ def _sent(row: Row) -> str:
 
 def _method(row: Row) -> str:
   """What is sent without its settings."""
-  return re.split(r',| r =| density| in \d', what(row.config))[0]
+  return re.split(r',| r =| density| in \d| int\d', what(row.config))[0]
 
 
 if __name__ == '__main__':
