@@ -27,11 +27,9 @@ class Quantize(Compressor):
     E_i = H_i - S_i.
 
   The second rounding is in the error of the worker that made it, so mean_i S_i
-  is the output. Two workers send each other q(H_i) instead, and the output is
-  mean_i q(H_i): as many bytes, one collective less and one rounding less. The
-  bytes and the precision do not depend on the number of workers otherwise. It
-  is biased: use it with error feedback. `factor_dtype` does the same to the
-  messages of any other method.
+  is the output. The bytes and the precision are the same for any number of
+  workers. It is biased: use it with error feedback. `factor_dtype` does the
+  same to the messages of any other method.
 
   Args:
     bits: of a number: 2, 4 or 8. Lower sends less and approximates worse.

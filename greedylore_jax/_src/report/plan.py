@@ -405,10 +405,10 @@ def _packed(
         sizes[messages[i].kind, messages[i].dtype] += messages[i].size
     for kind, dtype in sorted(sorted(sizes, reverse=True), key=order):
       message = Message(kind, dtype, sizes[kind, dtype])
-      if kind == QUANTIZED:
-        packed += message.collectives(num_workers, devices)
-      else:
-        packed.append(message)
+      is_quantized = kind == QUANTIZED
+      packed += (
+        message.halves(num_workers, devices) if is_quantized else [message]
+      )
   return packed
 
 

@@ -35,11 +35,6 @@ def num_chunks(shape: Shape) -> int:
   return shape[0] * -(-math.prod(shape[1:]) // CHUNK)
 
 
-def num_shares(workers: int) -> int:
-  """In how many parts a mean is computed; 1 is on every worker."""
-  return workers if workers > 2 else 1
-
-
 def to_chunks(x: Array) -> Array:
   """[k, m, n] -> rotated chunks, [chunks, 64]; zeros end each matrix.
 

@@ -17,9 +17,8 @@ class Message(NamedTuple):
   """One collective and its payload per worker.
 
   Attributes:
-    kind: 'all-reduce', 'all-gather' or, for the first half of a quantized mean
-      of more than two workers, 'all-to-all'. Of one leaf, all that a quantized
-      mean takes is a 'quantized-mean'.
+    kind: 'all-reduce', 'all-gather' or, for the two halves of a quantized mean,
+      'all-to-all' and 'all-gather'. Of one leaf, both are a 'quantized-mean'.
     dtype: its name.
     size: how many numbers of that dtype a worker sends; of a quantized mean, in
       chunks of 64.
@@ -36,15 +35,14 @@ class Message(NamedTuple):
       return self.size * quantized.chunk_bytes(quantized.bits_of(self.dtype))
     return self.size * jnp.dtype(self.dtype).itemsize
 
-  def collectives(self, num_workers: int, devices: int) -> 'list[Message]':
-    """A quantized mean as it is sent: its halves, or one gather for two."""
+  def halves(self, num_workers: int, devices: int) -> 'list[Message]':
+    """A quantized mean as it is sent: each worker has the same share of it."""
     width = quantized.chunk_bytes(quantized.bits_of(self.dtype))
-    shares = quantized.num_shares(num_workers)
-    share = -(-self.size // (devices * shares)) * devices * width
-    gathered = Message('all-gather', 'uint8', share)
-    if shares == 1:
-      return [gathered]
-    return [Message('all-to-all', 'uint8', shares * share), gathered]
+    share = -(-self.size // (devices * num_workers)) * devices * width
+    return [
+      Message('all-to-all', 'uint8', num_workers * share),
+      Message('all-gather', 'uint8', share),
+    ]
 
 
 class Recorder:

@@ -36,11 +36,10 @@ class Quantized:
   """A mean of numbers in a few bits: `mean, sent = yield Quantized(x, bits)`.
 
   A mean has two halves, and both are rounded: workers send parts of the message
-  to each other, and then the means of these parts to all. (Two workers send
-  each other everything, which is rounded once.) `mean` is what everybody
-  received. `sent` is this worker's share of it, with all roundings, so that
-  mean_i sent_i == mean. Precision and bytes do not depend on the number of
-  workers.
+  to each other, and then the means of these parts to all. `mean` is what
+  everybody received. `sent` is this worker's share of it, with both roundings,
+  so that mean_i sent_i == mean. Precision and bytes do not depend on the number
+  of workers.
 
   Attributes:
     x: [k, m, n].

@@ -57,8 +57,7 @@ class Transport:
     """(mean, sent) of arrays [k, m, n] in a few bits, see `rounds.Quantized`.
 
     Worker j averages part j of the packed message of all arrays, which takes an
-    all-to-all, and an all-gather spreads its mean. Two workers gather the
-    messages themselves, which takes as many bytes and one collective.
+    all-to-all, and an all-gather spreads its mean.
     """
     chunks = [quantized.to_chunks(x.astype(jnp.float32)) for x in arrays]
     parts = self._exchange(
@@ -122,39 +121,28 @@ class Transport:
   ) -> tuple[list[Array], Array]:
     """[1, n] each -> all means, then all that was sent; and if it is finite."""
     workers = worker_axes.num_workers(self.axis_name)
-    shares = quantized.num_shares(workers)
     flat = jnp.concatenate(parts, axis=1)
     size = flat.shape[1]
-    flat = jnp.pad(flat, ((0, 0), (0, -size % (shares * quantized.CHUNK))))
-    own = quantized.encode(flat.reshape(shares, -1, quantized.CHUNK), bits)
-    sent = quantized.decode(own, bits)
-    if shares == 1:
-      (everybodys,), _ = self._gather([own.reshape(1, -1)])
-      received = quantized.decode(everybodys.reshape(workers, *own.shape), bits)
-      mean = jnp.mean(received, axis=0)
+    flat = jnp.pad(flat, ((0, 0), (0, -size % (workers * quantized.CHUNK))))
+    own = quantized.encode(flat.reshape(workers, -1, quantized.CHUNK), bits)
+    if self.axis_name is None:
+      mine = jnp.array(0)
+      received = own
     else:
-      mean, late = self._mean_of_shares(own, bits)
-      sent += late
+      mine = jax.lax.axis_index(self.axis_name)
+      received = jax.lax.all_to_all(own, self.axis_name, 0, 0)
+    part = jnp.mean(quantized.decode(received, bits), axis=0)
+    rounded = quantized.encode(part, bits)
+    (everybodys,), _ = self._gather([rounded.reshape(1, -1)])
+    mean = quantized.decode(everybodys.reshape(own.shape), bits)
+    # The second rounding is known to the owner of the part only.
+    late = workers * (quantized.decode(rounded, bits) - part)
+    is_mine = (jnp.arange(workers) == mine)[:, None, None]
+    sent = quantized.decode(own, bits) + jnp.where(is_mine, late, 0)
     means, sents = (
       _split(x.reshape(1, -1)[:, :size], parts) for x in (mean, sent)
     )
     return [*means, *sents], all_finite([mean])
-
-  def _mean_of_shares(self, own: Array, bits: int) -> tuple[Array, Array]:
-    """The mean of [N, chunks, bytes], and what this worker adds to its own.
-
-    Worker j rounds the mean of share j. This second rounding is known to it
-    alone, so it counts as sent by it.
-    """
-    mine = jax.lax.axis_index(self.axis_name)
-    received = jax.lax.all_to_all(own, self.axis_name, 0, 0)
-    share = jnp.mean(quantized.decode(received, bits), axis=0)
-    rounded = quantized.encode(share, bits)
-    (everybodys,), _ = self._gather([rounded.reshape(1, -1)])
-    late = len(own) * (quantized.decode(rounded, bits) - share)
-    is_mine = (jnp.arange(len(own)) == mine)[:, None, None]
-    mean = quantized.decode(everybodys.reshape(own.shape), bits)
-    return mean, jnp.where(is_mine, late, 0)
 
 
 def all_finite(arrays: Sequence[Array]) -> Array:
