@@ -15,8 +15,10 @@ from greedylore_jax._src.types import Function, KeyPath, PyTree
 FLOATING = 'bfloat16', 'float16', 'float32', 'float64'
 
 
-def check_integer(name: str, value: Any, at_least: int = 1) -> None:
-  """Raises unless `value` is an int, or NumPy's, that is large enough."""
+def check_integer(
+  name: str, value: Any, at_least: int = 1, at_most: int = 2**31 - 1
+) -> None:
+  """Raises unless `value` is an int, or NumPy's, in the range."""
   if not isinstance(value, numbers.Integral) or isinstance(value, bool):
     raise TypeError(
       f'{name} must be an int, got {name}={value!r}.{_if_injected(value)}'
@@ -25,6 +27,13 @@ def check_integer(name: str, value: Any, at_least: int = 1) -> None:
     raise ValueError(
       f'{name} must be at least {at_least}, got {name}={value!r}.'
     )
+  if value > at_most:
+    raise ValueError(f'{name} must be at most {at_most}, got {name}={value!r}.')
+
+
+def check_seed(value: Any) -> None:
+  """Raises unless `value` is an int that seeds a key."""
+  check_integer('seed', value, at_least=0, at_most=2**63 - 1)
 
 
 def check_number(name: str, value: Any) -> None:

@@ -33,7 +33,15 @@ from greedylore_jax._src.types import (
 from greedylore_jax._src.wire import worker_axes
 from greedylore_jax._src.wire.transport import Transport, all_finite
 
-_UNKNOWN_AXIS: Any = object()
+
+class _NotGiven:
+  """The default of an argument that None would mean something for."""
+
+  def __repr__(self) -> str:
+    return '<not given>'
+
+
+_UNKNOWN_AXIS: Any = _NotGiven()
 
 
 class RoundOptimizer(NamedTuple):

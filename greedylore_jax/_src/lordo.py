@@ -152,7 +152,7 @@ def lordo(
   """
   checks.check_integer('update_interval', update_interval)
   checks.check_share('quasi_hyperbolic', quasi_hyperbolic, or_zero=True)
-  checks.check_integer('seed', seed, at_least=0)
+  checks.check_seed(seed)
   low_rank = _LowRankAdam(
     policy=Policy.of(
       FixedSubspace(rank),

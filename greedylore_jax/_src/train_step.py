@@ -125,6 +125,7 @@ def make_train_step(
   ) -> tuple[Params, OptState, Any]:
     _check_wrappers(opt_state)
     checkpoint.check_num_workers(opt_state, workers)
+    checkpoint.check_fits(opt_state, tx, params)
     for (path, _), spec in zip(
       jax.tree_util.tree_leaves_with_path(params), held, strict=False
     ):

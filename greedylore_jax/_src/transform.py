@@ -101,7 +101,7 @@ def compress_gradients(
     The recursion: GreedyLore, arXiv 2507.08784 (2025), Algorithm 2.
   """
   checks.check_axis_name(axis_name)
-  checks.check_integer('seed', seed, at_least=0)
+  checks.check_seed(seed)
   policy = Policy.of(compressor, **options)
 
   def init(params: Params) -> CompressState:

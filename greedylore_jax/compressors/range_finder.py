@@ -56,7 +56,7 @@ class RangeFinder(Compressor):
 
   def __post_init__(self) -> None:
     checks.check_integer('rank', self.rank)
-    checks.check_integer('seed', self.seed, at_least=0)
+    checks.check_seed(self.seed)
     checks.check_share('warm', self.warm, or_zero=True)
 
   def init(self, k: int, a: int, b: int, dtype: DType) -> PyTree:

@@ -220,6 +220,11 @@ def test_another_number_of_workers_resumes_with_means(
     ({'outer_momentum': 1.0, 'every': 2}, r'outer_momentum must be below 1'),
     ({'qsr_alpha': 0.0}, r'local\.qsr_alpha must be above 0, got 0\.0'),
     ({'start_step': 3}, r'local\.start_step is only for local\.every above 1'),
+    ({'selsync_threshold': 0.1}, r'needs a longest round, local\.every'),
+    (
+      {'every': 2, 'outer_nesterov': False},
+      r'local\.outer_nesterov is only for local\.outer_momentum above 0',
+    ),
   ],
 )
 def test_mistakes_are_one_line(changes, message):

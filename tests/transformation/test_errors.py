@@ -47,6 +47,16 @@ class Refreshed(gl.Compressor):
     (lambda: gl.ChunkTopK(16), TypeError, 'positional argument'),
     (lambda: gl.GreedyLore(0), ValueError, r'rank must be at least 1.*=0'),
     (lambda: gl.GreedyLore(2.5), TypeError, r'rank must be an int.*2\.5'),
+    (
+      lambda: gl.plan(gl.PowerSGD(2), PARAMS, every=10**10),
+      ValueError,
+      'every must be at most 2147483647',
+    ),
+    (
+      lambda: gl.plan(gl.PowerSGD(2), PARAMS, every=1.5),
+      TypeError,
+      r'every must be an int or a rule such as gl\.QSR, got every=1\.5',
+    ),
     (lambda: gl.GreedyLore(True), TypeError, 'rank must be an int'),
     (lambda: gl.GreedyLore(2, 0), ValueError, 'update_interval must be'),
     (lambda: gl.GreedyLore(2, probes='all'), ValueError, 'independent'),
@@ -429,6 +439,42 @@ def test_a_state_that_is_replicated_by_mistake():
 
   with pytest.raises(ValueError, match=r"be sharded over \['data'\], got one"):
     sharded(step, P(), P())(PARAMS, tx.init(PARAMS))
+
+
+def _with_inner(inner, **options):
+  outer = optax.chain(
+    gl.compress_gradients(gl.PowerSGD(2), 'data'),
+    options.pop('outer_optimizer', optax.sgd(1.0)),
+  )
+  return gl.local_updates(inner, outer=outer, **{'every': 4, **options})
+
+
+@pytest.mark.parametrize(
+  ('before', 'after', 'message'),
+  [
+    ({}, {'delay': 2}, "got no 'in_flight/left'"),
+    ({'delay': 2}, {}, "got 'in_flight/left', 'in_flight/moves"),
+    ({}, {'inner': optax.sgd(0.1)}, "got 'inner/.*which tx does not keep"),
+    ({'inner': optax.sgd(0.1)}, {}, "got no 'inner/"),
+    ({}, {'fragments': 2}, "got no 'outer/1"),
+    (
+      {},
+      {'outer_optimizer': optax.sgd(1.0, momentum=0.5)},
+      "got no 'outer/0/1/0/trace",
+    ),
+    ({}, {'every': gl.SelSync(0.1), 'axis_name': 'data'}, "got no 'norm"),
+  ],
+)
+def test_a_state_of_another_optimizer(before, after, message):
+  """Optax's optimizers fail later, or take the state of another one."""
+  mesh = workers.mesh_of(1)
+  make = lambda options: _with_inner(**{'inner': optax.adam(0.1), **options})
+  params = {'w': jnp.ones((8, 16)), 'v': jnp.ones((8, 16))}
+  state = gl.init_state(make(before), params, mesh, axis_name='data')
+  loss_fn = lambda params, x: jnp.mean((x @ params['w'] @ params['v'].T) ** 2)
+  step = gl.make_train_step(loss_fn, make(after), mesh, axis_name='data')
+  with pytest.raises(ValueError, match=f'(?s){message}.*place_state'):
+    step(params, state, jnp.ones((4, 8)))
 
 
 def test_a_key_in_the_batch():

@@ -326,6 +326,13 @@ class Local(Section):
         'delay',
         'average_moments',
       )
+    if not self.outer_momentum:
+      self.only_for('local.outer_momentum above 0', 'outer_nesterov')
+    if self.selsync_threshold is not None and self.every == 1:
+      raise ValueError(
+        'local.selsync_threshold needs a longest round, local.every, of several'
+        ' steps, got 1: a round would end with every step anyway.'
+      )
     if self.qsr_alpha is not None and self.selsync_threshold is not None:
       raise ValueError(
         'local.qsr_alpha and local.selsync_threshold are two rules for the'

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from greedylore_jax._src import checks
 from greedylore_jax._src.types import Array
@@ -140,6 +141,11 @@ class Rule:
   total_steps: int | None = None
 
   def __post_init__(self) -> None:
+    if not isinstance(self.every, int | np.integer) and not self.varies:
+      raise TypeError(
+        'every must be an int or a rule such as gl.QSR, got'
+        f' every={self.every!r}.'
+      )
     if not self.varies:
       checks.check_integer('every', self.every)
     checks.check_integer('start_step', self.start_step, at_least=0)

@@ -15,7 +15,8 @@ def leaf_table(p: Any) -> list[str]:
   for x in p.leaves:
     how = x.how + (f', gathered: {x.gathered}' if x.gathered else '')
     kinds[x.kind, x.shape, how].append(x)
-  rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', 'per step', 'shrinks')]
+  unit = 'per round' if p.is_local else 'per step'
+  rows: _Rows = [('leaf', 'shape', 'sent as', 'dense', unit, 'shrinks')]
   for (kind, shape, how), group in kinds.items():
     size = f'{len(group)} x ' if len(group) > 1 else ''
     sent = sum([*x.sent.values()][-1] for x in group)  # Of its last phase.
