@@ -27,7 +27,7 @@ def check_integer(
     raise ValueError(
       f'{name} must be at least {at_least}, got {name}={value!r}.'
     )
-  if value > at_most:
+  if int(value) > at_most:
     raise ValueError(f'{name} must be at most {at_most}, got {name}={value!r}.')
 
 
