@@ -83,12 +83,7 @@ def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
 
 
 def reached(curve: list[tuple[int, float]], target: float) -> float | None:
-  """The step at which a curve has a loss, between two evaluations.
-
-  Example:
-    >>> reached([(30, 4.0), (60, 3.0), (90, 2.0)], 2.5)
-    75.0
-  """
+  """The step at which a curve has a loss, between two evaluations."""
   for (begin, high), (end, low) in itertools.pairwise(curve):
     if low <= target:
       share = (high - target) / (high - low) if high > target else 0.0
