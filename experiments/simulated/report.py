@@ -36,7 +36,7 @@ _COLUMNS = (
   'over dense',
   'gain kept',
 )
-_MARKERS = 'os^DvP*X<>hdp8H1'
+_MARKERS = 'os^DvP*X<>dph1234'
 _METHODS = {
   'powersgd': 'PowerSGD',
   'greedylore': 'GreedyLore',

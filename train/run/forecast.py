@@ -220,12 +220,12 @@ def _worker_lines(
   size = f'{mesh.size} x {kind}' if mesh.size > 1 else kind
   (of_dense,) = dense.seconds.values()
   of_phases = ', '.join(
-    f'{phase.replace("_", "-")} {1e3 * x:.4g} ms'
+    f'{phase} {1e3 * x:.4g} ms' + (' (as dense)' if phase == 'local' else '')
     for phase, x in compressed.seconds.items()
   )
   return [
-    f'One worker with {examples} examples on {size}, measured: dense step'
-    f' {1e3 * of_dense:.4g} ms; {of_phases}.',
+    f'One worker with {examples} example{"s" * (examples != 1)} on {size},'
+    f' measured: dense step {1e3 * of_dense:.4g} ms; {of_phases}.',
     f'Memory of a device at its peak: dense {dense.memory / 1e6:,.0f} MB,'
     f' compressed {compressed.memory / 1e6:,.0f} MB.',
   ]
