@@ -100,7 +100,7 @@ def table(found: list[Row]) -> str:
   (ddp,) = (row for row in found if row.method == 'ddp')
   lines = []
   for row in found:
-    steps = '' if row.steps is None else f'{row.steps:.0f}'
+    steps = 'not reached' if row.steps is None else f'{row.steps:.0f}'
     cells_ = [_cell(row, ddp, p) for p in places]
     name = links_report.NAMES[row.method]
     lines.append([name, f'{row.loss:.4f}', steps, *cells_])
@@ -126,7 +126,7 @@ def draw(path: pathlib.Path, found: list[Row]) -> None:
   panels = drawn.subplots(1, len(delays), squeeze=False, sharey=True)[0]
   for ax, delay in zip(panels, delays, strict=True):
     for row in found:
-      if row.steps is None:
+      if row.steps is None or not row.seconds:
         continue
       here = sorted(
         (p.bits / 1e6, row.steps * seconds, p in row.predicted)
