@@ -88,7 +88,9 @@ def test_rounds_have_an_average_a_peak_and_a_bandwidth(tmp_path, alpha):
   assert average == pytest.approx(plan.bytes_in('compress') / 3, abs=51)
   assert peak == pytest.approx(plan.bytes_in('warmup'), abs=51)
   assert of_run == pytest.approx(plan.bytes_after(20) / 20, abs=51)
-  measured = re.search(r'compress ([\d.]+) ms, local ([\d.]+) ms\.', text)
+  measured = re.search(
+    r'compress ([\d.]+) ms, local ([\d.]+) ms \(as dense\)\.', text
+  )
   assert measured
   seconds = 1e-3 * (float(measured[1]) / 3 + float(measured[2]) * 2 / 3)
   mbits = re.search(r'computing below (at most )?([\d.]+) Mbit/s', text)
