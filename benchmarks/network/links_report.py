@@ -30,7 +30,7 @@ NAMES = {
   'torchft_diloco-30': 'torchft DiLoCo, every 30 steps',
 }
 _THEIRS = 'ddp', 'powersgd_hook', 'post_local_sgd-30', 'torchft_diloco-30'
-STYLES = {
+_STYLES = {
   'dense': ('C0', '-'),
   'powersgd': ('C2', '-'),
   'dense-30': ('C0', '--'),
@@ -60,6 +60,13 @@ class Place(NamedTuple):
   def bits(self) -> float:
     """Of a link, per second."""
     return hosts_lib.bits_per_second(self.rate)
+
+  @property
+  def link(self) -> str:
+    """'10 Mbit/s, 50 ms'."""
+    number = self.rate.rstrip('bgikmt')
+    unit = self.rate[len(number)].upper()
+    return f'{number} {unit}bit/s, {self.milliseconds:g} ms'
 
 
 class Result(NamedTuple):
@@ -188,7 +195,7 @@ def _tables(
       if sent:
         size = f'{statistics.median(sent) / 1e6:.3g}'
         rows.append([name, size, *(_cell(cells.get(p)) for p in here)])
-    titles = [f'{_rate(p.rate)}, {p.milliseconds:g} ms' for p in here]
+    titles = [p.link for p in here]
     yield tables.table(['', 'MB', *titles], rows)
     yield (
       'Seconds that the end of a round takes beyond its local steps, from which'
@@ -223,12 +230,6 @@ def _cell(result: Result | None) -> str:
   return f'{result.seconds:.3g} ({result.share:.1%}){mark}'
 
 
-def _rate(rate: str) -> str:
-  """'10mbit' -> '10 Mbit/s'."""
-  number = rate.rstrip('bgikmt')
-  return f'{number} {rate[len(number)].upper()}bit/s'
-
-
 def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
   """The share of the time spent computing, a panel per hosts and delay."""
   panels = sorted({p[:2] for p in _places(results)})
@@ -245,30 +246,42 @@ def _draw(path: pathlib.Path, results: dict[str, dict[Place, Result]]) -> None:
       )
       if not here:
         continue
-      color, style = STYLES[method]
-      rates = [rate for rate, _ in here]
-      ax.plot(
-        rates,
-        [100 * x.share for _, x in here],
-        style,
-        color=color,
-        label=NAMES[method],
-      )
-      for rate, x in here:
-        face = 'white' if x.is_predicted else color
-        ax.plot(rate, 100 * x.share, 'o', ms=5, color=color, mfc=face)
+      points = [(rate, 100 * x.share, x.is_predicted) for rate, x in here]
+      draw_method(ax, method, points)
     ax.axhline(95, color='gray', lw=0.8)
-    ax.set_xscale('log')
-    ax.set_xticks([1, 10, 100, 1000])
-    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
-    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
-    ax.set_title(f'{panel[0]} hosts, {panel[1]:g} ms one way')
-    ax.grid(alpha=0.3)
+    prepare(ax, *panel)
   for ax in grid[-1]:
     ax.set_xlabel('Mbit/s of a link')
   for ax in grid[:, 0]:
     ax.set_ylabel('% of the time spent computing')
-  drawn_lines = {x.get_label(): x for ax in grid.flat for x in ax.get_lines()}
-  named = [drawn_lines[x] for x in NAMES.values() if x in drawn_lines]
-  drawn.legend(handles=named, loc='outside lower center', ncols=2)
+  name_methods(drawn)
   drawn.savefig(path, dpi=120)
+
+
+def prepare(ax: Any, hosts: int, milliseconds: float) -> None:
+  """A panel over the rate of the links."""
+  ax.set_xscale('log')
+  ax.set_xticks([1, 10, 100, 1000])
+  ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
+  ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+  ax.set_title(f'{hosts} hosts, {milliseconds:g} ms one way')
+  ax.grid(alpha=0.3)
+
+
+def name_methods(drawn: figure.Figure) -> None:
+  """A legend of the methods in any panel."""
+  lines = {x.get_label(): x for ax in drawn.axes for x in ax.get_lines()}
+  named = [lines[x] for x in NAMES.values() if x in lines]
+  drawn.legend(handles=named, loc='outside lower center', ncols=2)
+
+
+def draw_method(
+  ax: Any, method: str, points: list[tuple[float, float, bool]]
+) -> None:
+  """A line through (Mbit/s, value, whether it is predicted: open)."""
+  color, style = _STYLES[method]
+  rates, values, _ = zip(*points, strict=True)
+  ax.plot(rates, values, style, color=color, label=NAMES[method])
+  for rate, value, is_predicted in points:
+    face = 'white' if is_predicted else color
+    ax.plot(rate, value, 'o', ms=5, color=color, mfc=face)

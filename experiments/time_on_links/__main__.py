@@ -21,18 +21,6 @@ from train.study import tables
 _HERE = pathlib.Path(__file__).parent
 _LINKS = _HERE.parent / 'links' / 'results.jsonl'
 _HOSTS = 2
-_ORDER = (
-  'dense',
-  'powersgd',
-  'dense-30',
-  'quantize2-30',
-  'powersgd_int4-30',
-  'powersgd_int4-100',
-  'ddp',
-  'powersgd_hook',
-  'post_local_sgd-30',
-  'torchft_diloco-30',
-)
 
 
 class Row(NamedTuple):
@@ -55,9 +43,12 @@ class Row(NamedTuple):
 
 def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
   """A row for each method that was trained and measured."""
-  curves = {x['overrides']: x['curve'] for x in runs if 'error' not in x}
-  of_method = lambda x: curves.get(cells.words(cells.SAME.get(x, x)))
-  (_, target) = curves[cells.words('dense')][-1]
+  curves = {
+    x['overrides']: x['curve']
+    for x in runs
+    if 'error' not in x and x['rate'] == cells.RATE
+  }
+  _, target = curves[cells.words('dense')][-1]
   alone = statistics.median(
     x['seconds']
     for x in lines
@@ -65,9 +56,12 @@ def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
   )
   measured = links_report.of(lines)
   found = []
-  for method in _ORDER:
-    curve = of_method(method)
-    if curve is None or method not in measured:
+  for method in links_report.NAMES:
+    trained = cells.SAME.get(method, method)
+    if trained not in cells.METHODS or method not in measured:
+      continue
+    curve = curves.get(cells.words(trained))
+    if curve is None:
       continue
     here = {p: x for p, x in measured[method].items() if p.hosts == _HOSTS}
     found.append(
@@ -101,11 +95,10 @@ def table(found: list[Row]) -> str:
   lines = []
   for row in found:
     steps = 'not reached' if row.steps is None else f'{row.steps:.0f}'
-    cells_ = [_cell(row, ddp, p) for p in places]
+    times = [_cell(row, ddp, p) for p in places]
     name = links_report.NAMES[row.method]
-    lines.append([name, f'{row.loss:.4f}', steps, *cells_])
-  rate = lambda p: p.rate.replace('gbit', ' Gbit/s').replace('mbit', ' Mbit/s')
-  titles = [f'{rate(p)}, {p.milliseconds:g} ms' for p in places]
+    lines.append([name, f'{row.loss:.4f}', steps, *times])
+  titles = [p.link for p in places]
   return tables.table(['', 'nats at the end', 'steps', *titles], lines)
 
 
@@ -126,32 +119,19 @@ def draw(path: pathlib.Path, found: list[Row]) -> None:
   panels = drawn.subplots(1, len(delays), squeeze=False, sharey=True)[0]
   for ax, delay in zip(panels, delays, strict=True):
     for row in found:
-      if row.steps is None or not row.seconds:
-        continue
-      here = sorted(
+      points = sorted(
         (p.bits / 1e6, row.steps * seconds, p in row.predicted)
         for p, seconds in row.seconds.items()
-        if p.milliseconds == delay
+        if p.milliseconds == delay and row.steps is not None
       )
-      color, style = links_report.STYLES[row.method]
-      name = links_report.NAMES[row.method]
-      rates, times = [x[0] for x in here], [x[1] for x in here]
-      ax.plot(rates, times, style, color=color, label=name)
-      for rate, seconds, is_predicted in here:
-        face = 'white' if is_predicted else color
-        ax.plot(rate, seconds, 'o', ms=5, color=color, mfc=face)
-    ax.set_xscale('log')
+      if points:
+        links_report.draw_method(ax, row.method, points)
+    links_report.prepare(ax, _HOSTS, delay)
     ax.set_yscale('log')
-    ax.set_xticks([1, 10, 100, 1000])
-    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
-    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
     ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
-    ax.set_title(f'{_HOSTS} hosts, {delay:g} ms one way')
     ax.set_xlabel('Mbit/s of a link')
-    ax.grid(alpha=0.3)
   panels[0].set_ylabel("seconds to dense's loss (open: predicted)")
-  handles, labels = panels[0].get_legend_handles_labels()
-  drawn.legend(handles, labels, loc='outside lower center', ncols=2)
+  links_report.name_methods(drawn)
   drawn.savefig(path, dpi=120)
 
 

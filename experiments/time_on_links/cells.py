@@ -7,6 +7,7 @@ one on its way, and the step at which it has that of another can be read off.
 
 from experiments.simulated.cells import Cell
 
+RATE = 1.5e-3
 _DENSE_STEPS, _STEPS, _WARMUP = 420, 840, 30
 _DENSE = '--compression.method dense'
 _POWERSGD = '--compression.method powersgd'
@@ -44,7 +45,9 @@ def words(method: str) -> str:
   )
 
 
+_CONFIG = 'configs/studies/time_to_loss.py'
 CELLS = [
-  Cell(words(method), (1.5e-3,), config='configs/studies/time_to_loss.py')
-  for method in METHODS
+  *(Cell(words(method), (RATE,), config=_CONFIG) for method in METHODS),
+  # Is RATE a good one for dense averaging?
+  Cell(words('dense'), (7.5e-4,), config=_CONFIG),
 ]

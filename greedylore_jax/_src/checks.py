@@ -16,12 +16,17 @@ FLOATING = 'bfloat16', 'float16', 'float32', 'float64'
 
 
 def check_integer(
-  name: str, value: Any, at_least: int = 1, at_most: int = 2**31 - 1
+  name: str,
+  value: Any,
+  at_least: int = 1,
+  *,
+  at_most: int = 2**31 - 1,
+  expected: str = 'an int',
 ) -> None:
   """Raises unless `value` is an int, or NumPy's, in the range."""
   if not isinstance(value, numbers.Integral) or isinstance(value, bool):
     raise TypeError(
-      f'{name} must be an int, got {name}={value!r}.{_if_injected(value)}'
+      f'{name} must be {expected}, got {name}={value!r}.{_if_injected(value)}'
     )
   if value < at_least:
     raise ValueError(

@@ -35,7 +35,7 @@ from greedylore_jax._src.wire.transport import Transport, all_finite
 
 
 class _NotGiven:
-  """The default of an argument that None would mean something for."""
+  """The default of an argument for which None has a meaning."""
 
   def __repr__(self) -> str:
     return '<not given>'
@@ -377,7 +377,7 @@ def _check_parts(
   if checkpoint.holds_state(inner_state):
     raise ValueError(
       'inner must be an optimizer of one worker, got one with a compressor in'
-      ' it: gl.compress_gradients and gl.average_gradients belong into outer.'
+      ' it: gl.compress_gradients and gl.average_gradients belong in outer.'
     )
   if find_local(inner_state) or find_local(outer_states):
     raise ValueError(

@@ -12,7 +12,7 @@ import optax
 from greedylore_jax._src import checks, gradients
 from greedylore_jax._src.mesh_step import TrainStep
 from greedylore_jax._src.report.diagnostics import Observer
-from greedylore_jax._src.state import checkpoint, placement
+from greedylore_jax._src.state import checkpoint, placement, restore
 from greedylore_jax._src.state.local_state import find_local, local_params
 from greedylore_jax._src.types import (
   Array,
@@ -125,7 +125,7 @@ def make_train_step(
   ) -> tuple[Params, OptState, Any]:
     _check_wrappers(opt_state)
     checkpoint.check_num_workers(opt_state, workers)
-    checkpoint.check_fits(opt_state, tx, params)
+    restore.check_fits(opt_state, tx, params)
     for (path, _), spec in zip(
       jax.tree_util.tree_leaves_with_path(params), held, strict=False
     ):

@@ -1,13 +1,18 @@
 """Are runs on one device, many at a time, the trainer's own runs?"""
 
 import dataclasses
+import json
 import math
+import typing
 
 import pytest
 
 from experiments.simulated import program, report, text
+from experiments.simulated import rows as rows_lib
 import runs
-from train.config.schema import Compression, Local, Optimizer
+from train.config import schema
+from train.config.machines import Mesh
+from train.config.schema import Compression, Config, Local, Optimizer
 
 LOW_RANK = Compression('powersgd', rank=2, error_decay=0.9)
 RATE = 2e-3
@@ -96,7 +101,7 @@ def test_a_row_is_compared_with_the_same_seeds_of_dense():
   common = {'config': 'configs/studies/family.py', 'rate': 1e-3}
   dense = common | {'overrides': '--compression.method dense', 'times_fewer': 1}
   sign = common | {'overrides': '--compression.method sign', 'times_fewer': 30}
-  rows = report.rows_of(
+  rows = rows_lib.rows_of(
     [
       dense | {'seed': 0, 'loss': 2.0},
       dense | {'seed': 1, 'loss': 1.0},
@@ -104,10 +109,55 @@ def test_a_row_is_compared_with_the_same_seeds_of_dense():
       sign | {'seed': 2, 'loss': 9.0},
     ]
   )
-  (group,) = report.grouped(rows)
+  (group,) = rows_lib.grouped(rows)
   (row,) = (x for x in group.rows if x is not group.dense)
   assert group.over_dense(row.losses) == pytest.approx(10)
   assert math.isnan(group.over_dense({2: 9.0}))
+
+
+def test_the_gain_kept_is_over_the_seeds_that_all_have():
+  row = lambda workers, times_fewer, losses: rows_lib.Row(
+    Config(mesh=Mesh(replica=workers)), times_fewer, 1e-3, False, losses
+  )
+  dense, alone = row(4, 1, {0: 1.0, 1: 5.0}), row(1, None, {0: 2.0, 1: 6.0})
+  group = rows_lib.Group(dense.setting, [dense], dense, alone)
+  assert group.kept({0: 1.25}) == pytest.approx(75)
+  assert math.isnan(group.kept({2: 1.0}))
+  alone = row(1, None, {0: 2.0})
+  group = rows_lib.Group(dense.setting, [dense], dense, alone)
+  assert group.kept(dense.losses) == pytest.approx(100)
+
+
+def test_every_method_has_a_row_and_a_mark(tmp_path):
+  run = {
+    'config': 'configs/studies/family.py',
+    'rate': 1e-3,
+    'seed': 0,
+    'loss': 2.0,
+  }
+  methods = [*typing.get_args(schema.MatrixMethod), *schema.OPTIMIZERS]
+  lines = [
+    run
+    | {
+      'overrides': f'--compression.method {method} --local.every 4',
+      'times_fewer': 1500 + i,
+    }
+    for i, method in enumerate(methods)
+    if method == 'lordo' or method not in schema.OPTIMIZERS
+  ] + [
+    run | {'overrides': f'--compression.method {method}', 'times_fewer': 1 + i}
+    for i, method in enumerate(['dense', *schema.OPTIMIZERS])
+    if method != 'lordo'
+  ]
+  results = '\n'.join(map(json.dumps, lines))
+  (tmp_path / 'results.jsonl').write_text(results, encoding='utf-8')
+  report.main(str(tmp_path))
+  table = (tmp_path / 'table.md').read_text(encoding='utf-8')
+  assert '| 1 | dense | every step |' in table
+  assert '| 1,500 | dense | H = 4, SGD 1 |' in table
+  assert 'LoRDO r = 16' in table and '| signs' in table
+  assert table.count('| 0.001 |') == len(lines)
+  assert (tmp_path / 'compare.png').stat().st_size > 10_000
 
 
 def test_a_rate_with_more_seeds_comes_before_a_better_one():
@@ -116,7 +166,7 @@ def test_a_rate_with_more_seeds_comes_before_a_better_one():
     'overrides': '--compression.method dense',
     'times_fewer': 1,
   }
-  (row,) = report.rows_of(
+  (row,) = rows_lib.rows_of(
     [
       run | {'rate': 1e-3, 'seed': 0, 'loss': 1.0},
       *(run | {'rate': 2e-3, 'seed': i, 'loss': 2.0} for i in range(3)),

@@ -9,7 +9,8 @@ LINE = {'hosts': 2, 'milliseconds': 0.0, 'rate': '10mbit', 'turn': 0}
 
 
 def run(method, curve):
-  return {'overrides': cells.words(method), 'curve': curve}
+  own = {'overrides': cells.words(method), 'curve': curve}
+  return own | {'rate': cells.RATE}
 
 
 def line(method, seconds, median, steps):

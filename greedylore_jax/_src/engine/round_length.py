@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from greedylore_jax._src import checks
 from greedylore_jax._src.types import Array
@@ -141,13 +140,9 @@ class Rule:
   total_steps: int | None = None
 
   def __post_init__(self) -> None:
-    if not isinstance(self.every, int | np.integer) and not self.varies:
-      raise TypeError(
-        'every must be an int or a rule such as gl.QSR, got'
-        f' every={self.every!r}.'
-      )
     if not self.varies:
-      checks.check_integer('every', self.every)
+      rules = 'an int or a rule such as gl.QSR'
+      checks.check_integer('every', self.every, expected=rules)
     checks.check_integer('start_step', self.start_step, at_least=0)
     if self.total_steps is not None:
       checks.check_integer('total_steps', self.total_steps)

@@ -233,9 +233,10 @@ def plan(
       `start_step` and update intervals then count rounds. With a rule, averages
       are those of its shortest rounds, an upper bound; `bytes_after` is exact.
     local_start_step: the `start_step` of `local_updates`.
-    total_steps: that of `local_updates`; `print` then shows its average, too.
+    total_steps: that of `local_updates`. `print` then also shows the average
+      over these steps.
     fragments: that of `local_updates`.
-    delay: that of `local_updates`; it sends nothing more, and needs memory.
+    delay: that of `local_updates`. It needs memory and sends nothing more.
     average_moments: that of `local_updates`; it needs `inner`.
     inner: the inner optimizer, whose state is averaged.
     **options: see `PolicyOptions`.

@@ -2,28 +2,18 @@
 
 from collections.abc import Callable
 from typing import Any
-import warnings
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from greedylore_jax._src import checks
 from greedylore_jax._src.state.compress_state import (
-  REMEDY,
   CompressState,
   NonlinearCompressState,
   is_state,
 )
 from greedylore_jax._src.state.per_worker import PerWorker, is_per_worker
-from greedylore_jax._src.types import (
-  Array,
-  Function,
-  KeyPath,
-  OptState,
-  Params,
-  PyTree,
-)
+from greedylore_jax._src.types import Array, KeyPath, OptState, PyTree
 
 
 def collapse(opt_state: OptState, *, exact: bool = True) -> OptState:
@@ -156,33 +146,6 @@ def check_num_workers(opt_state: OptState, num_workers: int) -> None:
       )
 
   _map_errors(lambda _: check, opt_state)
-
-
-def check_fits(
-  opt_state: OptState, tx: optax.GradientTransformation, params: Params
-) -> None:
-  """Raises unless the state has the arrays that `tx` keeps, by their names.
-
-  Most optimizers do not look, and fail later or continue with the state of
-  another one. Compressors look themselves, and say more.
-  """
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # `init_state` has warned already.
-    fresh = jax.eval_shape(tx.init, params)
-  names: Function = lambda tree: [
-    checks.path_name(path)
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_state)
-  ]
-  given, wanted = names(opt_state), names(fresh)
-  missing = [x for x in wanted if x not in given]
-  extra = [x for x in given if x not in wanted]
-  if missing or extra:
-    some = ', '.join(map(repr, (missing or extra)[:3]))
-    problem = f'no {some}' if missing else f'{some}, which tx does not keep'
-    raise ValueError(
-      f'The state must be that of tx, got {problem}: it is of another'
-      f' configuration. {REMEDY}'
-    )
 
 
 def _is_linear(state: CompressState | PerWorker) -> bool:

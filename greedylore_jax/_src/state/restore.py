@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -82,13 +83,40 @@ def adapt(
   return adapted
 
 
-def _only_in(saved: OptState, adapted: OptState) -> list[str]:
+def check_fits(
+  opt_state: OptState, tx: optax.GradientTransformation, params: Params
+) -> None:
+  """Raises unless the state has the arrays that `tx` keeps, by their names.
+
+  Most optimizers do not look, and fail later or continue with the state of
+  another one. Compressors look themselves, and say more.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # `init_state` has warned already.
+    fresh = jax.eval_shape(tx.init, params)
+  outside: Function = lambda tree: jax.tree.map(
+    lambda x: 0, tree, is_leaf=compress_state.is_state
+  )
+  wanted, given = outside(fresh), outside(opt_state)
+  if missing := _only_in(wanted, given):
+    got = f'no {", ".join(missing[:3])}'
+  elif extra := _only_in(given, wanted):
+    got = f'{", ".join(extra[:3])}, which tx does not keep'
+  else:
+    return
+  raise ValueError(
+    f'The state must be that of tx, got {got}: it is of another configuration.'
+    f' {compress_state.REMEDY}'
+  )
+
+
+def _only_in(one: OptState, other: OptState) -> list[str]:
   """The places of arrays of the one state that the other does not have."""
   of: Function = lambda tree: dict.fromkeys(
     _name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)
   )
-  known = of(adapted)
-  return [name for name in of(saved) if name not in known]
+  known = of(other)
+  return [name for name in of(one) if name not in known]
 
 
 def _adapt_state(
