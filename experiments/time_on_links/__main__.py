@@ -3,11 +3,14 @@
 A link does not change what a step computes. So the steps to a loss come from
 the training runs in results.jsonl, and what a step waits for from the lines of
 `benchmarks.network.links`. Every step is taken to compute for as long as one
-worker alone: what was measured with different load then compares.
+worker alone: what was measured with different load then compares. Every method
+has the best of its learning rates.
 """
 
+import collections
 import itertools
 import json
+import math
 import pathlib
 import statistics
 from typing import Any, NamedTuple
@@ -28,14 +31,18 @@ class Row(NamedTuple):
 
   Attributes:
     method: a key of `links_report.NAMES`.
-    loss: held-out, after the last step.
+    rate: the best learning rate.
+    times_fewer: dense bytes over those of the run.
+    over_dense: held-out loss over that of dense after as many steps.
     steps: to dense's loss; None if the run does not have it.
     seconds: per step, by link; those of a prediction are in `predicted`.
     predicted: the links on which nothing was measured.
   """
 
   method: str
-  loss: float
+  rate: float
+  times_fewer: float
+  over_dense: float
   steps: float | None
   seconds: dict[links_report.Place, float]
   predicted: set[links_report.Place]
@@ -43,12 +50,17 @@ class Row(NamedTuple):
 
 def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
   """A row for each method that was trained and measured."""
-  curves = {
-    x['overrides']: x['curve']
-    for x in runs
-    if 'error' not in x and x['rate'] == cells.RATE
-  }
-  _, target = curves[cells.words('dense')][-1]
+  trained = collections.defaultdict(list)
+  for run in runs:
+    if 'error' not in run:
+      trained[run['overrides']].append(run)
+  dense = trained[cells.words('dense')]
+  last, target = min((x['curve'][-1] for x in dense), key=lambda end: end[1])
+  # The best of its rates: in steps, or in loss if none of them gets there.
+  badness = lambda run: (
+    reached(run['curve'], target) or math.inf,
+    dict(run['curve'])[last],
+  )
   alone = statistics.median(
     x['seconds']
     for x in lines
@@ -57,18 +69,20 @@ def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
   measured = links_report.of(lines)
   found = []
   for method in links_report.NAMES:
-    trained = cells.SAME.get(method, method)
-    if trained not in cells.METHODS or method not in measured:
+    same = cells.SAME.get(method, method)
+    if same not in cells.METHODS or method not in measured:
       continue
-    curve = curves.get(cells.words(trained))
-    if curve is None:
+    if not (tried := trained.get(cells.words(same))):
       continue
+    run = min(tried, key=badness)
     here = {p: x for p, x in measured[method].items() if p.hosts == _HOSTS}
     found.append(
       Row(
         method,
-        curve[-1][1],
-        reached(curve, target),
+        run['rate'],
+        run['times_fewer'],
+        dict(run['curve'])[last] / target - 1,
+        reached(run['curve'], target),
         {p: alone + x.seconds * (1 - x.share) for p, x in here.items()},
         {p for p, x in here.items() if x.is_predicted},
       )
@@ -97,9 +111,11 @@ def table(found: list[Row]) -> str:
     steps = 'not reached' if row.steps is None else f'{row.steps:.0f}'
     times = [_cell(row, ddp, p) for p in places]
     name = links_report.NAMES[row.method]
-    lines.append([name, f'{row.loss:.4f}', steps, *times])
+    fewer, over = f'{row.times_fewer:,.0f}', f'{100 * row.over_dense:+.1f} %'
+    lines.append([name, fewer, f'{row.rate:g}', over, steps, *times])
   titles = [p.link for p in places]
-  return tables.table(['', 'nats at the end', 'steps', *titles], lines)
+  columns = ['', 'times fewer bytes', 'rate', 'over dense', 'steps', *titles]
+  return tables.table(columns, lines)
 
 
 def _cell(row: Row, ddp: Row, place: links_report.Place) -> str:

@@ -3,11 +3,12 @@
 Two workers with the model, batch and rank of `benchmarks.network.links`. The
 learning rate is constant after its warm-up, so a run has the loss of a shorter
 one on its way, and the step at which it has that of another can be read off.
+All methods have the same grid of rates.
 """
 
 from experiments.simulated.cells import Cell
 
-RATE = 1.5e-3
+_RATES = 3.75e-4, 7.5e-4, 1.5e-3
 _DENSE_STEPS, _STEPS, _WARMUP = 420, 840, 30
 _DENSE = '--compression.method dense'
 _POWERSGD = '--compression.method powersgd'
@@ -45,9 +46,8 @@ def words(method: str) -> str:
   )
 
 
-_CONFIG = 'configs/studies/time_to_loss.py'
 CELLS = [
-  *(Cell(words(method), (RATE,), config=_CONFIG) for method in METHODS),
-  # Is RATE a good one for dense averaging?
-  Cell(words('dense'), (7.5e-4,), config=_CONFIG),
+  Cell(words(method), (rate,), config='configs/studies/time_to_loss.py')
+  for rate in _RATES[::-1]
+  for method in METHODS
 ]

@@ -530,3 +530,24 @@ def test_what_the_quickstart_proposes_sends_as_little_as_it_says():
   config, _ = command_line.parse(['configs/quickstart.py', *words], '')
   times = budget.times_fewer(config, tasks.load(config))
   assert times == pytest.approx(int(said[1]), rel=0.02)
+
+
+@pytest.mark.parametrize(
+  'study', ['few_bits', 'front', 'links', 'time_on_links']
+)
+def test_the_tables_of_a_study_have_the_numbers_of_its_report(study):
+  """Losses over dense, and seconds with what stands in parentheses."""
+  told = re.compile(r'[+-][\d.]+ ?%|[\d,.]+ \([\d.]+%?\)( \(p\))?')
+
+  def cells(text):
+    return {
+      cell.strip(' *')
+      for line in text.splitlines()
+      if line.startswith('|')
+      for cell in line.split('|')
+      if told.fullmatch(cell.strip(' *'))
+    }
+
+  folder = EXPERIMENTS / study
+  said = cells((folder / 'README.md').read_text('utf-8'))
+  assert said and not said - cells((folder / 'table.md').read_text('utf-8'))
