@@ -9,6 +9,7 @@ All methods have the same grid of rates.
 from experiments.simulated.cells import Cell
 
 _RATES = 3.75e-4, 7.5e-4, 1.5e-3
+_LOWER = 1.875e-4
 _DENSE_STEPS, _STEPS, _WARMUP = 420, 840, 30
 _DENSE = '--compression.method dense'
 _POWERSGD = '--compression.method powersgd'
@@ -46,8 +47,12 @@ def words(method: str) -> str:
   )
 
 
+_CONFIG = 'configs/studies/time_to_loss.py'
 CELLS = [
-  Cell(words(method), (rate,), config='configs/studies/time_to_loss.py')
-  for rate in _RATES[::-1]
-  for method in METHODS
+  *(
+    Cell(words(method), (rate,), config=_CONFIG)
+    for rate in _RATES[::-1]
+    for method in METHODS
+  ),
+  Cell(words('dense'), (_LOWER,), config=_CONFIG),  # For the end of the grid.
 ]
