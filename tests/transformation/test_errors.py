@@ -57,6 +57,11 @@ class Refreshed(gl.Compressor):
       TypeError,
       r'every must be an int or a rule such as gl\.QSR, got every=1\.5',
     ),
+    (
+      lambda: gl.plan(gl.PowerSGD(2), PARAMS, every=jnp.array(3)),
+      TypeError,
+      'every must be an int or a rule.*list this argument in its static_args',
+    ),
     (lambda: gl.GreedyLore(True), TypeError, 'rank must be an int'),
     (lambda: gl.GreedyLore(2, 0), ValueError, 'update_interval must be'),
     (lambda: gl.GreedyLore(2, probes='all'), ValueError, 'independent'),
@@ -441,7 +446,7 @@ def test_a_state_that_is_replicated_by_mistake():
     sharded(step, P(), P())(PARAMS, tx.init(PARAMS))
 
 
-def _with_inner(inner, **options):
+def _in_rounds(inner, **options):
   outer = optax.chain(
     gl.compress_gradients(gl.PowerSGD(2), 'data'),
     options.pop('outer_optimizer', optax.sgd(1.0)),
@@ -468,7 +473,7 @@ def _with_inner(inner, **options):
 def test_a_state_of_another_optimizer(before, after, message):
   """Optax's optimizers fail later, or take the state of another one."""
   mesh = workers.mesh_of(1)
-  make = lambda options: _with_inner(**{'inner': optax.adam(0.1), **options})
+  make = lambda options: _in_rounds(**{'inner': optax.adam(0.1), **options})
   params = {'w': jnp.ones((8, 16)), 'v': jnp.ones((8, 16))}
   state = gl.init_state(make(before), params, mesh, axis_name='data')
   loss_fn = lambda params, x: jnp.mean((x @ params['w'] @ params['v'].T) ** 2)
@@ -640,7 +645,6 @@ def test_a_dense_leaf_that_differs_over_another_axis_beside_a_compressed_one():
   params = {'w': jnp.ones((16, 24)), 'b': jnp.ones(16)}
   state = gl.init_state(tx, params, mesh, axis_name=workers.AXIS)
   specs = gl.state_partition_specs(state, workers.AXIS)
-  P = jax.sharding.PartitionSpec
 
   def step(state, x):
     own = jax.lax.pcast(params['w'], workers.AXIS, to='varying')
