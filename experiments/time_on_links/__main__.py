@@ -23,7 +23,7 @@ from train.study import tables
 
 _HERE = pathlib.Path(__file__).parent
 _LINKS = _HERE.parent / 'links' / 'results.jsonl'
-_HOSTS = 2
+_HOSTS = 2, 4
 
 
 class Row(NamedTuple):
@@ -48,13 +48,15 @@ class Row(NamedTuple):
   predicted: set[links_report.Place]
 
 
-def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
-  """A row for each method that was trained and measured."""
+def rows(
+  runs: list[dict[str, Any]], lines: list[dict[str, Any]], hosts: int
+) -> list[Row]:
+  """A row for each method that was trained and measured on so many hosts."""
   trained = collections.defaultdict(list)
   for run in runs:
     if 'error' not in run:
       trained[run['overrides']].append(run)
-  dense = trained[cells.words('dense')]
+  dense = trained[cells.words('dense', hosts)]
   last, target = min((x['curve'][-1] for x in dense), key=lambda end: end[1])
   # The best of its rates: in steps, or in loss if none of them gets there.
   badness = lambda run: (
@@ -62,9 +64,7 @@ def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
     dict(run['curve'])[last],
   )
   alone = statistics.median(
-    x['seconds']
-    for x in lines
-    if (x['method'], x['hosts']) == ('alone', _HOSTS)
+    x['seconds'] for x in lines if (x['method'], x['hosts']) == ('alone', hosts)
   )
   measured = links_report.of(lines)
   found = []
@@ -72,10 +72,10 @@ def rows(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[Row]:
     same = cells.SAME.get(method, method)
     if same not in cells.METHODS or method not in measured:
       continue
-    if not (tried := trained.get(cells.words(same))):
+    if not (tried := trained.get(cells.words(same, hosts))):
       continue
     run = min(tried, key=badness)
-    here = {p: x for p, x in measured[method].items() if p.hosts == _HOSTS}
+    here = {p: x for p, x in measured[method].items() if p.hosts == hosts}
     found.append(
       Row(
         method,
@@ -127,26 +127,32 @@ def _cell(row: Row, ddp: Row, place: links_report.Place) -> str:
   return f'{seconds:,.0f} ({sooner:.3g}){mark}'
 
 
-def draw(path: pathlib.Path, found: list[Row]) -> None:
-  """Seconds to dense's loss over the rate of the links, one panel per delay."""
-  delays = sorted({p.milliseconds for row in found for p in row.seconds})
-  drawn = figure.Figure(figsize=(5.4 * len(delays), 5.6))
+def draw(path: pathlib.Path, found: dict[int, list[Row]]) -> None:
+  """Seconds to dense's loss over the rate of the links.
+
+  A row of panels for each number of hosts, with a panel for each delay.
+  """
+  every = {p for rows in found.values() for row in rows for p in row.seconds}
+  delays = sorted({p.milliseconds for p in every})
+  drawn = figure.Figure(figsize=(5.4 * len(delays), 0.6 + 5 * len(found)))
   drawn.set_layout_engine('constrained')
-  panels = drawn.subplots(1, len(delays), squeeze=False, sharey=True)[0]
-  for ax, delay in zip(panels, delays, strict=True):
-    for row in found:
-      points = sorted(
-        (p.bits / 1e6, row.steps * seconds, p in row.predicted)
-        for p, seconds in row.seconds.items()
-        if p.milliseconds == delay and row.steps is not None
-      )
-      if points:
-        links_report.draw_method(ax, row.method, points)
-    links_report.prepare(ax, _HOSTS, delay)
-    ax.set_yscale('log')
-    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+  panels = drawn.subplots(len(found), len(delays), squeeze=False, sharey=True)
+  for (hosts, of_hosts), line in zip(found.items(), panels, strict=True):
+    for delay, ax in zip(delays, line, strict=True):
+      for row in of_hosts:
+        points = sorted(
+          (p.bits / 1e6, row.steps * seconds, p in row.predicted)
+          for p, seconds in row.seconds.items()
+          if p.milliseconds == delay and row.steps is not None
+        )
+        if points:
+          links_report.draw_method(ax, row.method, points)
+      links_report.prepare(ax, hosts, delay)
+      ax.set_yscale('log')
+      ax.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    line[0].set_ylabel("seconds to dense's loss (open: predicted)")
+  for ax in panels[-1]:
     ax.set_xlabel('Mbit/s of a link')
-  panels[0].set_ylabel("seconds to dense's loss (open: predicted)")
   links_report.name_methods(drawn)
   drawn.savefig(path, dpi=120)
 
@@ -154,8 +160,10 @@ def draw(path: pathlib.Path, found: list[Row]) -> None:
 def main() -> None:
   """Writes both."""
   read = lambda path: [*map(json.loads, path.read_text('utf-8').splitlines())]
-  found = rows(read(_HERE / 'results.jsonl'), read(_LINKS))
-  (_HERE / 'table.md').write_text(table(found), encoding='utf-8')
+  runs, lines = read(_HERE / 'results.jsonl'), read(_LINKS)
+  found = {hosts: rows(runs, lines, hosts) for hosts in _HOSTS}
+  parts = [f'## {hosts} hosts\n\n{table(x)}' for hosts, x in found.items()]
+  (_HERE / 'table.md').write_text('\n'.join(parts), encoding='utf-8')
   draw(_HERE / 'time_on_links.png', found)
 
 

@@ -44,7 +44,7 @@ def test_seconds_are_those_of_a_step_alone_and_what_it_waits_for():
     line('powersgd_int4-30', 0.5, 0.4, 30),
     line('torch_alone', 0.2, 0.2, 10),
   ]
-  found = {x.method: x for x in time_on_links.rows(runs, lines)}
+  found = {x.method: x for x in time_on_links.rows(runs, lines, 2)}
   assert found.keys() == {'dense', 'ddp', 'powersgd_int4-30'}
   assert found['powersgd_int4-30'].steps == pytest.approx(520)
   assert found['powersgd_int4-30'].over_dense == pytest.approx(0.05)

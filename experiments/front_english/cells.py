@@ -1,0 +1,53 @@
+"""The cells of the front on English, most important first.
+
+The model, the text and the tokenizer of `configs/studies/llama_2m.py`, with
+embedding and head compressed like the rest. Each rank is the largest at which
+a run sends at most a tenth, a thirtieth, a hundredth or a 300th of the bytes of
+dense averaging. Every inner optimizer has a grid of rates for dense averaging,
+and its other rows have the middle one.
+"""
+
+from experiments.simulated.cells import Cell
+
+_CONFIG = 'configs/studies/llama_2m.py'
+_DENSE = '--compression.method dense'
+_RATES = {'adamw': (1e-3, 2e-3, 4e-3), 'muon': (1e-2, 2e-2, 4e-2)}
+
+
+def _cell(
+  optimizer: str, sent: str, rates: tuple[float, ...] = (), workers: int = 4
+) -> Cell:
+  words = (
+    f'--optimizer.name {optimizer} --mesh.replica {workers}'
+    f' --batch_size {workers} --steps 500 --model.scan True'
+    ' --evaluation.sequences 128 --compression.embeddings True'
+    f' --compression.start_step 0 {sent}'
+  )
+  rate = _RATES[optimizer][1:2]
+  return Cell(words, rates or rate, config=_CONFIG)
+
+
+def _powersgd(rank: int, bits: int, words: str = '') -> str:
+  precision = f'--compression.rank {rank} --compression.factor_dtype int{bits}'
+  return f'--compression.method powersgd {precision} {words}'
+
+
+def _quantize(bits: int, words: str) -> str:
+  return f'--compression.method quantize --compression.bits {bits} {words}'
+
+
+_FOUR, _SEVEN, _ELEVEN = (f'--local.every {x}' for x in (4, 7, 11))
+_FRAGMENTS = '--local.fragments 4'
+
+CELLS = [
+  *(_cell(x, _DENSE, _RATES[x]) for x in _RATES),
+  *(_cell(x, _DENSE, workers=1) for x in _RATES),
+  _cell('adamw', _powersgd(40, 8)),
+  _cell('adamw', _quantize(4, _FOUR)),
+  _cell('adamw', _powersgd(25, 4)),
+  _cell('adamw', _powersgd(30, 4, f'{_FOUR} {_FRAGMENTS}')),
+  _cell('muon', _quantize(4, _FOUR)),
+  _cell('muon', _quantize(2, f'{_SEVEN} {_FRAGMENTS}')),
+  _cell('muon', _powersgd(40, 8)),
+  _cell('adamw', _powersgd(27, 4, f'{_ELEVEN} {_FRAGMENTS}')),
+]
