@@ -33,9 +33,8 @@ def _greedylore(
   return _cell('greedylore', f'{words}{size}{_in(bits)}')
 
 
-def range_finder(rank: int, bits: int) -> Cell:
-  """The cell in which `train_past_sketches` replaces the method."""
-  return _cell('range_finder', f'--compression.rank {rank}{_in(bits)}')
+def _past_sketches(rank: int, bits: int) -> Cell:
+  return _cell('past_sketches', f'--compression.rank {rank}{_in(bits)}')
 
 
 def _in(bits: int) -> str:
@@ -86,4 +85,10 @@ CELLS = [
   _in_rounds(_cell('dense')),
   _with_sgd(_greedylore(9, 32)),
   _with_sgd(_powersgd(8, 32)),
+  _past_sketches(38, 8)._replace(seeds=3),
+  _past_sketches(9, 32),
+  _past_sketches(24, 32),
+  _past_sketches(95, 8),
+  _in_rounds(_past_sketches(38, 8)),
+  _with_sgd(_past_sketches(38, 8)),
 ]

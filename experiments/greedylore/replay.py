@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 import optax
 
-from experiments.greedylore import informed, past_sketches
+from experiments.greedylore import informed
 import greedylore_jax as gl
 from train import tasks
 from train.config import command_line
@@ -77,10 +77,7 @@ KINDS = [
     'basis of 2 r by a sketch, every 2',
     lambda r: gl.GreedyLore(r, 2, basis_size=2 * r),
   ),
-  Kind(
-    'basis of past sketches',
-    lambda r: past_sketches.PastSketches(r, -(-r // 2), 0.5),
-  ),
+  Kind('basis of past sketches', gl.PastSketches),
   Kind('range finder', gl.RangeFinder),
   Kind('PowerSGD', gl.PowerSGD),
   Kind("best directions, PowerSGD's rank", informed.Best, True, gl.PowerSGD),

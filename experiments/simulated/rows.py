@@ -19,6 +19,7 @@ _METHODS = {
   'count_sketch': 'CountSketch',
   'sketched_amsgrad': 'SketchedAMSGrad',
   'frugal': 'FRUGAL',
+  'past_sketches': 'PastSketches',
   'range_finder': 'RangeFinder',
   'tsr': 'TSR',
   'tsr_adam': 'TSR-Adam',

@@ -59,10 +59,10 @@ def _cell(method: str, rate: float, hosts: int = 2) -> Cell:
 _OF_FOUR = {  # The best rates of two workers.
   'dense': 3.75e-4,
   'quantize2-30': 7.5e-4,
-  'powersgd_int4-30': 7.5e-4,
-  'post_local_sgd-30': 7.5e-4,
-  'powersgd': 7.5e-4,
-  'powersgd_hook': 7.5e-4,
+  'powersgd_int4-30': 3.75e-4,
+  'post_local_sgd-30': 3.75e-4,
+  'powersgd': 3.75e-4,
+  'powersgd_hook': 3.75e-4,
 }
 CELLS = [
   *(_cell(method, rate) for rate in _RATES[::-1] for method in METHODS),

@@ -6,6 +6,7 @@ from greedylore_jax.compressors.count_sketch import CountSketch
 from greedylore_jax.compressors.dense import Dense
 from greedylore_jax.compressors.frozen import Frozen
 from greedylore_jax.compressors.greedylore import GreedyLore
+from greedylore_jax.compressors.past_sketches import PastSketches
 from greedylore_jax.compressors.powersgd import PowerSGD
 from greedylore_jax.compressors.quantized import Quantize, Sign
 from greedylore_jax.compressors.range_finder import RangeFinder
@@ -24,6 +25,7 @@ __all__ = [
   'FixedSubspace',
   'Frozen',
   'GreedyLore',
+  'PastSketches',
   'PowerSGD',
   'Quantize',
   'RandomK',

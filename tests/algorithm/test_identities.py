@@ -19,6 +19,7 @@ METHODS = {
   'powersgd': gl.PowerSGD(2),
   'range finder': gl.RangeFinder(2),
   'half warm': gl.RangeFinder(2, warm=0.5),
+  'past sketches': gl.PastSketches(2),
   'sketched basis': gl.GreedyLore(2, 4, basis_size=4),
   'tsr': gl.TSR(2, update_interval=4, oversampling=1),
   'tsr, bases': gl.TSR(2, update_interval=4, average='bases'),

@@ -99,6 +99,24 @@ def range_finder(rank, warm=0):
   return compress
 
 
+def past_sketches(rank, columns, decay):
+  def compress(h, memory, draw):
+    """`draw` are Gaussian, and the first Q^T."""
+    normal, first = draw
+    d, q = (None, first.T) if memory is None else memory
+    v = q @ normal[:, :columns]
+    v *= np.sqrt(v.shape[0]) / np.linalg.norm(v, axis=0)
+    y = mean([x @ v for x in h])
+    known = np.max(y**2) / 100 * np.eye(len(y)) if d is None else decay * d
+    p = orth((y @ y.T + known) @ normal[:, columns:].T)
+    output, sent = between(h, p)
+    rest = y - p @ (p.T @ y)
+    d = rest @ rest.T + columns * output @ output.T + known
+    return output, sent, (d, output.T @ p)
+
+  return compress
+
+
 def tsr(rank, power_iterations, average):
   """Returns compress and refresh."""
 

@@ -12,8 +12,8 @@ from greedylore_jax._src.engine.policy import Policy
 
 PUBLIC = {
   'compressors': (
-    'Compressor Dense FixedSubspace Frozen GreedyLore PowerSGD Quantize RandomK'
-    ' RandomSubspace RangeFinder Sign TSR TopK'
+    'Compressor Dense FixedSubspace Frozen GreedyLore PastSketches PowerSGD'
+    ' Quantize RandomK RandomSubspace RangeFinder Sign TSR TopK'
     ' ChunkTopK CountSketch SplitColumns ThresholdTopK'
   ),
   'their parts': 'Each Gather Product Quantized',
@@ -58,6 +58,7 @@ def test_every_public_name_has_a_docstring_that_is_its_own(name):
   'compressor',
   [
     gl.GreedyLore(2, probes='independent'),
+    gl.PastSketches(2, fresh=0.7),
     gl.PowerSGD(2, seed=3),
     gl.RangeFinder(2, warm=0.5),
     gl.TSR(2, 10),

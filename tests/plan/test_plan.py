@@ -18,6 +18,7 @@ COMPRESSORS = {
   'powersgd': gl.PowerSGD(3),
   'range finder': gl.RangeFinder(3),
   'half warm': gl.RangeFinder(3, warm=0.5),
+  'past sketches': gl.PastSketches(3),
   'sketched basis': gl.GreedyLore(3, 5, basis_size=5),
   'tsr': gl.TSR(3, update_interval=5, oversampling=2),
   'tsr, bases': gl.TSR(3, update_interval=5, average='bases'),

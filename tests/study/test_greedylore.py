@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.greedylore import replay
-from experiments.greedylore.past_sketches import PastSketches
 import greedylore_jax as gl
-import workers
-
-SHAPES = {'w': (6, 12), 'tall': (9, 5)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,25 +30,6 @@ def measured(method, gradients=None):
   tx = gl.compress_gradients(method, None, min_compression_rate=0)
   with jax.enable_x64(True):
     return replay.measure(tx, {'w': gradients})
-
-
-def test_past_sketches_conserves_the_mean_and_depends_on_nothing_else():
-  method = PastSketches(rank=2, probes=2, decay=0.5)
-  tx = gl.compress_gradients(method, workers.AXIS, min_compression_rate=0)
-  update = workers.simulated(tx, 3)
-  state = same = workers.fresh(tx, SHAPES, 3)
-  for step in range(4):
-    grads = workers.random_grads(SHAPES, 3, seed=step)
-    mean = jax.tree.map(lambda x: jnp.broadcast_to(x.mean(0), x.shape), grads)
-    before = state.error
-    updates, state = update(grads, state)
-    others, same = update(mean, same)
-    for name in SHAPES:
-      given = (grads[name] + before[name]).mean(0)
-      kept = updates[name] + state.error[name].mean(0)
-      assert workers.relative(kept, given) < workers.FLOAT32_ROUNDING
-      rounding = workers.relative(others[name], updates[name])
-      assert rounding < workers.FLOAT32_FEEDBACK
 
 
 def test_a_method_that_sends_everything_sends_it_at_once():

@@ -18,6 +18,7 @@ METHODS = {
   'greedylore': gl.GreedyLore(2, 3, probes=2),
   'independent': gl.GreedyLore(2, 3, probes='independent', basis_size=4),
   'powersgd': gl.PowerSGD(2),
+  'past_sketches': gl.PastSketches(2),
   'range_finder': gl.RangeFinder(2, warm=0.5),
   'tsr': gl.TSR(2, 3),
   'fixed_subspace': gl.FixedSubspace(2, 3),

@@ -16,6 +16,7 @@ from train.config.subject import BUILT_IN, Data, DType, Model
 MatrixMethod = Literal[
   'dense',
   'greedylore',
+  'past_sketches',
   'powersgd',
   'range_finder',
   'tsr',
@@ -35,10 +36,10 @@ OPTIMIZERS = typing.get_args(OptimizerMethod)
 Method = MatrixMethod | OptimizerMethod
 FactorDType = Literal['float32', 'bfloat16', 'float16', 'int8', 'int4', 'int2']
 
+_WITHOUT_REFRESH = 'past_sketches', 'powersgd', 'range_finder'
 _LOW_RANK = (
+  *_WITHOUT_REFRESH,
   'greedylore',
-  'powersgd',
-  'range_finder',
   'tsr',
   'tsr_adam',
   'fixed_subspace',
@@ -49,7 +50,7 @@ _SKETCHED = 'count_sketch', 'sketched_amsgrad'
 METHODS_OF: dict[str, tuple[str, ...]] = {
   'rank': (*_LOW_RANK, 'lordo'),
   'update_interval': (
-    *(x for x in _LOW_RANK if x not in ('powersgd', 'range_finder')),
+    *(x for x in _LOW_RANK if x not in _WITHOUT_REFRESH),
     'threshold_top_k',
     'frugal',
   ),
@@ -62,6 +63,7 @@ METHODS_OF: dict[str, tuple[str, ...]] = {
   'sketch_columns': _SKETCHED,
   'bits': ('quantize', 'chunk_top_k'),
   'indices': ('top_k',),
+  'fresh': ('past_sketches',),
   'warm': ('range_finder',),
   'basis_size': ('greedylore',),
   'average': ('tsr', 'tsr_adam'),
@@ -176,6 +178,9 @@ class Compression(Section):
   indices: Literal['shared', 'own'] = 'shared'
   """top_k: 'shared' sends columns that all workers agree on, 'own' the entries
   that each worker chooses."""
+  fresh: float = 0.5
+  """past_sketches: columns of the sketch per direction. Lower sends less and
+  relies more on earlier steps."""
   warm: float = 0.0
   """range_finder: share of the directions that the next step reuses."""
   basis_size: int | None = None
@@ -241,8 +246,9 @@ class Compression(Section):
     self._at_least(1, 'sketch_rows', 'renew_rounds')
     self._at_least(0, 'start_step', 'probes', 'min_compression_rate', 'scale')
     self._at_least(0, 'seed')
-    self._above(0, 'sketch_columns')
-    self._fraction('density', 'warm', 'error_decay', 'quasi_hyperbolic')
+    self._above(0, 'sketch_columns', 'fresh')
+    self._fraction('density', 'fresh', 'warm', 'error_decay')
+    self._fraction('quasi_hyperbolic')
     methods = self.method, self.embedding_method
     if 'quantize' in methods and self.bits not in (2, 4, 8):
       raise ValueError(

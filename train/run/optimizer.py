@@ -277,6 +277,8 @@ def compressor(compression: Compression) -> gl.Compressor:
         compression.probes or 'independent',
         compression.basis_size,
       )
+    case 'past_sketches':
+      return gl.PastSketches(rank, compression.fresh)
     case 'powersgd':
       return gl.PowerSGD(rank)
     case 'range_finder':
