@@ -10,7 +10,7 @@ rounds of four at a fortieth of the bytes.
 from experiments.simulated.cells import Cell
 
 _RATE, _HALF = (2e-3,), (1e-3,)
-_SGD_RATES = 0.1, 0.3, 1.0
+_SGD_RATES = 0.03, 0.1, 0.3, 1.0
 
 
 def _cell(method: str, words: str = '') -> Cell:
