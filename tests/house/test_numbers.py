@@ -92,8 +92,12 @@ def front(workers, what, when):
 
 @functools.cache
 def over_dense(study, what):
-  """Per cent over dense of a message that was sent in every step."""
-  (row,) = (x for x in rows(f'{study}/table.md') if x['what is sent'] == what)
+  """Per cent over dense of a message that is sent in every step of AdamW."""
+  (row,) = (
+    x
+    for x in rows(f'{study}/table.md', 'AdamW inside')
+    if (x['what is sent'], x['when']) == (what, 'every step')
+  )
   return row['over dense'].strip('+ %')
 
 
