@@ -2,7 +2,7 @@
 
 Reads FOLDER/results*.jsonl and writes table.md and compare.png next to them.
 Every row is a cell at its best learning rate by the first seed, of those rates
-that have the most seeds.
+that have the most seeds. If there are several rates, rates.md has them all.
 """
 
 from collections.abc import Iterable
@@ -27,13 +27,15 @@ _COLUMNS = (
 
 
 def main(folder: str) -> None:
-  """Writes the table and the figure."""
+  """Writes the tables and the figure."""
   path = pathlib.Path(folder)
   found = []
   for file in sorted(path.glob('results*.jsonl')):
     found += map(json.loads, file.read_text(encoding='utf-8').splitlines())
   groups = rows.grouped(rows.rows_of(found))
   (path / 'table.md').write_text(table(groups), encoding='utf-8')
+  if of_rates := rates_table(groups):
+    (path / 'rates.md').write_text(of_rates, encoding='utf-8')
   figure.draw(path / 'compare.png', groups)
 
 
@@ -48,6 +50,27 @@ def table(groups: Iterable[rows.Group]) -> str:
       '',
       tables.table(_COLUMNS, [_cells(group, row) for row in shown]),
     ]
+  return '\n'.join(parts)
+
+
+def rates_table(groups: Iterable[rows.Group]) -> str:
+  """The first seed at all rates, of cells that have several, in Markdown."""
+  parts = []
+  for group in groups:
+    shown = [row for row in group.rows if len(row.of_rates) > 1]
+    rates = sorted({rate for row in shown for rate in row.of_rates})
+    columns = ['what is sent', 'when', *(f'{rate:g}' for rate in rates)]
+    cells = [
+      [
+        rows.what(row.config),
+        rows.when(row.config),
+        *(_digits(row.of_rates.get(x, math.nan), '.4f') for x in rates),
+      ]
+      for row in shown
+    ]
+    if shown:
+      title = f'## {group.setting}: held-out nats at each rate, first seed'
+      parts += [title, '', tables.table(columns, cells)]
   return '\n'.join(parts)
 
 

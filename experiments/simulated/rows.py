@@ -60,10 +60,16 @@ class Row:
   config: Config
   times_fewer: float | None
   rate: float
-  at_end: bool
-  """Whether no higher, or no lower rate was tried."""
   losses: dict[int, float]
   """By seed; infinity if a run diverged."""
+  of_rates: dict[float, float]
+  """By rate, those of the first seed."""
+
+  @property
+  def at_end(self) -> bool:
+    """Whether no higher, or no lower rate was tried."""
+    rates = self.of_rates
+    return len(rates) > 1 and self.rate in (min(rates), max(rates))
 
   @property
   def setting(self) -> Setting:
@@ -136,8 +142,8 @@ def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
         config=config,
         times_fewer=next(iter(seeds.values()))['times_fewer'],
         rate=best,
-        at_end=len(rates) > 1 and best in (min(rates), max(rates)),
         losses={seed: _loss(x) for seed, x in seeds.items()},
+        of_rates={rate: first(rate) for rate in sorted(rates)},
       )
     )
   return rows

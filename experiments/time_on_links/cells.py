@@ -66,7 +66,9 @@ _OF_FOUR = {  # The best rates of two workers.
 }
 CELLS = [
   *(_cell(method, rate) for rate in _RATES[::-1] for method in METHODS),
-  _cell('dense', _LOWER),  # For the end of the grid.
+  # For the end of the grid.
+  _cell('dense', _LOWER),
+  _cell('torchft_diloco-30', _LOWER),
   *(_cell(method, rate, 4) for method, rate in _OF_FOUR.items()),
   _cell('dense', 7.5e-4, 4),
 ]

@@ -115,9 +115,24 @@ def test_a_row_is_compared_with_the_same_seeds_of_dense():
   assert math.isnan(group.over_dense({2: 9.0}))
 
 
+def test_all_rates_of_a_cell_are_told():
+  run = {'config': 'configs/studies/family.py', 'times_fewer': 1}
+  dense = run | {'overrides': '--compression.method dense'}
+  losses = {(1e-3, 0): 2.0, (1e-3, 1): 3.0, (2e-3, 0): 1.5, (5e-4, 0): None}
+  rows = rows_lib.rows_of(
+    dense | {'rate': rate, 'seed': seed, 'loss': loss}
+    for (rate, seed), loss in losses.items()
+  )
+  assert rows[0].rate == 1e-3 and not rows[0].at_end
+  *_, line = report.rates_table(rows_lib.grouped(rows)).strip().splitlines()
+  assert line == '| dense | every step | diverged | 2.0000 | 1.5000 |'
+  one_rate = [dataclasses.replace(rows[0], of_rates={1e-3: 2.0})]
+  assert not report.rates_table(rows_lib.grouped(one_rate))
+
+
 def test_the_gain_kept_is_over_the_seeds_that_all_have():
   row = lambda workers, times_fewer, losses: rows_lib.Row(
-    Config(mesh=Mesh(replica=workers)), times_fewer, 1e-3, False, losses
+    Config(mesh=Mesh(replica=workers)), times_fewer, 1e-3, losses, {}
   )
   dense, alone = row(4, 1, {0: 1.0, 1: 5.0}), row(1, None, {0: 2.0, 1: 6.0})
   group = rows_lib.Group(dense.setting, [dense], dense, alone)
