@@ -57,6 +57,8 @@ def rows(
     if 'error' not in run:
       trained[run['overrides']].append(run)
   dense = trained[cells.words('dense', hosts)]
+  if not dense:
+    return []
   last, target = min((x['curve'][-1] for x in dense), key=lambda end: end[1])
   # The best of its rates: in steps, or in loss if none of them gets there.
   badness = lambda run: (
@@ -161,7 +163,8 @@ def main() -> None:
   """Writes both."""
   read = lambda path: [*map(json.loads, path.read_text('utf-8').splitlines())]
   runs, lines = read(_HERE / 'results.jsonl'), read(_LINKS)
-  found = {hosts: rows(runs, lines, hosts) for hosts in _HOSTS}
+  every = {hosts: rows(runs, lines, hosts) for hosts in _HOSTS}
+  found = {hosts: of_hosts for hosts, of_hosts in every.items() if of_hosts}
   parts = [f'## {hosts} hosts\n\n{table(x)}' for hosts, x in found.items()]
   (_HERE / 'table.md').write_text('\n'.join(parts), encoding='utf-8')
   draw(_HERE / 'time_on_links.png', found)

@@ -90,6 +90,16 @@ def front(workers, what, when):
   return row['times fewer bytes'], row['over dense'].strip('+ %')
 
 
+def until(*methods):
+  """Seconds to dense's loss on two hosts, by methods with or without rounds."""
+  return [
+    x['10 Mbit/s, 50 ms'].split()[0]
+    for method in methods
+    for x in rows('time_on_links/table.md', '2 hosts')
+    if x[''] in (method, f'{method}, every 30 steps')
+  ]
+
+
 @functools.cache
 def over_dense(study, what):
   """Per cent over dense of a message that is sent in every step of AdamW."""
@@ -277,6 +287,18 @@ def choosing():
     rf' {links("PowerSGD int8, every 30 steps", link):.0f} % in rounds of 30'
     rf' steps, and {links("PowerSGD int8, every 100 steps", link):.0f} % in'
     r' rounds of 100'
+  )
+  ours = until('every entry in 2 bits', 'PowerSGD int4')
+  theirs = until(
+    'PyTorch PostLocalSGDOptimizer', 'PyTorch powerSGD_hook', 'PyTorch DDP'
+  )
+  yield (
+    rf'in 2 bits had the loss of 420 dense steps after {ours[0]} s, and rounds'
+    rf' of `PowerSGD` in 4 bits after {ours[1]} s'
+  )
+  yield (
+    rf'`PostLocalSGDOptimizer` took {theirs[0]} s, its `powerSGD_hook`'
+    rf' {theirs[1]} s, and its DDP {theirs[2]} s'
   )
   yield (
     rf'rank 22 ended {100 * over_seeds("powersgd:factor_dtype=int8"):.1f} %'
