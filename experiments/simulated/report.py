@@ -1,4 +1,4 @@
-"""`python -m experiments.simulated.report FOLDER`: a table and a figure.
+"""`python -m experiments.simulated.report FOLDER`: tables and a figure.
 
 Reads FOLDER/results*.jsonl and writes table.md and compare.png next to them.
 Every row is a cell at its best learning rate by the first seed, of those rates
@@ -6,7 +6,6 @@ that have the most seeds. If there are several rates, rates.md has them all.
 """
 
 from collections.abc import Iterable
-import json
 import math
 import pathlib
 import sys
@@ -27,12 +26,9 @@ _COLUMNS = (
 
 
 def main(folder: str) -> None:
-  """Writes the tables and the figure."""
+  """Writes them."""
   path = pathlib.Path(folder)
-  found = []
-  for file in sorted(path.glob('results*.jsonl')):
-    found += map(json.loads, file.read_text(encoding='utf-8').splitlines())
-  groups = rows.grouped(rows.rows_of(found))
+  groups = rows.read(path)
   (path / 'table.md').write_text(table(groups), encoding='utf-8')
   if of_rates := rates_table(groups):
     (path / 'rates.md').write_text(of_rates, encoding='utf-8')

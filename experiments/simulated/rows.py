@@ -3,7 +3,9 @@
 import collections
 from collections.abc import Iterable, Mapping
 import dataclasses
+import json
 import math
+import pathlib
 import statistics
 from typing import Any, NamedTuple
 
@@ -48,7 +50,7 @@ class Setting(NamedTuple):
 
   def __str__(self) -> str:
     return (
-      f'{_name(self.optimizer)} inside, {self.workers} workers,'
+      f'{name(self.optimizer)} inside, {self.workers} workers,'
       f' {self.sequences} sequence{"s" * (self.sequences > 1)} each'
     )
 
@@ -121,6 +123,14 @@ def _common_means(*losses: Mapping[int, float]) -> list[float]:
   if not common:
     return [math.nan] * len(losses)
   return [statistics.fmean(x[seed] for seed in common) for x in losses]
+
+
+def read(folder: pathlib.Path) -> list[Group]:
+  """The groups of a study, whose results are in FOLDER/results*.jsonl."""
+  found = []
+  for file in sorted(folder.glob('results*.jsonl')):
+    found += map(json.loads, file.read_text(encoding='utf-8').splitlines())
+  return grouped(rows_of(found))
 
 
 def rows_of(results: Iterable[dict[str, Any]]) -> list[Row]:
@@ -233,6 +243,7 @@ def when(config: Config) -> str:
   return ', '.join(words)
 
 
-def _name(optimizer: str) -> str:
-  names = {'adamw': 'AdamW', 'muon': 'Muon', 'sign_sgd': 'SignSGD'}
+def name(optimizer: str) -> str:
+  """As people write it."""
+  names = {'adamw': 'AdamW', 'muon': 'Muon', 'sgd': 'SGD'}
   return names.get(optimizer, optimizer)

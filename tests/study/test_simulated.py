@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from experiments.simulated import program, report, text
+from experiments.simulated import front, program, report, text
 from experiments.simulated import rows as rows_lib
 import runs
 from train.config import schema
@@ -128,6 +128,24 @@ def test_all_rates_of_a_cell_are_told():
   assert line == '| dense | every step | diverged | 2.0000 | 1.5000 |'
   one_rate = [dataclasses.replace(rows[0], of_rates={1e-3: 2.0})]
   assert not report.rates_table(rows_lib.grouped(one_rate))
+
+
+def test_a_front_has_what_no_run_with_as_few_bytes_is_ahead_of():
+  run = {'config': 'configs/studies/family.py', 'rate': 1e-3, 'seed': 0}
+  found = {1: 2.0, 10: 2.1, 10.1: 2.05, 30: 2.04, 100: 3.0, 101: 9.0, 300: 4.0}
+  words = dict(zip(found, ('dense', 'sign', *'12345'), strict=True))
+  method = lambda x: f'powersgd --compression.rank {x}' if len(x) == 1 else x
+  rows = rows_lib.rows_of(
+    run
+    | {
+      'overrides': f'--compression.method {method(words[times])}',
+      'times_fewer': times,
+      'loss': loss,
+    }
+    for times, loss in found.items()
+  )
+  (group,) = rows_lib.grouped(rows)
+  assert [x.times_fewer for x in front.of(group)] == [1, 30, 100, 300]
 
 
 def test_the_gain_kept_is_over_the_seeds_that_all_have():
