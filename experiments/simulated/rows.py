@@ -245,5 +245,10 @@ def when(config: Config) -> str:
 
 def name(optimizer: str) -> str:
   """As people write it."""
-  names = {'adamw': 'AdamW', 'muon': 'Muon', 'sgd': 'SGD'}
+  names = {
+    'adamw': 'AdamW',
+    'muon': 'Muon',
+    'sgd': 'SGD',
+    'sign_sgd': 'SignSGD',
+  }
   return names.get(optimizer, optimizer)
