@@ -178,6 +178,7 @@ def test_no_matrix_is_gathered_in_any_kind_of_step():
   ('compressor', 'leaf', 'gathered'),
   [
     (gl.PowerSGD(2), 'wide', ''),
+    (gl.PastSketches(4), 'wide', ''),
     (gl.GreedyLore(2, 3, basis_size=4), 'layers', ''),
     (gl.GreedyLore(2, 3, decomposition='svd'), 'layers', 'refreshes'),
     (gl.GreedyLore(2, 3, probes='independent'), 'tall', 'all phases'),
