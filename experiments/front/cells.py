@@ -107,6 +107,8 @@ _METHODS = [
     f'tsr --compression.rank 56 {_INT8}',
     'lordo --compression.rank 32 --local.every 4'
     ' --compression.payload_method quantize --compression.bits 4',
+    f'past_sketches --compression.rank 38 {_INT8}',
+    f'past_sketches --compression.rank 12 {_INT8}',
   )
 ]
 # What else there is to a round, at the bytes of a plain one of 7 or 4 steps.
