@@ -80,11 +80,11 @@ def sparse(what):
 
 
 @functools.cache
-def front(workers, what, when):
+def front(workers, what, when, optimizer='AdamW'):
   """(times fewer bytes, per cent over dense) in the study of the front."""
   (row,) = (
     x
-    for x in rows('front/table.md', f'AdamW inside, {workers} workers')
+    for x in rows('front/table.md', f'{optimizer} inside, {workers} workers')
     if (x['what is sent'], x['when']) == (what, when)
   )
   return row['times fewer bytes'], row['over dense'].strip('+ %')
@@ -275,6 +275,7 @@ def directions_and_entries():
 def choosing():
   """What docs/choosing.md says."""
   yield from choices()
+  yield from in_three_sentences()
   yield (
     rf'PowerSGD added {100 * gpu("PowerSGD"):.0f} % to a step and GreedyLore'
     rf' {100 * gpu("GreedyLore"):.0f} %'
@@ -335,6 +336,42 @@ def choosing():
   yield r'more than 10 times fewer bytes'  # Where a dense start begins to cost.
   yield r'columns are links of 100, 10, 1 and 0\.1 Gbit/s'
   yield r'a rank 4 times lower'  # 32 bits in the place of 8.
+
+
+def in_three_sentences():
+  """What docs/choosing.md begins with."""
+  times, in_8_bits = front(4, 'PowerSGD r = 31 int8', 'every step')
+  more, in_4_bits = front(4, 'PowerSGD r = 20 int4', 'every step')
+  yield r'To send up to 30 times less'
+  yield r'To send about 100 times less'
+  yield (
+    rf'in 8 bits \({times} times fewer bytes, {in_8_bits} % above dense\) or in'
+    rf' 4 bits \({number(more):.0f} times, {in_4_bits} %\)'
+  )
+  _, adamw = front(4, 'PowerSGD r = 22 int4', 'H = 4, SGD 1, fragments 4')
+  _, muon = front(
+    4, 'every entry in 2 bits', 'H = 7, SGD 1, fragments 4', 'Muon'
+  )
+  yield (
+    rf'in 4 fragments \({adamw} % above dense\), with Muon, seven steps and'
+    rf' `Quantize\(2\)` in 4 fragments \({muon} %\)'
+  )
+  ours, ddp, local = (
+    number(x)
+    for x in until(
+      'every entry in 2 bits', 'PyTorch DDP', 'PyTorch PostLocalSGDOptimizer'
+    )
+  )
+  yield (
+    rf"about {ddp / ours:.0f} times sooner than PyTorch's DDP, and"
+    rf' {local / ours:.1f} times sooner than its local averaging'
+  )
+  (longer,) = (
+    x['over dense'].strip('+ ')
+    for x in rows('few_bits/README.md', '## Results')
+    if (x.get('inner'), x.get('when')) == ('Muon', 'H = 7, 4 fragments')
+  )
+  yield rf'after 1,500 steps, the run with Muon above ended {longer} above'
 
 
 def entries():
