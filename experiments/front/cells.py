@@ -164,6 +164,7 @@ CELLS = [
   *_of([_DENSE, *_FRONT_MUON], 1e-2, (4,)),
   *_of([_DENSE, *_FRONT], 4e-3, (4,)),
   *_of([_DENSE, *_FRONT_MUON], 4e-2, (4,)),
+  *_of([_quantize(4, 4), *_FRONT_MUON[-1:]], 4e-2, (4,), seeds=3),
   *_of(_MOMENTUM, 2e-3),
   *_of(_METHODS, 5e-4, (4,)),
   *_of(_METHODS[12:], 2e-3, (4,)),

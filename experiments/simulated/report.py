@@ -50,7 +50,10 @@ def table(groups: Iterable[rows.Group]) -> str:
 
 
 def rates_table(groups: Iterable[rows.Group]) -> str:
-  """The first seed at all rates, of cells that have several, in Markdown."""
+  """The first seed at all rates, of cells that have several, in Markdown.
+
+  In parentheses, over dense at its best rate.
+  """
   parts = []
   for group in groups:
     shown = [row for row in group.rows if len(row.of_rates) > 1]
@@ -60,14 +63,21 @@ def rates_table(groups: Iterable[rows.Group]) -> str:
       [
         rows.what(row.config),
         rows.when(row.config),
-        *(_digits(row.of_rates.get(x, math.nan), '.4f') for x in rates),
+        *(_of_rate(group, row, x) for x in rates),
       ]
       for row in shown
     ]
     if shown:
-      title = f'## {group.setting}: held-out nats at each rate, first seed'
+      title = f'## {group.setting}: held-out nats of the first seed'
       parts += [title, '', tables.table(columns, cells)]
   return '\n'.join(parts)
+
+
+def _of_rate(group: rows.Group, row: rows.Row, rate: float) -> str:
+  loss = row.of_rates.get(rate, math.nan)
+  over = group.over_dense({min(row.losses): loss})
+  said = _digits(loss, '.4f')
+  return f'{said} ({over:+.1f} %)' if math.isfinite(over) else said
 
 
 def _cells(group: rows.Group, row: rows.Row) -> list[str]:

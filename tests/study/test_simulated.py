@@ -125,7 +125,9 @@ def test_all_rates_of_a_cell_are_told():
   )
   assert rows[0].rate == 1e-3 and not rows[0].at_end
   *_, line = report.rates_table(rows_lib.grouped(rows)).strip().splitlines()
-  assert line == '| dense | every step | diverged | 2.0000 | 1.5000 |'
+  assert line == (
+    '| dense | every step | diverged | 2.0000 (+0.0 %) | 1.5000 (-25.0 %) |'
+  )
   one_rate = [dataclasses.replace(rows[0], of_rates={1e-3: 2.0})]
   assert not report.rates_table(rows_lib.grouped(one_rate))
 
