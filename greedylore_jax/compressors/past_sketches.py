@@ -94,25 +94,34 @@ class PastSketches(Compressor):
     r = rows.shape[1]
     m = math.ceil(self.fresh * r)
     normal = yield from parts.normal(key, (k, r, m + a), h.dtype)
-    v = rows.mT @ normal[..., :m]
+    start, mix = normal[..., :m], normal[..., m:].mT
+    v = rows.mT @ start
     v = v * (b**0.5 / _or_one(jnp.linalg.norm(v, axis=1, keepdims=True)))
     own = yield Product(h, v)
     y, _ = yield own
 
-    lasting = self.decay**0.5 * unit
-    new_unit = jnp.maximum(_largest(y), lasting)
-    known = jnp.where(unit > 0, (lasting / _or_one(new_unit)) ** 2, _FIRST) * d
-    y = y / _or_one(new_unit)
-    c = y @ (y.mT @ normal[..., m:].mT) + known @ normal[..., m:].mT
-    p = yield Each(linalg.orthonormal, c)
+    known, unit = self._known(d, unit, _largest(y))
+    y = y / _or_one(unit)
+    p = yield Each(linalg.orthonormal, y @ (y.mT @ mix) + known @ mix)
 
     output, sent, factor = yield from parts.project(h, p)
-    rest, scaled = y - p @ (p.mT @ y), factor / _or_one(new_unit)
-    d_new = rest @ rest.mT + m * p @ (scaled @ scaled.mT) @ p.mT + known
-    d = jnp.where(new_unit > 0, d_new, d)
-    largest = _largest(factor)
+    largest, rest = _largest(factor), y - p @ (p.mT @ y)
+    new_unit = jnp.maximum(unit, largest)
+    factor_in_unit = factor / _or_one(new_unit)
+    new_d = m * p @ (factor_in_unit @ factor_in_unit.mT) @ p.mT
+    new_d += (unit / _or_one(new_unit)) ** 2 * (rest @ rest.mT + known)
+    d = jnp.where(new_unit > 0, new_d, d)
     rows = jnp.where(largest > 0, factor / _or_one(largest), rows)
     return output, sent, (d, new_unit, rows)
+
+  def _known(
+    self, d: Array, unit: Array, largest: Array
+  ) -> tuple[Array, Array]:
+    """Decay * D in the unit that is returned, at least `largest`."""
+    lasting = self.decay**0.5 * unit
+    new_unit = jnp.maximum(largest, lasting)
+    share = (lasting / _or_one(new_unit)) ** 2
+    return jnp.where(unit > 0, share, _FIRST) * d, new_unit
 
 
 def _largest(x: Array) -> Array:

@@ -179,8 +179,8 @@ class Compression(Section):
   """top_k: 'shared' sends columns that all workers agree on, 'own' the entries
   that each worker chooses."""
   fresh: float = 0.5
-  """past_sketches: columns of the sketch per direction. Lower sends less and
-  relies more on earlier steps."""
+  """past_sketches: columns of the sketch as a share of the rank, above 0 and at
+  most 1. Lower sends less and relies more on earlier steps."""
   warm: float = 0.0
   """range_finder: share of the directions that the next step reuses."""
   basis_size: int | None = None
@@ -213,7 +213,7 @@ class Compression(Section):
   frugal, whose paper has none."""
   error_decay: float = 1.0
   """Factor on the error before it is added to the next step. Lower forgets
-  sooner; with local.every, 0.9 to 0.99 is usual."""
+  sooner. Papers that send few entries in rounds have 0.9 to 0.99."""
   min_compression_rate: float = 1.0
   """A matrix is sent dense unless compression shrinks it by more than this
   factor."""

@@ -63,8 +63,8 @@ class PolicyOptions(TypedDict, total=False):
       for ablations.
     error_decay: what the error is multiplied by before it is added to the next
       gradient, in [0, 1] (default 1). Lower forgets sooner what was not sent;
-      with local updates, where errors age by whole rounds, 0.9 to 0.99 is
-      usual.
+      papers that send few entries in rounds, where errors age by whole rounds,
+      have 0.9 to 0.99.
     min_compression_rate: a matrix is compressed only if that sends fewer than
       1 / min_compression_rate of its bytes in a compressed step, as one of two
       workers sends them (default 1). 0 compresses every matrix.
