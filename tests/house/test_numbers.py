@@ -313,7 +313,7 @@ def choosing():
     rf' {in_steps.entries} %'
   )
   yield (
-    rf'In rounds of 4 steps, at about 100 times fewer bytes, entries ended'
+    rf'In its rounds of 4 steps, at about 100 times fewer bytes, entries ended'
     rf' {in_rounds.entries} % above dense and directions'
     rf' {in_rounds.directions} %'
   )
@@ -338,6 +338,30 @@ def choosing():
   yield r'a rank 4 times lower'  # 32 bits in the place of 8.
 
 
+def of_past_sketches(greedylore, powersgd):
+  """What docs/methods says of it."""
+  ours, at_4, in_float32 = (
+    over_dense('greedylore', f'PastSketches r = {rank}')
+    for rank in ('38 int8', '95 int8', '9')
+  )
+  theirs = over_dense('greedylore', 'PowerSGD r = 78 int8')
+  paper = over_dense(
+    'greedylore', 'GreedyLore r = 121 int8, dense refresh every 100'
+  )
+  yield (
+    rf'At 10 times fewer bytes it ended {ours} % above dense, PowerSGD'
+    rf' {powersgd} %, and GreedyLore {greedylore} % \(means of three seeds\);'
+    rf' at 4 times, `PastSketches` {at_4} %, PowerSGD {theirs} % and GreedyLore'
+    rf' {paper} %'
+  )
+  coarse = over_dense('greedylore', 'PowerSGD r = 8')
+  yield (
+    rf'{coarse} % above dense at 10 times, where `PastSketches` ended'
+    rf' {in_float32} % above it'
+  )
+  yield rf'ended {ours} % above dense in the same comparison'
+
+
 def in_three_sentences():
   """What docs/choosing.md begins with."""
   times, in_8_bits = front(4, 'PowerSGD r = 31 int8', 'every step')
@@ -353,8 +377,8 @@ def in_three_sentences():
     4, 'every entry in 2 bits', 'H = 7, SGD 1, fragments 4', 'Muon'
   )
   yield (
-    rf'in 4 fragments \({adamw} % above dense\), with Muon, seven steps and'
-    rf' `Quantize\(2\)` in 4 fragments \({muon} %\)'
+    rf'in 4 fragments \({adamw} % above dense\), with Muon, seven steps, twice'
+    rf' the learning rate and `Quantize\(2\)` in 4 fragments \({muon} %\)'
   )
   ours, ddp, local = (
     number(x)
@@ -491,6 +515,7 @@ def methods():
     rf' dense, where float32 factors ended {fine} % above it, and PowerSGD in 8'
     rf' bits {powersgd} %'
   )
+  yield from of_past_sketches(coarse, powersgd)
   yield rf'LLaMA-60M sent {sixty():.1f} times fewer bytes'
   yield r'With 6 % of the tokens'
   times, _ = local('Muon', *FOUR_BITS)
