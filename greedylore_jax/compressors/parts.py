@@ -59,10 +59,12 @@ def energies(scores: Array, axis: int) -> Array:
 
   Scaled, so that those of tiny gradients do not underflow and tie.
   """
-  others = tuple(range(1, scores.ndim))
-  largest = jnp.max(jnp.abs(scores), axis=others, keepdims=True)
-  scaled = scores / jnp.where(largest > 0, largest, 1)
-  return jnp.sum(scaled**2, axis=axis)
+  return jnp.sum((scores / linalg.or_one(magnitude(scores))) ** 2, axis=axis)
+
+
+def magnitude(x: Array) -> Array:
+  """The largest magnitude of each array of a stack, [k, ...] -> [k, 1, ...]."""
+  return jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), keepdims=True)
 
 
 def top_columns(basis: Array, scores: Array, count: int) -> Rounds:

@@ -96,22 +96,22 @@ class PastSketches(Compressor):
     normal = yield from parts.normal(key, (k, r, m + a), h.dtype)
     start, mix = normal[..., :m], normal[..., m:].mT
     v = rows.mT @ start
-    v = v * (b**0.5 / _or_one(jnp.linalg.norm(v, axis=1, keepdims=True)))
+    v = v * (b**0.5 / linalg.or_one(jnp.linalg.norm(v, axis=1, keepdims=True)))
     own = yield Product(h, v)
     y, _ = yield own
 
-    known, unit = self._known(d, unit, _largest(y))
-    y = y / _or_one(unit)
+    known, unit = self._known(d, unit, parts.magnitude(y))
+    y = y / linalg.or_one(unit)
     p = yield Each(linalg.orthonormal, y @ (y.mT @ mix) + known @ mix)
 
     output, sent, factor = yield from parts.project(h, p)
-    largest, rest = _largest(factor), y - p @ (p.mT @ y)
+    largest, rest = parts.magnitude(factor), y - p @ (p.mT @ y)
     new_unit = jnp.maximum(unit, largest)
-    factor_in_unit = factor / _or_one(new_unit)
+    factor_in_unit = factor / linalg.or_one(new_unit)
     new_d = m * p @ (factor_in_unit @ factor_in_unit.mT) @ p.mT
-    new_d += (unit / _or_one(new_unit)) ** 2 * (rest @ rest.mT + known)
+    new_d += (unit / linalg.or_one(new_unit)) ** 2 * (rest @ rest.mT + known)
     d = jnp.where(new_unit > 0, new_d, d)
-    rows = jnp.where(largest > 0, factor / _or_one(largest), rows)
+    rows = jnp.where(largest > 0, factor / linalg.or_one(largest), rows)
     return output, sent, (d, new_unit, rows)
 
   def _known(
@@ -120,14 +120,5 @@ class PastSketches(Compressor):
     """Decay * D in the unit that is returned, at least `largest`."""
     lasting = self.decay**0.5 * unit
     new_unit = jnp.maximum(largest, lasting)
-    share = (lasting / _or_one(new_unit)) ** 2
+    share = (lasting / linalg.or_one(new_unit)) ** 2
     return jnp.where(unit > 0, share, _FIRST) * d, new_unit
-
-
-def _largest(x: Array) -> Array:
-  """The largest magnitude of each matrix, [k, a, b] -> [k, 1, 1]."""
-  return jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
-
-
-def _or_one(x: Array) -> Array:
-  return jnp.where(x > 0, x, 1)

@@ -72,7 +72,7 @@ def orthonormal_by_reflections(y: Array) -> Array:
     norm = jnp.linalg.norm(v)
     v = v.at[j].add(jnp.where(v[j] < 0, -norm, norm))
     length = jnp.linalg.norm(v)
-    v = v / jnp.where(length > 0, length, 1)
+    v = v / or_one(length)
     return reflect(y, v), vs.at[:, j].set(v)
 
   zeros = worker_axes.varying_like(jnp.zeros_like(y), y)
@@ -113,8 +113,12 @@ def _basis_by_svd(h: Array) -> Array:
 
 def _unit_scale(h: Array) -> Array:
   """Scales to a largest entry of 1, so that squares do not underflow."""
-  largest = jnp.max(jnp.abs(h))
-  return h / jnp.where(largest > 0, largest, 1)
+  return h / or_one(jnp.max(jnp.abs(h)))
+
+
+def or_one(x: Array) -> Array:
+  """Returns x, and 1 where it is not positive: something to divide by."""
+  return jnp.where(x > 0, x, 1)
 
 
 def _fix_signs(u: Array) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from greedylore_jax._src.types import Array, DType, Shape
+from greedylore_jax._src.wire import linalg
 from greedylore_jax._src.wire.rounds import (
   Each,
   Gather,
@@ -172,7 +173,7 @@ def _center(bits: int) -> float:
 
 def _ratio(x: Array, unit: Array) -> Array:
   """The quotient; 0 where that is not a number or the unit is 0."""
-  return jnp.nan_to_num(x / jnp.where(unit > 0, unit, 1))
+  return jnp.nan_to_num(x / linalg.or_one(unit))
 
 
 def _dot(x: Array, y: Array) -> Array:
