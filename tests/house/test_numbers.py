@@ -396,6 +396,16 @@ def in_three_sentences():
     if (x.get('inner'), x.get('when')) == ('Muon', 'H = 7, 4 fragments')
   )
   yield rf'after 1,500 steps, the run with Muon above ended {longer} above'
+  of_english = {
+    x['what is sent']: x['over dense'].strip('+ %')
+    for x in rows('front_english/table.md', 'AdamW inside')
+  }
+  yield (
+    rf'`PowerSGD` in every step ended {of_english["PowerSGD r = 40 int8"]} %'
+    rf' \(8 bits\) and {of_english["PowerSGD r = 25 int4"]} % \(4 bits\) above'
+    rf' dense, and rounds with AdamW, as above,'
+    rf' {of_english["PowerSGD r = 30 int4"]} %'
+  )
 
 
 def entries():
@@ -621,7 +631,7 @@ def test_what_the_quickstart_proposes_sends_as_little_as_it_says():
 
 
 @pytest.mark.parametrize(
-  'study', ['few_bits', 'front', 'links', 'time_on_links']
+  'study', ['few_bits', 'front', 'front_english', 'links', 'time_on_links']
 )
 def test_the_tables_of_a_study_have_the_numbers_of_its_report(study):
   """Losses over dense, and seconds with what stands in parentheses."""
