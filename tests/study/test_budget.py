@@ -129,6 +129,7 @@ def test_the_methods_that_read_a_key_are_those_that_change_with_it(key):
     'transform': 'dct',
     'bits': 4,
     'indices': 'own',
+    'fresh': 1.0,
     'warm': 0.5,
     'basis_size': 30,
     'average': 'bases',
