@@ -94,14 +94,7 @@ def _draw_group(ax: Any, group: Group, colors: Any, marker_of: Any) -> None:
   tops = [group.over_dense(row.losses) for row in finite]
   level = group.over_dense(group.alone.losses) if group.alone else math.nan
   if math.isfinite(level):
-    ax.axhline(level, color='crimson', ls='--', lw=1)
-    ax.annotate(
-      'one worker alone',
-      (0.02, level),
-      xycoords=('axes fraction', 'data'),
-      va='bottom',
-      color='crimson',
-    )
+    draw_alone(ax, level, 'crimson')
     tops = [x for x in tops if x < 1.3 * level] + [level]
   if tops and all(map(math.isfinite, tops)):
     ax.set_ylim(min(0, *tops) - 1, 1.1 * max(tops) + 1)
@@ -109,6 +102,19 @@ def _draw_group(ax: Any, group: Group, colors: Any, marker_of: Any) -> None:
   ax.set_xlabel('times fewer bytes (open: with outer momentum)')
   ax.set_ylabel('held-out loss over dense, %')
   ax.grid(alpha=0.3, which='both')
+
+
+def draw_alone(ax: Any, level: float, color: str) -> None:
+  """The loss of one worker alone, as a dotted line."""
+  ax.axhline(level, color=color, ls=':', lw=1)
+  ax.annotate(
+    'one worker alone',
+    (0.99, level),
+    xycoords=('axes fraction', 'data'),
+    ha='right',
+    va='bottom',
+    color=color,
+  )
 
 
 def _has_momentum(local: Local) -> bool:

@@ -9,6 +9,7 @@ import sys
 
 from matplotlib import axes, figure, ticker
 
+from experiments.simulated import figure as figure_lib
 from experiments.simulated import rows
 
 _SAME = 0.95
@@ -66,15 +67,7 @@ def _draw_group(ax: axes.Axes, group: rows.Group, color: str) -> None:
   )
   if group.alone:
     level = group.over_dense(group.alone.losses)
-    ax.axhline(level, color=color, ls=':', lw=1)
-    ax.annotate(
-      'one worker alone',
-      (0.99, level),
-      xycoords=('axes fraction', 'data'),
-      ha='right',
-      va='bottom',
-      color=color,
-    )
+    figure_lib.draw_alone(ax, level, color)
 
 
 def _runs(group: rows.Group) -> str:

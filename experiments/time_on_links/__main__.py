@@ -132,15 +132,8 @@ def _cell(row: Row, ddp: Row, place: links_report.Place) -> str:
 def draw(path: pathlib.Path, found: dict[int, list[Row]]) -> None:
   """Seconds to dense's loss over the rate of the links.
 
-  A row of panels for each number of hosts, with a panel for each delay, unless
-  only dense averaging has that loss there.
+  A row of panels for each number of hosts, with a panel for each delay.
   """
-  is_other = lambda row: row.steps and cells.SAME.get(row.method) != 'dense'
-  found = {
-    hosts: rows
-    for hosts, rows in found.items()
-    if any(is_other(row) for row in rows if row.method != 'dense')
-  }
   every = {p for rows in found.values() for row in rows for p in row.seconds}
   delays = sorted({p.milliseconds for p in every})
   drawn = figure.Figure(figsize=(5.4 * len(delays), 0.6 + 5 * len(found)))

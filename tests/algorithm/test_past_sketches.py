@@ -48,6 +48,17 @@ def test_a_scale_of_all_gradients_is_one_of_all_outputs(scale):
     np.testing.assert_allclose(other / scale, one, rtol=0, atol=1e-3)
 
 
+def test_what_no_sketch_could_announce_does_not_overflow():
+  """The columns of the second gradient are not in the last factor."""
+  left, right = (
+    {'w': jnp.where((jnp.arange(20) < 10) == x, low_rank(8)['w'], 0)}
+    for x in (True, False)
+  )
+  huge = jax.tree.map(lambda x: 1e25 * x, right)
+  for output in outputs([left, huge, huge, left]):
+    assert np.isfinite(output).all()
+
+
 @pytest.mark.parametrize('when', [0, 2])
 def test_a_step_without_gradients_loses_nothing(when):
   g = low_rank(RANK)
