@@ -142,6 +142,7 @@ _FRONT = [
   _powersgd(22, 4, 11),
 ]
 _FRONT_MUON = [*_MUON, f'{_quantize(2, 7)} --local.fragments 4']
+_ROUNDS_MUON = [_FRONT_MUON[0], _FRONT_MUON[-1]]
 
 CELLS = [
   *_controls(2e-3),
@@ -164,11 +165,14 @@ CELLS = [
   *_of([_DENSE, *_FRONT_MUON], 1e-2, (4,)),
   *_of([_DENSE, *_FRONT], 4e-3, (4,)),
   *_of([_DENSE, *_FRONT_MUON], 4e-2, (4,)),
-  *_of([_quantize(4, 4), *_FRONT_MUON[-1:]], 4e-2, (4,), seeds=3),
+  *_of(_ROUNDS_MUON, 4e-2, (4,), seeds=3),
   *_of(_MOMENTUM, 2e-3),
   *_of(_METHODS, 5e-4, (4,)),
   *_of(_METHODS[12:], 2e-3, (4,)),
   # Muon with 16 workers.
   *_controls(2e-2, (16,)),
   *_of(_FRONT_MUON, 2e-2, (16,)),
+  # Higher rates for Muon's rounds.
+  *_of(_ROUNDS_MUON, 4e-2, (8, 16)),
+  *_of(_ROUNDS_MUON, 8e-2, (4,)),
 ]

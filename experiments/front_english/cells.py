@@ -15,7 +15,12 @@ _RATES = {'adamw': (1e-3, 2e-3, 4e-3), 'muon': (1e-2, 2e-2, 4e-2)}
 
 
 def _cell(
-  optimizer: str, sent: str, rates: tuple[float, ...] = (), workers: int = 4
+  optimizer: str,
+  sent: str,
+  rates: tuple[float, ...] = (),
+  *,
+  workers: int = 4,
+  seeds: int = 1,
 ) -> Cell:
   words = (
     f'--optimizer.name {optimizer} --mesh.replica {workers}'
@@ -24,29 +29,38 @@ def _cell(
     f' --compression.start_step 0 {sent}'
   )
   rate = _RATES[optimizer][1:2]
-  return Cell(words, rates or rate, config=_CONFIG)
+  return Cell(words, rates or rate, seeds, _CONFIG)
 
 
-def _powersgd(rank: int, bits: int, words: str = '') -> str:
+def _powersgd(rank: int, bits: int) -> str:
   precision = f'--compression.rank {rank} --compression.factor_dtype int{bits}'
-  return f'--compression.method powersgd {precision} {words}'
+  return f'--compression.method powersgd {precision}'
 
 
 def _quantize(bits: int, words: str) -> str:
   return f'--compression.method quantize --compression.bits {bits} {words}'
 
 
-_FOUR, _SEVEN = (f'--local.every {x}' for x in (4, 7))
 _FRAGMENTS = '--local.fragments 4'
+_FRONT = [
+  ('adamw', _powersgd(25, 4)),
+  ('adamw', f'{_powersgd(30, 4)} --local.every 4 {_FRAGMENTS}'),
+  ('adamw', _powersgd(40, 8)),
+  ('adamw', _quantize(4, '--local.every 4')),
+]
+_FRONT_MUON = [
+  _quantize(4, '--local.every 4'),
+  _quantize(2, f'--local.every 7 {_FRAGMENTS}'),
+]
 
 CELLS = [
   *(_cell(x, _DENSE, _RATES[x]) for x in _RATES),
   *(_cell(x, _DENSE, workers=1) for x in _RATES),
-  _cell('adamw', _powersgd(40, 8)),
-  _cell('adamw', _quantize(4, _FOUR)),
-  _cell('adamw', _powersgd(25, 4)),
-  _cell('adamw', _powersgd(30, 4, f'{_FOUR} {_FRAGMENTS}')),
-  _cell('muon', _quantize(4, _FOUR), _RATES['muon'][1:]),
-  _cell('muon', _quantize(2, f'{_SEVEN} {_FRAGMENTS}'), _RATES['muon'][1:]),
+  *(_cell(*x) for x in _FRONT),
+  *(_cell('muon', x, _RATES['muon'][1:]) for x in _FRONT_MUON),
   _cell('muon', _powersgd(40, 8)),
+  # Three seeds.
+  *(_cell(x, _DENSE, workers=n, seeds=3) for x in _RATES for n in (4, 1)),
+  *(_cell('muon', x, (4e-2,), seeds=3) for x in _FRONT_MUON),
+  *(_cell(*x, seeds=3) for x in _FRONT),
 ]

@@ -4,8 +4,8 @@ Two or four workers with the model, batch and rank of
 `benchmarks.network.links`. The learning rate is constant after its warm-up, so
 a run has the loss of a shorter one on its way, and the step at which it has
 that of another can be read off. With two workers all methods have the same grid
-of rates; with four, dense averaging has two rates, and each other method the
-one that was best with two.
+of rates; with four, each has the one that was best with two, and dense
+averaging and rounds in 2 bits also the next.
 """
 
 from experiments.simulated.cells import Cell
@@ -71,4 +71,5 @@ CELLS = [
   _cell('torchft_diloco-30', _LOWER),
   *(_cell(method, rate, 4) for method, rate in _OF_FOUR.items()),
   _cell('dense', 7.5e-4, 4),
+  _cell('quantize2-30', 3.75e-4, 4),
 ]
