@@ -85,6 +85,11 @@ def around():
   return done.stdout, pathlib.Path('/etc/hosts').read_text(encoding='utf-8')
 
 
+def fastest(hosts, size):
+  """The least seconds of some tries: other work can only slow one down."""
+  return min(sent_through(hosts, size) for _ in range(5))
+
+
 def sent_through(hosts, size):
   """Sends so many bytes from host 0 to host 1; returns the seconds."""
   receiver = hosts.popen(
@@ -105,7 +110,7 @@ def test_a_link_is_as_slow_as_asked_and_counts_its_bytes():
     assert size < hosts.sent_bytes(0) < 1.01 * size
     assert hosts.sent_bytes(1) < 0.01 * size, 'only acknowledges'
     hosts.limit(None)
-    assert sent_through(hosts, size) < seconds / 4
+    assert fastest(hosts, size) < seconds / 4
 
 
 def round_trip(hosts):
@@ -121,7 +126,7 @@ def test_a_link_takes_as_long_as_asked_at_its_rate():
     assert 0.08 < round_trip(hosts) < 0.12
     # TCP takes some round trips to reach the rate.
     alone = 8 * size / 10e6
-    assert 0.9 * alone < sent_through(hosts, size) < alone + 10 * 0.08
+    assert 0.9 * alone < fastest(hosts, size) < alone + 10 * 0.08
     hosts.delay(5)
     assert 0.01 < round_trip(hosts) < 0.05
     hosts.delay(0)
