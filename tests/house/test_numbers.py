@@ -225,23 +225,21 @@ def readme():
     rf' {quickstart("GreedyLore", "bits per byte"):.1f} held-out bits per byte,'
     rf' where dense AdamW reaches {quickstart("dense", "bits per byte"):.2f}'
   )
-  sent = {
-    100: (),
-    10: (local('AdamW', *INT8),),
-    1: (local('AdamW', *FOUR_BITS), local('Muon', *FOUR_BITS)),
-    0.1: (local('Muon', *TWO_BITS),),
-  }
-  for gigabits, studies in sent.items():
+  sent = {100: None, 10: INT8, 1: FOUR_BITS, 0.1: TWO_BITS}
+  for gigabits, kind in sent.items():
     link = f'{gigabits} Gbit/s' if gigabits >= 1 else '100 Mbit/s'
     seconds = f'{dense_seconds(gigabits):#.3g}'.rstrip('.')
     seconds = f'{dense_seconds(gigabits):.2f}' if gigabits > 1 else seconds
     row = rf'\| {link} \| {seconds} s \| [^|]* \|'
-    if studies:
-      signs = [re.escape(percent(over)) for _, over in studies]
-      row += rf' {studies[0][0]:.0f} \| (?:Muon )?' + '; Muon '.join(signs)
-    yield row
-  times, over = local('AdamW', *LOW_10)
-  yield rf'\| {times:.0f} \| {re.escape(percent(over))} \|'
+    yield row + (of_both(kind) if kind else '')
+  yield rf'every=10` \|{of_both(LOW_10)}'
+
+
+def of_both(kind):
+  """The end of a row: times fewer bytes, and loss with AdamW and Muon."""
+  (times, adamw), (_, muon) = local('AdamW', *kind), local('Muon', *kind)
+  losses = rf'{re.escape(percent(adamw))} \| {re.escape(percent(muon))}'
+  return rf' {times:.0f} \| {losses} \|'
 
 
 class Compared(NamedTuple):
