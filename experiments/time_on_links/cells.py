@@ -5,7 +5,7 @@ Two or four workers with the model, batch and rank of
 a run has the loss of a shorter one on its way, and the step at which it has
 that of another can be read off. With two workers all methods have the same grid
 of rates; with four, each has the one that was best with two, and dense
-averaging and rounds in 2 bits also the next.
+averaging and rounds in 2 bits also another.
 """
 
 from experiments.simulated.cells import Cell
