@@ -70,6 +70,11 @@ class Options(command_line.Options):
     return ','.join(self.compressors).split(',')
 
   def _check(self) -> None:
+    if '' in self.methods:
+      raise ValueError(
+        '--compressors must be methods with commas between them, got'
+        f' {",".join(self.compressors)!r}'
+      )
     self._at_least(1, 'budgets')
     self._at_least(1, 'every')
     self._at_least(0, 'learning_rates', 'seeds')

@@ -70,6 +70,22 @@ def check_positive(name: str, value: Any) -> None:
     )
 
 
+def check_nonnegative(
+  name: str, value: Any, *, below: float = float('inf')
+) -> None:
+  """Raises unless `value` is a number in [0, below), or an array.
+
+  `optax.inject_hyperparams` passes arrays, whose values are not known yet.
+  """
+  if isinstance(value, jax.Array | np.ndarray):
+    return
+  check_number(name, value)
+  if not 0 <= value < below:
+    finite = below == float('inf')
+    expected = 'at least 0 and finite' if finite else f'in [0, {below:g})'
+    raise ValueError(f'{name} must be {expected}, got {name}={value!r}.')
+
+
 def check_bool(name: str, value: Any) -> None:
   """Raises unless `value` is True or False, or NumPy's."""
   if not isinstance(value, bool | np.bool_):
@@ -119,15 +135,26 @@ def check_axis_name(value: Any) -> None:
       'axis_name must be the name of a mesh axis, a tuple of names, or None'
       f' for one worker, got axis_name={value!r}.'
     )
+  if len(set(given)) < len(given):
+    raise ValueError(
+      f'axis_name must name every axis once, got axis_name={value!r}.'
+    )
 
 
 def check_params(params: Any) -> None:
-  """Raises for None, a tree that JAX takes for one without any leaf."""
+  """Raises unless `params` is a tree of arrays, of shapes, or of numbers."""
+  expected = (
+    'params must be the parameters, or jax.ShapeDtypeStructs in their place'
+  )
   if params is None:
-    raise TypeError(
-      'params must be the parameters, or jax.ShapeDtypeStructs in their place,'
-      ' got params=None.'
-    )
+    raise TypeError(f'{expected}, got params=None.')
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    if not hasattr(x, 'dtype') and not isinstance(x, numbers.Number):
+      where = f' at {path_name(path)!r}' if path else ''
+      raise TypeError(
+        f'{expected}, got {type(x).__name__}{where}: a class of your own must'
+        ' be registered, see jax.tree_util.register_dataclass.'
+      )
 
 
 def check_patterns_match(

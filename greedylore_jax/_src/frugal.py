@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from greedylore_jax._src import links
+from greedylore_jax._src import checks, links
 from greedylore_jax._src.engine import leaf as leaf_lib
 from greedylore_jax._src.engine.leaf import CompressedLeaf, Leaf, map_leaves
 from greedylore_jax._src.engine.policy import (
@@ -126,6 +126,7 @@ def frugal(
     FRUGAL, arXiv 2411.07837 (2024), Algorithm 1 with random columns; majority
     vote: Bernstein et al., signSGD, arXiv 1802.04434 (2018).
   """
+  checks.check_nonnegative('sign_scale', sign_scale)
   method = SplitColumns(density, update_interval, compressor)
   options = PolicyOptions(
     error_feedback=error_feedback,
@@ -137,7 +138,7 @@ def frugal(
     send=compress_gradients(method, axis_name, seed=seed, **options),
     policy=Policy.of(method, **options),
     clip=links.clipping(clip_norm),
-    adam=optax.scale_by_adam(b1, b2, eps),
+    adam=links.adam(b1, b2, eps),
     sign_scale=sign_scale,
   )
   return links.optimizer(on_columns, weight_decay, learning_rate)

@@ -11,10 +11,7 @@ from greedylore_jax._src.types import Array, PyTree, Updates
 
 
 def clipping(norm: Any) -> optax.GradientTransformation:
-  """Clips by the global norm; None is off.
-
-  An array is not checked: `optax.inject_hyperparams` passes one.
-  """
+  """Clips by the global norm; None is off."""
   if norm is None:
     return optax.identity()
   if not isinstance(norm, jax.Array):
@@ -27,10 +24,29 @@ def weight_decay(rate: Any) -> optax.GradientTransformation:
 
   0 in an array, as `optax.inject_hyperparams` passes it, may change later.
   """
+  checks.check_nonnegative('weight_decay', rate)
   if isinstance(rate, int | float) and not rate:
     return optax.identity()
   is_matrix = lambda params: jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
   return optax.add_decayed_weights(rate, is_matrix)
+
+
+def adam(
+  b1: Any, b2: Any, eps: Any, *, amsgrad: bool = False
+) -> optax.GradientTransformation:
+  """Steps from the moments of Adam, or of AMSGrad."""
+  checks.check_nonnegative('b1', b1, below=1)
+  checks.check_nonnegative('b2', b2, below=1)
+  checks.check_nonnegative('eps', eps)
+  make = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
+  return make(b1, b2, eps)
+
+
+def descent(rate: Any) -> optax.GradientTransformation:
+  """Steps downhill, by a learning rate or a schedule of them."""
+  if not callable(rate):
+    checks.check_nonnegative('learning_rate', rate)
+  return optax.scale_by_learning_rate(rate)
 
 
 def optimizer(
@@ -46,7 +62,7 @@ def optimizer(
   return optax.chain(
     optax.GradientTransformationExtraArgs(first.init, first.update),
     weight_decay(weight_decay_rate),
-    optax.scale_by_learning_rate(learning_rate),
+    descent(learning_rate),
   )
 
 

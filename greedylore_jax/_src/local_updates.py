@@ -160,7 +160,7 @@ def local_updates(
       )
   checks.check_integer('fragments', fragments)
   checks.check_integer('average_moments', average_moments, at_least=0)
-  _check_delay(delay, rule)
+  rule.check_delay(delay)
   communicates = bool(average_moments) or isinstance(every, SelSync)
   if communicates and axis_name is _UNKNOWN_AXIS:
     raise TypeError(
@@ -352,21 +352,6 @@ def _check_agreed(ends: Array, count: Array, axis_name: AxisName) -> None:
       f'SelSync needs the axis_name of all workers, {axes}, got'
       f' axis_name={axis_name!r}, so some of them would end a round alone: pass'
       ' the axis_name that outer uses.'
-    )
-
-
-def _check_delay(delay: int, rule: Rule) -> None:
-  """Raises unless a message arrives before the next one leaves."""
-  checks.check_integer('delay', delay, at_least=0)
-  if delay and isinstance(rule.every, SelSync):
-    raise ValueError(
-      'delay needs rounds of a known length, and those of SelSync can be of one'
-      f' step, got delay={delay}: leave it at 0, or pass another `every`.'
-    )
-  if delay and delay >= rule.shortest:
-    raise ValueError(
-      f'delay must be shorter than a round, {rule.shortest} steps, got'
-      f' {delay}: a message has to arrive before the next one leaves.'
     )
 
 

@@ -164,7 +164,7 @@ def lordo(
     update_interval=update_interval,
     weight=quasi_hyperbolic,
     clip=links.clipping(clip_norm),
-    adam=optax.scale_by_adam(b1, b2, eps),
+    adam=links.adam(b1, b2, eps),
     b2=b2,
     eps=eps,
     seed=seed,
@@ -172,7 +172,7 @@ def lordo(
   chain = optax.chain(
     optax.GradientTransformation(low_rank.init, low_rank.update),
     links.weight_decay(weight_decay),
-    optax.scale_by_learning_rate(learning_rate),
+    links.descent(learning_rate),
   )
 
   def after_round(state: OptState, moved: Updates) -> OptState:

@@ -125,7 +125,7 @@ def sketched_amsgrad(
     send=compress_gradients(method, axis_name, seed=seed, **options),
     policy=Policy.of(method, **options),
     clip=links.clipping(clip_norm),
-    amsgrad=optax.scale_by_amsgrad(b1, b2, eps),
+    amsgrad=links.adam(b1, b2, eps, amsgrad=True),
     eps=eps,
   )
   return links.optimizer(on_entries, weight_decay, learning_rate)

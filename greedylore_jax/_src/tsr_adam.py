@@ -75,7 +75,7 @@ def tsr_adam(
     rank: r, of the cores. Lower sends and keeps less and sees less.
     axis_name: mesh axis (or tuple of axes) of the workers; None for one.
     embedding_rank: r of the leaves that `embeddings` matches; None treats them
-      like the others.
+      like the others, and the other arguments of embeddings have no effect.
     update_interval: steps from one refresh of the bases to the next.
     embedding_update_interval: the same for embeddings.
     embeddings: a regular expression, searched for in paths.
@@ -120,9 +120,10 @@ def tsr_adam(
     average=average,
   )
   rules: list[tuple[str, Compressor]] = [('', method(rank, update_interval))]
+  checks.check_integer('embedding_update_interval', embedding_update_interval)
+  checks.check_nonnegative('scale', scale)
   if embedding_rank is not None:
     checks.check_integer('embedding_rank', embedding_rank)
-    checks.check_integer('embedding_update_interval', embedding_update_interval)
     of_embeddings = method(embedding_rank, embedding_update_interval)
     rules.insert(0, (embeddings, of_embeddings))
   options = PolicyOptions(
@@ -134,7 +135,7 @@ def tsr_adam(
     send=compress_gradients(rules, axis_name, seed=seed, **options),
     policy=Policy.of(rules, **options),
     clip=links.clipping(clip_norm),
-    adam=optax.scale_by_adam(b1, b2, eps),
+    adam=links.adam(b1, b2, eps),
     rotate_moments=rotate_moments,
     scale=scale,
   )

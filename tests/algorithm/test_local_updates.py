@@ -541,7 +541,7 @@ def test_frozen_leaves_and_bf16():
         optax.adam(0.1), outer=outer_of(gl.Sign()), every=4, delay=4
       ),
       ValueError,
-      'delay must be shorter than a round, 4 steps, got 4',
+      'delay must be below the number of steps in a round, 4, got 4',
     ),
     (
       lambda: gl.local_updates(

@@ -94,8 +94,14 @@ def test_what_saves_nothing_never_pays():
 @pytest.mark.parametrize(
   ('given', 'message'),
   [
-    ({'bandwidth': 0}, 'bandwidth must be positive, bytes per second'),
-    ({'bandwidth': 1, 'latency': -1}, 'must not be negative'),
+    ({'bandwidth': 0}, 'bandwidth must be above 0 and finite'),
+    ({'bandwidth': float('nan')}, 'bandwidth must be a number'),
+    ({'bandwidth': 1, 'latency': -1}, 'latency must be at least 0 and finite'),
+    ({'bandwidth': 1, 'compute_seconds': float('inf')}, 'compute_seconds must'),
+    (
+      {'bandwidth': 1, 'overhead_seconds': {'compress': -1, 'refresh': 1}},
+      'overhead_seconds must be at least 0',
+    ),
     (
       {'bandwidth': 1, 'overhead_seconds': {'compress': 0.1}},
       "every phase that lasts, ['compress', 'refresh'], got ['compress']",

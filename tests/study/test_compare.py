@@ -184,6 +184,10 @@ def test_candidates_are_combined_where_a_method_reads_them(path):
       '--compression.rank must be given once',
     ),
     (
+      ['--compressors', 'dense,'],
+      "--compressors must be methods with commas between them, got 'dense,'",
+    ),
+    (
       ['--compressors', 'dense,dense'],
       'expected values that differ, got dense,dense',
     ),

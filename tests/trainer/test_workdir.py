@@ -68,8 +68,8 @@ def test_a_file_where_a_folder_should_be_is_refused_before_the_first_step(
   assert program.main(words) == 2
   out, said = capsys.readouterr()
   assert said.startswith(
-    f"error: {path} must be a folder that this process can write to, got 'a"
-    " file'"
+    f'error: {path} must be a folder that this process can write to, but'
+    ' writing failed (It is a file): '
   )
   assert 'step' not in out
 

@@ -156,11 +156,82 @@ class Refreshed(gl.Compressor):
       'num_workers must be at least 1',
     ),
     (lambda: gl.collectives(jax.jit(jnp.sin)), TypeError, 'compile'),
+    (
+      lambda: gl.greedylore(2, ('data', 'data')),
+      ValueError,
+      r"name every axis once, got axis_name=\('data', 'data'\)",
+    ),
+    (
+      lambda: gl.plan(gl.PowerSGD(2), PARAMS, delay=2),
+      ValueError,
+      'delay must be below the number of steps in a round, 1, got 2',
+    ),
+    (
+      lambda: gl.plan(gl.PowerSGD(2), PARAMS).bytes_after(-1),
+      ValueError,
+      'steps must be at least 0',
+    ),
+    (
+      lambda: gl.plan(gl.PowerSGD(2), PARAMS).phase_at(1.5),
+      TypeError,
+      'step must be an int',
+    ),
+    (
+      lambda: gl.plan(gl.PowerSGD(2), {'a': {'b': 'x'}}),
+      TypeError,
+      "params must be the parameters.*got str at 'a/b'.*registered",
+    ),
+    (
+      lambda: gl.place_state(None, workers.mesh_of(1), axis_name=workers.AXIS),
+      TypeError,
+      'needs a state from collapse, got None',
+    ),
+    (
+      lambda: gl.state_template(
+        optax.identity(),
+        PARAMS,
+        workers.mesh_of(1),
+        axis_name=workers.AXIS,
+        num_workers=0,
+      ),
+      ValueError,
+      'num_workers must be at least 1',
+    ),
   ],
 )
 def test_wrong_settings(make, kind, message):
   with pytest.raises(kind, match=message):
     make()
+
+
+OPTIMIZERS = {
+  'frugal': lambda rate=1e-3, **words: gl.frugal(rate, None, **words),
+  'lordo': lambda rate=1e-3, **words: gl.lordo(rate, 2, None, every=2, **words),
+  'sketched_amsgrad': lambda rate=1e-3, **words: gl.sketched_amsgrad(
+    rate, 0.1, None, **words
+  ),
+  'tsr_adam': lambda rate=1e-3, **words: gl.tsr_adam(rate, 2, None, **words),
+}
+NAN = float('nan')
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_numbers_of_optimizers_out_of_range(name):
+  """Steps uphill, of NaN or of nothing are not what anybody wants."""
+  make = OPTIMIZERS[name]
+  for rate in (None, 'x', True):
+    with pytest.raises(TypeError, match='learning_rate must be a number, got'):
+      make(rate)
+  for rate in (-1.0, NAN, float('inf')):
+    with pytest.raises(ValueError, match='learning_rate must be'):
+      make(rate)
+  wrong = {'b1': 1.0, 'b2': -0.1, 'eps': -1.0, 'weight_decay': -0.1}
+  for key, value in wrong.items():
+    for given in (value, NAN):
+      with pytest.raises(ValueError, match=f'{key} must be'):
+        make(**{key: given})
+  make(lambda count: 0.1, b1=0.0, eps=np.float32(1e-6), weight_decay=0)
+  make(jnp.float32(0.1))
 
 
 @pytest.mark.parametrize(

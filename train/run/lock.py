@@ -96,14 +96,14 @@ def _check_writable(folder: pathlib.Path) -> None:
   """Makes a folder, if it is missing, and raises if that cannot be used."""
   try:
     if folder.exists() and not folder.is_dir():
-      raise NotADirectoryError(errno.ENOTDIR, 'a file')
+      raise NotADirectoryError(errno.ENOTDIR, 'It is a file')
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
       pass
   except OSError as error:
     raise ValueError(
-      f'{folder} must be a folder that this process can write to, got'
-      f' {error.strerror!r}: correct that, or use another --workdir.'
+      f'{folder} must be a folder that this process can write to, but writing'
+      f' failed ({error.strerror}): correct that, or use another --workdir.'
     ) from None
 
 

@@ -177,6 +177,21 @@ class Rule:
       )
     return [i * self.shortest // fragments for i in range(fragments)]
 
+  def check_delay(self, delay: int) -> None:
+    """Raises unless a message arrives before the next one leaves."""
+    checks.check_integer('delay', delay, at_least=0)
+    if delay and isinstance(self.every, SelSync):
+      raise ValueError(
+        'delay needs rounds of a known length, and those of SelSync can be of'
+        f' one step, got delay={delay}: leave it at 0, or pass another `every`.'
+      )
+    if delay and delay >= self.shortest:
+      raise ValueError(
+        'delay must be below the number of steps in a round,'
+        f' {self.shortest}, got {delay}: a message has to arrive before the'
+        ' next one leaves.'
+      )
+
   @property
   def is_known(self) -> bool:
     """Whether it is known in advance which steps end a round."""

@@ -65,10 +65,12 @@ class Collective:
     axes: the mesh axes along which it goes, in their order; None if the program
       does not say on which mesh it runs.
     dtype: of its result, as a NumPy name.
-    shape: of its result.
+    shape: of its result: of an all-gather the parts of all workers together,
+      where `Plan.rounds` has the part of one.
     phase: 'warmup', 'refresh' or 'compress' (or another of `Plan.rounds`) if
       it runs only in such steps of `compress_gradients`; None if it stands
-      outside of them.
+      outside of them. XLA may merge neighbors: the mean of the losses, 4 bytes,
+      then has the phase of the last message.
   """
 
   kind: str

@@ -140,6 +140,7 @@ class Plan:
     With `SelSync`, which decides while training, any step may end a round, and
     so do all of them here.
     """
+    checks.check_integer('step', step, at_least=0)
     return self.schedule.at(step)
 
   def phase_after_round(self, rounds: int) -> str:
@@ -147,6 +148,7 @@ class Plan:
 
     For `SelSync`, where `phase_at` cannot say.
     """
+    checks.check_integer('rounds', rounds)
     return self.schedule.of_round(rounds - 1)
 
   @property
@@ -156,6 +158,7 @@ class Plan:
 
   def bytes_after(self, steps: int) -> int:
     """Bytes of the first `steps` steps together."""
+    checks.check_integer('steps', steps, at_least=0)
     phases = collections.Counter(map(self.phase_at, range(steps)))
     return sum(n * self.bytes_in(phase) for phase, n in phases.items())
 
@@ -277,6 +280,7 @@ def plan(
     for members in groups
   ]
   rule = Rule(every, local_start_step, total_steps)
+  rule.check_delay(delay)
   is_local = rule.varies or rule.shortest > 1
   local = LocalSchedule([x.schedule for x in parts], rule, average_moments)
   rounds = {LOCAL: _flag(every)} if is_local else {}

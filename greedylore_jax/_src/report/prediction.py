@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from greedylore_jax._src import checks
 from greedylore_jax._src.report.plan import Plan
 from greedylore_jax._src.types import Function
 from greedylore_jax._src.wire.recording import Message
@@ -57,8 +58,8 @@ def predict(
     A `Prediction`.
 
   Raises:
-    ValueError: for a plan of a single worker, a bandwidth that is not
-      positive, or negative seconds.
+    ValueError, TypeError: for a plan of a single worker, a bandwidth that is
+      not a number above 0, or seconds that are not at least 0.
 
   Example:
     >>> import greedylore_jax as gl, jax.numpy as jnp
@@ -72,10 +73,9 @@ def predict(
     Rings: Thakur, Rabenseifner, Gropp, Optimization of Collective Communication
     Operations in MPICH (2005), the model of latency and bandwidth there.
   """
-  if bandwidth <= 0:
-    raise ValueError(
-      f'bandwidth must be positive, bytes per second, got {bandwidth!r}.'
-    )
+  checks.check_positive('bandwidth', bandwidth)
+  checks.check_nonnegative('latency', latency)
+  checks.check_nonnegative('compute_seconds', compute_seconds)
   if plan.num_workers < 2:
     raise ValueError(
       'predict needs a plan of at least 2 workers, as a single one sends'
@@ -83,19 +83,18 @@ def predict(
       ' gl.plan(..., num_workers=...).'
     )
   phases = plan.lasting_phases()
-  overheads = overhead_seconds
-  if not isinstance(overheads, Mapping):
-    overheads = dict.fromkeys(phases, overheads)
+  overheads = (
+    overhead_seconds
+    if isinstance(overhead_seconds, Mapping)
+    else dict.fromkeys(phases, overhead_seconds)
+  )
   if phases.keys() - overheads.keys():
     raise ValueError(
       'overhead_seconds must be given for every phase that lasts,'
       f' {sorted(phases)}, got {sorted(overheads)}.'
     )
-  if min(latency, compute_seconds, *overheads.values()) < 0:
-    raise ValueError(
-      'latency, compute_seconds and overhead_seconds must not be negative,'
-      f' got {latency!r}, {compute_seconds!r} and {overhead_seconds!r}.'
-    )
+  for overhead in overheads.values():
+    checks.check_nonnegative('overhead_seconds', overhead)
   workers, ring = plan.num_workers, plan.ring_factor
 
   def waiting(sent: Message) -> float:

@@ -211,7 +211,7 @@ def place_state(
   Raises:
     ValueError: if the mesh has no such axis; with `exact`, if the state does
       not fit `tx` or needs another number of workers.
-    TypeError: without `tx`, for a state that has lost its types.
+    TypeError: for None; without `tx`, for a state that has lost its types.
 
   Example:
     >>> import greedylore_jax as gl, jax, jax.numpy as jnp
@@ -226,6 +226,8 @@ def place_state(
     >>> state.error['w'].sharding.spec
     P('data',)
   """
+  if opt_state is None:
+    raise TypeError('place_state needs a state from collapse, got None.')
   workers = workers_on(mesh, axis_name)
   if tx is not None:
     if params is None:
@@ -277,7 +279,7 @@ def state_template(
     ... ).error['w'].shape
     (1, 8, 16)
   """
-  saved = num_workers or workers_on(mesh, axis_name)
+  saved = workers_on(mesh, axis_name) if num_workers is None else num_workers
   checks.check_integer('num_workers', saved)
   shapes = jax.eval_shape(
     lambda params: checkpoint.collapse(
