@@ -21,11 +21,15 @@ def _cell(
   *,
   workers: int = 4,
   seeds: int = 1,
+  tokens: int = 256,
 ) -> Cell:
+  sequences = f'--evaluation.sequences {128 * 256 // tokens}'
+  if tokens != 256:
+    sequences += f' --data.sequence_length {tokens}'
   words = (
     f'--optimizer.name {optimizer} --mesh.replica {workers}'
     f' --batch_size {workers} --steps 500 --model.scan True'
-    ' --evaluation.sequences 128 --compression.embeddings True'
+    f' {sequences} --compression.embeddings True'
     f' --compression.start_step 0 {sent}'
   )
   rate = _RATES[optimizer][1:2]
@@ -42,6 +46,7 @@ def _quantize(bits: int, words: str) -> str:
 
 
 _FRAGMENTS = '--local.fragments 4'
+_FEW_TOKENS = 64
 _FRONT = [
   ('adamw', _powersgd(25, 4)),
   ('adamw', f'{_powersgd(30, 4)} --local.every 4 {_FRAGMENTS}'),
@@ -63,4 +68,12 @@ CELLS = [
   *(_cell(x, _DENSE, workers=n, seeds=3) for x in _RATES for n in (4, 1)),
   *(_cell('muon', x, (4e-2,), seeds=3) for x in _FRONT_MUON),
   *(_cell(*x, seeds=3) for x in _FRONT),
+  # The same batch of tokens, divided over 16 workers.
+  *(_cell('adamw', _DENSE, workers=n, tokens=_FEW_TOKENS) for n in (16, 1)),
+  *(_cell(*x, workers=16, tokens=_FEW_TOKENS) for x in _FRONT),
+  *(_cell('muon', _DENSE, workers=n, tokens=_FEW_TOKENS) for n in (16, 1)),
+  *(
+    _cell('muon', x, (4e-2,), workers=16, tokens=_FEW_TOKENS)
+    for x in _FRONT_MUON
+  ),
 ]
