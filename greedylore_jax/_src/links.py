@@ -11,7 +11,10 @@ from greedylore_jax._src.types import Array, PyTree, Updates
 
 
 def clipping(norm: Any) -> optax.GradientTransformation:
-  """Clips by the global norm; None is off."""
+  """Clips by the global norm; None is off.
+
+  An array is not checked: `optax.inject_hyperparams` passes one.
+  """
   if norm is None:
     return optax.identity()
   if not isinstance(norm, jax.Array):

@@ -14,6 +14,7 @@ import workers
 
 P = jax.sharding.PartitionSpec
 PARAMS = {'w': jnp.ones((8, 16)), 'b': jnp.ones(16)}
+NAN = float('nan')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +178,26 @@ class Refreshed(gl.Compressor):
       'step must be an int',
     ),
     (
+      lambda: gl.plan(gl.PowerSGD(2), PARAMS).phase_after_round(0),
+      ValueError,
+      'rounds must be at least 1',
+    ),
+    (
+      lambda: gl.frugal(1e-3, None, sign_scale=-1.0),
+      ValueError,
+      'sign_scale must be at least 0',
+    ),
+    (
+      lambda: gl.tsr_adam(1e-3, 2, None, scale=NAN),
+      ValueError,
+      'scale must be a number',
+    ),
+    (
+      lambda: gl.tsr_adam(1e-3, 2, None, embedding_update_interval=0),
+      ValueError,
+      'embedding_update_interval must be at least 1',
+    ),
+    (
       lambda: gl.plan(gl.PowerSGD(2), {'a': {'b': 'x'}}),
       TypeError,
       "params must be the parameters.*got str at 'a/b'.*registered",
@@ -212,7 +233,6 @@ OPTIMIZERS = {
   ),
   'tsr_adam': lambda rate=1e-3, **words: gl.tsr_adam(rate, 2, None, **words),
 }
-NAN = float('nan')
 
 
 @pytest.mark.parametrize('name', OPTIMIZERS)

@@ -159,7 +159,7 @@ class Plan:
   def bytes_after(self, steps: int) -> int:
     """Bytes of the first `steps` steps together."""
     checks.check_integer('steps', steps, at_least=0)
-    phases = collections.Counter(map(self.phase_at, range(steps)))
+    phases = collections.Counter(map(self.schedule.at, range(steps)))
     return sum(n * self.bytes_in(phase) for phase, n in phases.items())
 
   @property
